@@ -1,0 +1,118 @@
+# One Makefile, no recursion into folders. Objects go to build/$(MODE)/, so modes never mix. `make help` lists targets.
+# This file compiles and links; everything else (tests, tools, install) is in ops/make/targets.mk.
+MAKEFLAGS += -rR
+.SUFFIXES:
+
+MODE    ?= release
+B       := build/$(MODE)
+CC      := $(if $(filter-out default undefined,$(origin CC)),$(CC),cc)
+PREFIX  ?= /usr/local
+DESTDIR ?=
+Q       := $(if $(V),,@)
+ARCH    := $(shell uname -m)
+
+PKGS    := libzmq jansson sqlite3 libpcre2-8 libutf8proc inih libxxhash hwloc
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+
+CFLAGS.release := -O2 -DNDEBUG
+CFLAGS.debug   := -O0
+CFLAGS.asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+CFLAGS.tsan    := -O1 -fsanitize=thread -fno-omit-frame-pointer
+CFLAGS.cover   := -O0 --coverage -fprofile-update=atomic
+ifndef CFLAGS.$(MODE)
+$(error MODE=$(MODE): unknown mode (release, debug, asan, tsan, cover))
+endif
+
+WARN     := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla -Wconversion -Wno-sign-conversion
+ifeq ($(findstring clang,$(CC)),)
+WARN     += -Wno-format-truncation
+endif
+# The numerics contract allows no other contraction or reordering than the one written down, so these come after CFLAGS
+# and EXTRA, which belong to whoever builds.
+NUMERICS := -fno-fast-math -ffp-contract=off -fno-math-errno
+CFLAGS   ?=
+COMPILE   = $(CC) -I. -I$(B) -D_GNU_SOURCE -MMD -MP $(PKG_CFLAGS) $(CPPFLAGS) -std=c11 -g -pthread $(WARN) \
+            $(CFLAGS.$(MODE)) $(CFLAGS) $(EXTRA) $(NUMERICS)
+LINK      = $(CC) $(CFLAGS.$(MODE)) $(CFLAGS) $(EXTRA) -pthread $(LDFLAGS) $(filter %.o %.a,$^) -o $@
+LIBS      = $(PKG_LIBS) -lmsgpackc -lm -ldl $(LDLIBS)
+
+# Only these files may use wider instructions; the choice is made at run time (core/isa.c).
+ifeq ($(ARCH),x86_64)
+ISA_AVX2 := -mavx2 -mfma -mf16c
+ISA_FMA  := -mfma
+endif
+
+LIB_SRC   := $(wildcard core/*.c proto/*.c kvstore/*.c engine/*.c)
+CO_SRC    := $(filter-out coordinator/main.c,$(wildcard coordinator/*.c))
+ST_SRC    := $(filter-out workers/stage/main.c,$(wildcard workers/stage/*.c))
+RAG_SRC   := $(filter-out workers/rag/main.c,$(wildcard workers/rag/*.c))
+CLI_SRC   := $(wildcard ops/cli/*.c)
+TOOL_SRC  := $(wildcard ops/tools/*.c)
+TEST_SRC  := $(wildcard tests/unit/test_*.c tests/flow/test_*.c tests/faults/test_*.c)
+BENCH_SRC := $(wildcard tests/bench/bench_*.c)
+HELP_SRC  := $(wildcard tests/support*.c tests/flow/rig*.c)
+# Criterion cannot run under ThreadSanitizer; tests/mini can.
+ifeq ($(MODE),tsan)
+TEST_INC  := -Itests/mini
+HELP_SRC  += tests/mini/runner.c
+else
+TEST_LIBS := -lcriterion
+endif
+obj        = $(patsubst %.c,$(B)/obj/%.o,$(1))
+
+LIB       := $(B)/libsluice.a
+PARTS     := $(B)/libparts.a
+BINS      := $(B)/sluice $(B)/sluice-coordinator $(B)/sluice-stage $(B)/sluice-rag
+TESTS     := $(TEST_SRC:%.c=$(B)/%)
+BENCHES   := $(BENCH_SRC:%.c=$(B)/%)
+TOOLS     := $(TOOL_SRC:%.c=$(B)/%)
+SRC       := $(LIB_SRC) $(CO_SRC) $(ST_SRC) $(RAG_SRC) $(CLI_SRC) $(TOOL_SRC) $(TEST_SRC) $(BENCH_SRC) $(HELP_SRC) \
+             coordinator/main.c workers/stage/main.c workers/rag/main.c
+
+.PHONY: all FORCE
+.SECONDARY:
+.DELETE_ON_ERROR:
+all: $(BINS)          ## build the four programs (MODE=release, debug, asan, tsan, cover)
+
+$(B)/sluice: $(call obj,$(CLI_SRC) $(RAG_SRC)) $(LIB)
+$(B)/sluice-coordinator: $(call obj,coordinator/main.c $(CO_SRC)) $(LIB)
+$(B)/sluice-stage: $(call obj,workers/stage/main.c $(ST_SRC)) $(LIB)
+$(B)/sluice-rag: $(call obj,workers/rag/main.c $(RAG_SRC)) $(LIB)
+$(BINS):
+	$(Q)echo "  LD    $@"; $(LINK) $(LIBS)
+# Tests, benches and tools link the programs' parts as an archive: each takes only the objects that it names.
+$(LIB): $(call obj,$(LIB_SRC))
+$(PARTS): $(call obj,$(CO_SRC) $(ST_SRC) $(RAG_SRC))
+$(LIB) $(PARTS):
+	$(Q)echo "  AR    $@"; rm -f $@; ar rcs $@ $^
+$(TESTS): $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(HELP_SRC)) $(PARTS) $(LIB)
+	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(TEST_LIBS) $(LIBS)
+$(BENCHES): $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(wildcard tests/support*.c)) $(PARTS) $(LIB)
+	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(LIBS)
+$(TOOLS): $(B)/%: $(B)/obj/%.o $(PARTS) $(LIB)
+	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(LIBS)
+
+$(B)/obj/%_avx2.o: ISA := $(ISA_AVX2)
+$(B)/obj/%_plain.o: ISA := $(ISA_FMA)
+$(B)/obj/%.o: %.c $(B)/flags.stamp
+	$(Q)mkdir -p $(@D); echo "  CC    $<"; $(COMPILE) $(DEFS) $(ISA) -c $< -o $@
+
+# A stamp is rewritten only when its text changes, and what depends on it is then made again.
+stamp = mkdir -p $(@D); printf '%s\n' '$(subst ','\'',$(1))' | cmp -s - $@ || printf '%s\n' '$(subst ','\'',$(1))' > $@
+$(B)/flags.stamp: FORCE
+	@$(call stamp,$(COMPILE) $(LDFLAGS))
+ifndef SLUICE_REV
+SLUICE_REV := $(shell git describe --always --dirty --abbrev=9 2>/dev/null || echo unknown)
+endif
+$(B)/rev.stamp: FORCE
+	@$(call stamp,$(SLUICE_REV))
+$(B)/obj/ops/cli/version.o: $(B)/rev.stamp
+$(B)/obj/ops/cli/version.o: DEFS := -DSLUICE_REV='"$(SLUICE_REV)"'
+$(B)/obj/tests/%.o: DEFS = $(TEST_INC)
+$(B)/obj/tests/support.o: DEFS = -DTEST_BIN_DIR='"$(abspath $(B))"' -DTEST_ROOT='"$(CURDIR)"'
+
+include ops/make/targets.mk
+-include $(wildcard $(patsubst %.o,%.d,$(call obj,$(SRC))))
+Makefile ops/make/targets.mk: ;
+%.d: ;

@@ -1,0 +1,310 @@
+/* The event loop: opens what a cluster needs, then waits for clients, workers and results, one message at a time. */
+#include "coordinator/coordinator.h"
+#include "coordinator/prefill.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define POLL_MS 100              /* how soon a dead child or a stop flag is seen */
+#define SPIN_US 20               /* results of small models come back within this */
+#define DRAIN_NS 30000000000u    /* a drain lasts this long at most; then jobs are cancelled */
+#define KEEP_JOBS 1000           /* finished jobs that can still be fetched */
+
+/* ---- what a cluster is --------------------------------------------------------------------------------------------- */
+
+static err_code choose_kv(coordinator *c, err *e)
+{
+    return c->set->kv ? kv_format_parse(c->set->kv, &c->kv, e) : (c->kv = KV_F16, ERR_OK);
+}
+
+static err_code choose_path(coordinator *c, err *e)
+{
+    c->path = PATH_I8B32;
+    for (int p = 0; c->set->arith; p++) {
+        if (p == PATH_COUNT) return err_set(e, ERR_CONFIG, "--arith %s: want i8b32 or f32", c->set->arith);
+        if (!strcmp(c->set->arith, path_name((path_id)p))) return c->path = (path_id)p, ERR_OK;
+    }
+    return ERR_OK;
+}
+
+static err_code load(coordinator *c, err *e)
+{
+    if (!c->set->model) return err_set(e, ERR_USAGE, "--model FILE is missing");
+    err_code rc = gguf_open(&c->file, c->set->model, e);
+    if (!rc) rc = model_shape_read(&c->shape, c->file, e);
+    if (!rc) rc = tokenizer_open(&c->tok, c->file, e);
+    if (!rc) rc = choose_kv(c, e);
+    if (!rc) rc = choose_path(c, e);
+    if (rc) return rc;
+    c->n_ctx = c->set->ctx ? (uint32_t)c->set->ctx : c->shape.n_ctx;
+    c->max_rows = (uint32_t)c->set->max_rows;
+    c->chunk = (uint32_t)(c->set->chunk < c->set->max_rows ? c->set->chunk : c->set->max_rows);
+    c->n_stages = (uint32_t)(c->set->stages + c->set->join);
+    if (!c->n_stages || c->n_stages > c->shape.L || c->n_stages > 512)
+        return err_set(e, ERR_CONFIG, "%u stages for a model of %u layers: want 1 to %u", c->n_stages, c->shape.L, c->shape.L);
+    return ERR_OK;
+}
+
+static err_code bind_one(coordinator *c, link_t **l, link_kind k, link_lane lane, const char *name, err *e)
+{
+    char addr[256];
+    snprintf(addr, sizeof addr, "ipc://%s/%s", c->dir, name);
+    err_code rc = link_bind(l, c->hub, k, lane, addr, e);
+    if (!rc) link_trace(*l, c->trace, name);
+    return rc;
+}
+
+static err_code bind_tcp(coordinator *c, err *e)
+{
+    if (!c->set->listen) return ERR_OK;
+    err_code rc = link_bind(&c->control_tcp, c->hub, LINK_ROUTER, LINK_CONTROL, c->set->listen, e);
+    if (!rc) rc = link_bind(&c->result_tcp, c->hub, LINK_PULL, LINK_DATA, "tcp://127.0.0.1:*", e);
+    if (!rc) link_trace(c->control_tcp, c->trace, "control-tcp"), link_trace(c->result_tcp, c->trace, "result-tcp");
+    return rc;
+}
+
+static err_code write_pid(const coordinator *c, err *e)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/pid", c->dir);
+    FILE *f = fopen(path, "we");
+    if (!f) return err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
+    fprintf(f, "%d\n", (int)getpid());
+    return fclose(f) ? err_set(e, ERR_IO, "%s: %s", path, strerror(errno)) : ERR_OK;
+}
+
+static err_code bind_all(coordinator *c, err *e)
+{
+    const char *dir = c->set->dir;
+    if (!dir) return err_set(e, ERR_USAGE, "--dir DIR is missing");
+    if (mkdir(dir, 0700) && errno != EEXIST) return err_set(e, ERR_IO, "%s: %s", dir, strerror(errno));
+    if (strlen(dir) >= 80) return err_set(e, ERR_CONFIG, "run directory %s is too long for unix sockets (80 bytes)", dir);
+    snprintf(c->dir, sizeof c->dir, "%s", dir);
+    err_code rc = c->set->trace ? trace_open(&c->trace, c->set->trace, e) : ERR_OK;
+    if (!rc) rc = bind_one(c, &c->client, LINK_ROUTER, LINK_CLIENT, "client", e);
+    if (!rc) rc = bind_one(c, &c->control, LINK_ROUTER, LINK_CONTROL, "control", e);
+    if (!rc) rc = bind_one(c, &c->result, LINK_PULL, LINK_DATA, "result", e);
+    if (!rc) rc = bind_tcp(c, e);
+    char inbox[64];
+    snprintf(inbox, sizeof inbox, "inproc://prefill-%p", (void *)c);
+    if (!rc) rc = link_bind(&c->inbox, c->hub, LINK_PULL, LINK_CONTROL, inbox, e);
+    return rc ? rc : write_pid(c, e);
+}
+
+static void unlink_in(const coordinator *c, const char *name)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", c->dir, name);
+    unlink(path);
+}
+
+static void close_all(coordinator *c)
+{
+    prefill_close(c);
+    fleet_stop(c);
+    link_t **links[] = { &c->client, &c->control, &c->control_tcp, &c->result, &c->result_tcp, &c->first_hop, &c->inbox };
+    static const char *const files[] = { "client", "control", "result", "pid" };
+    bool ours = c->client != NULL; /* else the directory belongs to a cluster that is up */
+    packet_done(&c->in);
+    for (size_t i = 0; i < sizeof links / sizeof *links; i++)
+        if (*links[i]) link_close(links[i]);
+    for (size_t i = 0; ours && i < sizeof files / sizeof *files; i++) unlink_in(c, files[i]);
+    for (uint32_t i = 0; ours && i < c->set->stages; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "stage-%u.data", i);
+        unlink_in(c, name);
+        snprintf(name, sizeof name, "stage-%u.bulk", i);
+        unlink_in(c, name);
+    }
+    while (c->sessions.head) session_free(&c->sessions, c->sessions.head);
+    pump_close(c);
+    job_list_free(&c->jobs);
+    if (c->trace) trace_close(&c->trace);
+    if (c->tok) tokenizer_close(&c->tok);
+    if (c->file) gguf_close(&c->file);
+}
+
+/* ---- local prefill, opened when it is first wanted ----------------------------------------------------------------- */
+
+err_code prefill_start(coordinator *c, session *s, err *e)
+{
+    if (!c->prefill) {
+        prefill_stage st[512];
+        for (uint32_t i = 0; i < c->n_stages; i++) {
+            st[i] = (prefill_stage){ c->by_stage[i]->part.first, c->by_stage[i]->part.last, "" };
+            snprintf(st[i].bulk_addr, sizeof st[i].bulk_addr, "%s", c->by_stage[i]->hello.bulk_addr);
+        }
+        prefill_options o = { .hub = c->hub, .model = gguf_path(c->file), .inbox = link_addr(c->inbox), .n_ctx = c->n_ctx, .max_rows = c->max_rows,
+                              .threads = c->set->threads ? (uint32_t)c->set->threads : 1, .format = c->kv, .path = c->path, .epoch = c->epoch,
+                              .n_stages = c->n_stages, .stage = st };
+        err_code rc = prefill_open(&c->prefill, &o, e);
+        if (rc) return rc;
+    }
+    uint32_t chunk = s->job->ask.chunk && s->job->ask.chunk < c->chunk ? (uint32_t)s->job->ask.chunk : c->chunk;
+    return prefill_add(c->prefill, s->id, s->tokens.id, s->n_prompt - 1, chunk, e);
+}
+
+void prefill_cancel(coordinator *c, uint64_t id)
+{
+    if (c->prefill) prefill_drop(c->prefill, id);
+}
+
+void prefill_close(coordinator *c)
+{
+    if (c->prefill) prefill_shut(&c->prefill);
+}
+
+/* ---- the loop ------------------------------------------------------------------------------------------------------ */
+
+void coordinator_fail(coordinator *c, const err *why)
+{
+    if (c->fatal.code || c->state == COORD_STOPPED) return;
+    LOG(LOG_ERROR, "CLUSTER-FAILED", "text=\"%s\"", why->text);
+    c->fatal = *why;
+    if (!c->fatal.code) c->fatal.code = ERR_STATE;
+    for (job *j = c->jobs.head; j; j = j->next) job_fail(c, j, why);
+}
+
+static void on_inbox(coordinator *c)
+{
+    const msg_fail *f = &c->in.head.fail;
+    err e;
+    if (c->in.head.type != MSG_FAIL) return;
+    err_set(&e, f->code < ERR_COUNT ? (err_code)f->code : ERR_STATE, "%s", f->text);
+    session_failed(c, f->session, &e);
+}
+
+static void take(coordinator *c, link_t *l)
+{
+    err e;
+    err_code rc = link_recv(l, &c->in, 0, &e);
+    if (rc == ERR_PROTO) {
+        LOG(LOG_WARN, "BAD-MESSAGE", "text=\"%s\"", e.text);
+        if (l == c->client || l == c->control || l == c->control_tcp) {
+            message m = msg_init(MSG_FAIL);
+            m.fail.code = ERR_PROTO;
+            snprintf(m.fail.text, sizeof m.fail.text, "%s", e.text);
+            link_send(l, &c->in.from, &m, NULL, 0, &e);
+        }
+    }
+    if (rc) return;
+    if (l == c->client) front_message(c);
+    else if (l == c->result || l == c->result_tcp) pump_result(c);
+    else if (l == c->inbox) on_inbox(c);
+    else fleet_message(c, l);
+    packet_done(&c->in);
+}
+
+static void wait_and_take(coordinator *c)
+{
+    link_t *all[] = { c->result, c->control, c->client, c->inbox, c->result_tcp, c->control_tcp };
+    uint32_t n = c->control_tcp ? 6 : 4;
+    bool ready[6] = { false };
+    err e;
+    if (link_poll(all, n, ready, POLL_MS, c->pump.n ? SPIN_US : 0, &e)) return;
+    for (uint32_t i = 0; i < n; i++)
+        if (ready[i]) take(c, all[i]);
+}
+
+static void tell(int fd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void tell(int fd, const char *fmt, ...)
+{
+    char line[1024];
+    va_list ap;
+    if (fd < 0) return;
+    va_start(ap, fmt);
+    int n = vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    if (n > (int)sizeof line - 1) n = (int)sizeof line - 1;
+    ssize_t w = write(fd, line, (size_t)n);
+    (void)w;
+    close(fd);
+}
+
+static bool idle(const coordinator *c)
+{
+    if (c->sessions.n || c->pump.n) return false;
+    for (const job *j = c->jobs.head; j; j = j->next) {
+        if (j->state != JOB_DONE) return false;
+        for (uint32_t i = 0; j->has_client && i < j->n_choices; i++)
+            if (!j->choice[i].done_sent) return false;
+    }
+    return true;
+}
+
+static void cancel_all(coordinator *c)
+{
+    for (job *j = c->jobs.head; j; j = j->next) job_cancel(c, j);
+}
+
+static void round_of_work(coordinator *c)
+{
+    wait_and_take(c);
+    fleet_tick(c);
+    if (c->state == COORD_READY || c->state == COORD_DRAINING) jobs_advance(c);
+    pump_fill(c);
+    sessions_sweep(c);
+    front_flush(c);
+}
+
+static void drain_step(coordinator *c, uint64_t *since)
+{
+    if (c->stop && atomic_exchange(c->stop, false)) { /* the second signal in a drain means now */
+        if (c->state == COORD_DRAINING || c->state == COORD_STARTING) c->stop_now = true;
+        c->state = COORD_DRAINING;
+    }
+    if (c->state != COORD_DRAINING) return;
+    if (!*since) *since = clock_ns();
+    if (c->stop_now || clock_ns() - *since > DRAIN_NS) cancel_all(c);
+    if (idle(c) || clock_ns() - *since > DRAIN_NS + 2000000000u) c->state = COORD_STOPPED;
+}
+
+static err_code serve(coordinator *c, int fd, err *e)
+{
+    bool told = false;
+    uint64_t draining = 0, failed = 0;
+    while (c->state != COORD_STOPPED) {
+        round_of_work(c);
+        if (c->state == COORD_READY && !told) {
+            LOG(LOG_INFO, "CLUSTER-READY", "stages=%u ms=%" PRIu64, c->n_stages, (clock_ns() - c->t_start) / 1000000);
+            tell(fd, "READY {\"dir\":\"%s\",\"control\":\"%s\"}\n", c->dir, link_addr(c->control_tcp ? c->control_tcp : c->control));
+            told = true;
+        }
+        if (c->fatal.code) { /* clients hear of it, for a moment, then it is over */
+            if (!failed) failed = clock_ns();
+            front_flush(c);
+            if (!told || clock_ns() - failed > 200000000u) break;
+        }
+        drain_step(c, &draining);
+    }
+    if (!told) tell(fd, "ERROR %d %s\n", c->fatal.code ? c->fatal.code : ERR_CANCELLED, c->fatal.code ? c->fatal.text : "stopped before it was ready");
+    if (c->fatal.code && e) *e = c->fatal;
+    return c->fatal.code;
+}
+
+err_code coordinator_run(const settings *s, hub *h, atomic_bool *stop, int notify_fd, err *e)
+{
+    coordinator *c = calloc(1, sizeof *c);
+    if (!c) return err_set(e, ERR_NOMEM, "out of memory");
+    c->set = s;
+    c->hub = h;
+    c->stop = stop;
+    c->t_start = clock_ns();
+    c->jobs.keep = KEEP_JOBS;
+    err_code rc = load(c, e);
+    if (!rc) rc = bind_all(c, e);
+    if (!rc) rc = pump_open(c, e);
+    if (!rc) rc = fleet_start(c, e);
+    if (rc) tell(notify_fd, "ERROR %d %s\n", rc, e->text);
+    else rc = serve(c, notify_fd, e);
+    c->state = COORD_STOPPED;
+    close_all(c);
+    free(c);
+    return rc;
+}

@@ -1,0 +1,138 @@
+#ifndef COORDINATOR_COORDINATOR_H
+#define COORDINATOR_COORDINATOR_H
+/* The coordinator's state, and its one event loop. Data flows one way: front (clients) -> jobs -> sessions -> prefill ->
+ * pump -> stages, and results back through session to front. Everything here belongs to the main thread; the only other
+ * thread is the local prefill's (prefill.c), which talks to stages by its own sockets. */
+#include "coordinator/plan.h"
+#include "coordinator/session.h"
+#include "core/settings.h"
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#define MAX_MEMBERS 513u        /* 512 stages and a rag worker */
+#define STAGE_NONE UINT32_MAX
+
+typedef struct {                /* a worker that is here or was started */
+    char name[64];
+    link_id id;
+    link_t *control;            /* the link it speaks on: local or for joined workers */
+    msg_hello hello;
+    pid_t pid;                  /* of a child; 0: joined by itself */
+    bool hello_seen, ready, rag;
+    uint32_t stage;             /* place in the plan, STAGE_NONE: spare */
+    plan_part part;
+    msg_ready took;
+    msg_stats stats;
+} member;
+
+typedef struct {                /* a step on its way */
+    uint64_t step, t_sent;
+    bool decode;
+    uint32_t n_rows, n_parts;
+    struct { session *s; uint32_t first, n; } *part;
+} flight;
+
+typedef struct { step_op op; session *a, *b; } pending_op;
+
+typedef struct {
+    flight *at;                 /* [width] ring of steps in flight, oldest first */
+    uint32_t width, n;
+    uint64_t next_step;
+    bool last_was_prompt;
+    pending_op *op;             /* forks that go in front of the next step */
+    uint32_t n_op, cap_op;
+    step_row *rows;             /* [max_rows] of the step being built */
+    step_op *ops;               /* its operations */
+    uint32_t cap_ops;
+    uint64_t decode_steps, decode_rows, prompt_steps, prompt_rows;
+} pump;
+
+typedef enum { COORD_STARTING, COORD_READY, COORD_DRAINING, COORD_STOPPED } coord_state;
+
+typedef struct coordinator {
+    const settings *set;
+    atomic_bool *stop;
+    coord_state state;
+    char dir[160];
+    gguf *file;
+    model_shape shape;
+    tokenizer *tok;
+    uint32_t n_ctx, max_rows, chunk;
+    kv_format kv;
+    path_id path;
+    hub *hub;
+    link_t *client, *control, *control_tcp, *result, *result_tcp;
+    link_t *first_hop;          /* PUSH to the stage that embeds */
+    link_t *inbox;              /* inproc PULL: words of the prefill thread */
+    trace *trace;
+    packet in;
+    member *member;             /* [n_members] */
+    uint32_t n_members, n_stages;
+    member *by_stage[512];      /* plan order */
+    member *rag;
+    uint32_t epoch;
+    uint64_t t_ping, t_start;
+    job_list jobs;
+    session_list sessions;
+    pump pump;
+    struct prefill *prefill;
+    uint64_t stats_nonce, t_stats;  /* last STATS_GET */
+    struct { link_id to; uint64_t ref; } ask[16];   /* status reports that wait for its answers */
+    uint32_t n_ask;
+    bool stop_now;
+    err fatal;                  /* why the cluster cannot go on */
+} coordinator;
+
+/* Run until stopped. `notify_fd` < 0: none. Everything that was started is stopped and removed when it returns. */
+err_code coordinator_run(const settings *s, hub *h, atomic_bool *stop, int notify_fd, err *e);
+/* The cluster cannot go on (a stage died, a worker cannot take its plan): jobs fail with the text, then it stops. */
+void coordinator_fail(coordinator *c, const err *why);
+
+/* fleet.c: children, HELLO, PLAN, READY, deaths */
+err_code fleet_start(coordinator *c, err *e);
+void fleet_message(coordinator *c, link_t *from);
+void fleet_tick(coordinator *c);
+void fleet_stop(coordinator *c);
+/* Ask all stages for STATS; fleet_stats_fresh says when the answers are here (or are not coming). */
+void fleet_ask_stats(coordinator *c);
+bool fleet_stats_fresh(const coordinator *c);
+void fleet_send_all(coordinator *c, const message *m, const view *frames);
+err_code fleet_send(coordinator *c, member *m, const message *msg, const view *frames, err *e);
+
+/* front.c: clients */
+void front_message(coordinator *c);
+void front_flush(coordinator *c);               /* send what clients have not had yet */
+void front_flush_job(coordinator *c, job *j);
+/* lifecycle of jobs: start queued ones as there is room, finish those whose choices are done */
+void jobs_advance(coordinator *c);
+void job_fail(coordinator *c, job *j, const err *why);
+void job_cancel(coordinator *c, job *j);
+/* the prompt is complete (passages included): tokenize and open its session */
+void job_begin(coordinator *c, job *j);
+
+/* sessions in the cluster */
+void session_opened(coordinator *c, uint64_t id);       /* a stage answered SESSION_READY */
+void session_filled(coordinator *c, uint64_t id);       /* a stage answered KV_DONE */
+void session_failed(coordinator *c, uint64_t id, const err *why);
+void sessions_sweep(coordinator *c);                    /* drop those that are over and in no step */
+
+/* pump.c: steps out, results in */
+err_code pump_open(coordinator *c, err *e);
+void pump_close(coordinator *c);
+void pump_fill(coordinator *c);
+void pump_result(coordinator *c);
+void pump_step_failed(coordinator *c, uint64_t step, const err *why);
+
+/* prefill.c: the coordinator's own engine */
+err_code prefill_start(coordinator *c, session *s, err *e);
+void prefill_cancel(coordinator *c, uint64_t session);
+void prefill_close(coordinator *c);
+
+/* retrieve.c */
+err_code retrieve_ask(coordinator *c, job *j, err *e);
+void retrieve_answer(coordinator *c);
+
+/* report.c: JSON for ASK; the text is appended to *out */
+bool report_status(coordinator *c, text *out);
+bool report_jobs(coordinator *c, text *out);
+#endif

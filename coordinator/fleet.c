@@ -1,0 +1,408 @@
+/* Who is here: starts children, hears HELLO, makes and sends the PLAN, waits for READY, notices deaths. Does not know jobs:
+ * what a death means for them is coordinator_fail's business. */
+#include "coordinator/coordinator.h"
+#include "coordinator/spawn.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PING_NS 1000000000u   /* joined workers leave after 15 s of silence (workers/stage/stage.c) */
+#define STOP_MS 3000          /* a child gets this long between SIGTERM and SIGKILL */
+
+err_code fleet_send(coordinator *c, member *m, const message *msg, const view *frames, err *e)
+{
+    (void)c;
+    if (!m->control) return err_set(e, ERR_GONE, "%s has not said hello", m->name);
+    return link_send(m->control, &m->id, msg, frames, 1000, e);
+}
+
+void fleet_send_all(coordinator *c, const message *m, const view *frames)
+{
+    err e;
+    for (uint32_t i = 0; i < c->n_stages; i++)
+        if (c->by_stage[i] && fleet_send(c, c->by_stage[i], m, frames, &e))
+            LOG(LOG_WARN, "STAGE-MUTE", "stage=%u message=%s text=\"%s\"", i, msg_name(m->type), e.text);
+}
+
+#define STATS_WAIT_NS 200000000u  /* a stage in a long prompt step answers after it; nobody waits longer than this */
+
+void fleet_ask_stats(coordinator *c)
+{
+    message m = msg_init(MSG_STATS_GET);
+    m.stats_get.nonce = ++c->stats_nonce;
+    c->t_stats = clock_ns();
+    fleet_send_all(c, &m, NULL);
+}
+
+bool fleet_stats_fresh(const coordinator *c)
+{
+    if (clock_ns() - c->t_stats > STATS_WAIT_NS) return true;
+    for (uint32_t i = 0; i < c->n_stages; i++)
+        if (c->by_stage[i] && c->by_stage[i]->stats.nonce < c->stats_nonce) return false;
+    return true;
+}
+
+/* ---- children ----------------------------------------------------------------------------------------------------- */
+
+/* The i-th of a list with separators; "" when there is none, the only one for every i when there is just one. */
+static void nth(const char *list, char sep, uint32_t i, char *out, size_t cap)
+{
+    const char *at = list ? list : "";
+    if (!strchr(at, sep)) i = 0;
+    for (; i && at; i--) at = strchr(at, sep) ? strchr(at, sep) + 1 : NULL;
+    snprintf(out, cap, "%.*s", at ? (int)strcspn(at, (char[]){ sep, 0 }) : 0, at ? at : "");
+}
+
+static member *add_member(coordinator *c)
+{
+    member *m = c->n_members < MAX_MEMBERS ? &c->member[c->n_members++] : NULL;
+    if (m) *m = (member){ .stage = STAGE_NONE };
+    return m;
+}
+
+typedef struct { string_list l; bool ok; } args;
+static void arg(args *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void arg(args *a, const char *fmt, ...)
+{
+    char word[4096];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(word, sizeof word, fmt, ap);
+    va_end(ap);
+    a->ok = a->ok && n >= 0 && (size_t)n < sizeof word && string_list_add(&a->l, word);
+}
+
+static void common_args(coordinator *c, args *a, const char *name)
+{
+    arg(a, "--connect=%s", link_addr(c->control));
+    arg(a, "--name=%s", name);
+    arg(a, "--cookie=%" PRIu64, (uint64_t)c->n_members);
+    arg(a, "--die-with-parent");
+    if (c->set->log_level) arg(a, "--log-level=%s", c->set->log_level);
+}
+
+static err_code start_child(coordinator *c, member *m, const char *program, args *a, const char *env, err *e)
+{
+    char path[4096];
+    err_code rc = a->ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory, or an argument of %s is too long", program);
+    if (!rc) rc = spawn_find(c->set->bin_dir, program, path, sizeof path, e);
+    if (!rc) rc = spawn_child(path, &a->l, env, &m->pid, e);
+    string_list_free(&a->l);
+    if (!rc) LOG(LOG_INFO, "CHILD-START", "name=%s pid=%d", m->name, (int)m->pid);
+    return rc;
+}
+
+static err_code start_stage(coordinator *c, uint32_t i, err *e)
+{
+    const settings *s = c->set;
+    member *m = add_member(c);
+    if (!m) return err_set(e, ERR_CONFIG, "more than %u workers", MAX_MEMBERS);
+    snprintf(m->name, sizeof m->name, "stage-%u", i);
+    char bind[256], use[32], env[64];
+    nth(s->bind, ';', i, bind, sizeof bind);
+    nth(s->stage_isa, ',', i, use, sizeof use);
+    snprintf(env, sizeof env, "SLUICE_ISA=%s", use);
+    args a = { .ok = true };
+    common_args(c, &a, m->name);
+    arg(&a, "--model=%s", gguf_path(c->file));
+    arg(&a, "--share=%u/%" PRIu64, i, s->stages);
+    arg(&a, "--threads=%" PRIu64, s->threads);
+    if (bind[0]) arg(&a, "--bind=%s", bind);
+    if (!s->listen) arg(&a, "--data-dir=%s", c->dir);
+    if (s->trace) arg(&a, "--trace=%s.stage-%u", s->trace, i);
+    return start_child(c, m, "sluice-stage", &a, use[0] ? env : NULL, e);
+}
+
+static err_code start_rag(coordinator *c, err *e)
+{
+    member *m = add_member(c);
+    if (!m) return err_set(e, ERR_CONFIG, "more than %u workers", MAX_MEMBERS);
+    snprintf(m->name, sizeof m->name, "rag");
+    m->rag = true;
+    args a = { .ok = true };
+    common_args(c, &a, m->name);
+    arg(&a, "--rag=%s", c->set->rag);
+    return start_child(c, m, "sluice-rag", &a, NULL, e);
+}
+
+err_code fleet_start(coordinator *c, err *e)
+{
+    c->member = calloc(MAX_MEMBERS, sizeof *c->member);
+    if (!c->member) return err_set(e, ERR_NOMEM, "out of memory");
+    err_code rc = ERR_OK;
+    for (uint32_t i = 0; !rc && i < c->set->stages; i++) rc = start_stage(c, i, e);
+    if (!rc && c->set->rag) rc = start_rag(c, e);
+    return rc;
+}
+
+/* ---- HELLO --------------------------------------------------------------------------------------------------------- */
+
+static member *member_of(coordinator *c, const link_id *id)
+{
+    for (uint32_t i = 0; i < c->n_members; i++)
+        if (c->member[i].hello_seen && c->member[i].id.len == id->len && !memcmp(c->member[i].id.bytes, id->bytes, id->len)) return &c->member[i];
+    return NULL;
+}
+
+static bool has_model(const coordinator *c, const msg_hello *h, view models)
+{
+    for (uint64_t i = 0; i < h->n_models; i++) {
+        digest_rec d;
+        char hex[40];
+        memcpy(&d, (const uint8_t *)models.ptr + i * sizeof d, sizeof d);
+        snprintf(hex, sizeof hex, "%016" PRIx64 "%016" PRIx64, d.hi, d.lo);
+        if (!strcmp(hex, c->shape.digest)) return true;
+    }
+    return false;
+}
+
+static err_code check_hello(const coordinator *c, const msg_hello *h, view models, err *e)
+{
+    if (h->major != PROTO_MAJOR)
+        return err_set(e, ERR_PROTO, "coordinator speaks protocol %u.%u, worker %s speaks %" PRIu64 ".%" PRIu64, PROTO_MAJOR, PROTO_MINOR,
+                       h->name, h->major, h->minor);
+    if (h->role == 1) return ERR_OK;
+    if (!has_model(c, h, models)) return err_set(e, ERR_MODEL, "worker %s has no file of model %s (%s)", h->name, c->shape.name, c->shape.digest);
+    if (!(h->paths >> c->path & 1)) return err_set(e, ERR_CONFIG, "worker %s cannot compute path %s of the plan", h->name, path_name(c->path));
+    if (!h->data_addr[0] || !h->bulk_addr[0]) return err_set(e, ERR_PROTO, "worker %s names no data or bulk address", h->name);
+    return ERR_OK;
+}
+
+static member *place_for(coordinator *c, const msg_hello *h, err *e)
+{
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        member *m = &c->member[i];
+        if (h->cookie && h->cookie == i + 1 && m->pid && !m->hello_seen) return m;
+        if (m->hello_seen && !strcmp(m->name, h->name)) {
+            err_set(e, ERR_STATE, "a worker named %s is here already", h->name);
+            return NULL;
+        }
+    }
+    if (h->cookie || !h->spare) {
+        err_set(e, ERR_STATE, "worker %s is no child of this coordinator", h->name);
+        return NULL;
+    }
+    member *m = add_member(c);
+    if (!m) err_set(e, ERR_FULL, "no room for worker %s: %u are here", h->name, c->n_members);
+    return m;
+}
+
+static void refuse(link_t *from, const link_id *to, const err *why)
+{
+    err e;
+    message m = msg_init(MSG_FAIL);
+    m.fail.code = why->code;
+    snprintf(m.fail.text, sizeof m.fail.text, "%s", why->text);
+    LOG(LOG_WARN, "WORKER-REFUSED", "text=\"%s\"", why->text);
+    link_send(from, to, &m, NULL, 0, &e);
+}
+
+static void make_plan(coordinator *c);
+
+static void on_hello(coordinator *c, link_t *from)
+{
+    const msg_hello *h = &c->in.head.hello;
+    err e;
+    member *m = NULL;
+    if (!check_hello(c, h, c->in.frame[0], &e)) m = place_for(c, h, &e);
+    if (!m) {
+        refuse(from, &c->in.from, &e);
+        return;
+    }
+    m->id = c->in.from;
+    m->control = from;
+    m->hello = *h;
+    m->hello_seen = true;
+    m->rag = h->role == 1;
+    snprintf(m->name, sizeof m->name, "%s", h->name);
+    LOG(LOG_INFO, "WORKER-HELLO", "name=%s role=%s pid=%" PRIu64 " cpus=%s isa=%s", h->name, m->rag ? "rag" : "stage", h->pid, h->cpuset, h->isa);
+    make_plan(c);
+}
+
+/* ---- PLAN ---------------------------------------------------------------------------------------------------------- */
+
+static bool is_tcp(const char *addr) { return !strncmp(addr, "tcp:", 4); }
+
+static err_code send_plan(coordinator *c, member *m, const text *addrs, err *e)
+{
+    message p = msg_init(MSG_PLAN);
+    p.plan = (msg_plan){ .epoch = c->epoch, .stage = m->stage, .n_stages = c->n_stages, .first = m->part.first, .last = m->part.last,
+                         .embed = m->part.embed, .head = m->part.head, .n_ctx = c->n_ctx, .max_rows = c->max_rows,
+                         .kv_format = c->kv, .kv_max_bytes = c->set->kv_mem << 20, .prompt_path = c->path, .decode_path = c->path };
+    snprintf(p.plan.digest, sizeof p.plan.digest, "%s", c->shape.digest);
+    bool tcp = c->result_tcp && is_tcp(m->hello.data_addr);
+    snprintf(p.plan.result_addr, sizeof p.plan.result_addr, "%s", link_addr(tcp ? c->result_tcp : c->result));
+    return fleet_send(c, m, &p, &(view){ addrs->ptr, addrs->len }, e);
+}
+
+/* Children in their order, then joined workers in the order they came. */
+static uint32_t seat(coordinator *c)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->n_members && n < c->n_stages; i++)
+        if (c->member[i].hello_seen && !c->member[i].rag) c->by_stage[n] = &c->member[i], c->member[i].stage = n, n++;
+    return n;
+}
+
+static err_code split(coordinator *c, err *e)
+{
+    double cost[MODEL_MAX_LAYERS], head;
+    plan_part part[512];
+    err_code rc = plan_costs(c->file, &c->shape, cost, &head, e);
+    if (!rc) rc = plan_split(cost, c->shape.L, head, c->n_stages, part, e);
+    for (uint32_t i = 0; !rc && i < c->n_stages; i++) c->by_stage[i]->part = part[i];
+    return rc;
+}
+
+static err_code plan_all(coordinator *c, err *e)
+{
+    text addrs = { 0 };
+    c->epoch++;
+    err_code rc = split(c, e);
+    for (uint32_t i = 0; !rc && i < c->n_stages; i++)
+        if (!text_addf(&addrs, "%s\n", c->by_stage[i]->hello.data_addr)) rc = err_set(e, ERR_NOMEM, "out of memory");
+    for (uint32_t i = 0; !rc && i < c->n_stages; i++) rc = send_plan(c, c->by_stage[i], &addrs, e);
+    text_free(&addrs);
+    if (!rc) rc = link_connect(&c->first_hop, c->hub, LINK_PUSH, LINK_DATA, c->by_stage[0]->hello.data_addr, e);
+    if (!rc) link_trace(c->first_hop, c->trace, "first");
+    return rc;
+}
+
+static void make_plan(coordinator *c)
+{
+    err e;
+    if (c->epoch || seat(c) < c->n_stages) return;
+    if (plan_all(c, &e)) coordinator_fail(c, &e);
+}
+
+static void on_ready(coordinator *c, member *m)
+{
+    if (m->rag) m->ready = true, c->rag = m;
+    if (c->in.head.ready.epoch != c->epoch || m->stage == STAGE_NONE) return;
+    m->ready = true;
+    m->took = c->in.head.ready;
+    LOG(LOG_INFO, "STAGE-READY", "stage=%u name=%s layers=%u-%u ms=%" PRIu64, m->stage, m->name, m->part.first, m->part.last, m->took.load_ms);
+}
+
+/* ---- what workers say ---------------------------------------------------------------------------------------------- */
+
+static void on_fail(coordinator *c, member *m)
+{
+    const msg_fail *f = &c->in.head.fail;
+    err e;
+    err_set(&e, f->code < ERR_COUNT ? (err_code)f->code : ERR_PROTO, "%s: %s", m->name, f->text);
+    LOG(LOG_WARN, "WORKER-FAIL", "name=%s session=%" PRIu64 " step=%" PRIu64 " text=\"%s\"", m->name, f->session, f->step, f->text);
+    if (f->step) pump_step_failed(c, f->step, &e);
+    else if (f->session) session_failed(c, f->session, &e);
+    else if (c->state == COORD_STARTING) coordinator_fail(c, &e);
+}
+
+static void on_bye(coordinator *c, member *m)
+{
+    err e;
+    if (c->state == COORD_STOPPED || (m->stage == STAGE_NONE && !m->rag)) return;
+    err_set(&e, ERR_GONE, "%s left: %s", m->name, c->in.head.bye.reason);
+    coordinator_fail(c, &e);
+}
+
+void fleet_message(coordinator *c, link_t *from)
+{
+    const message *h = &c->in.head;
+    if (h->type == MSG_HELLO) {
+        on_hello(c, from);
+        return;
+    }
+    member *m = member_of(c, &c->in.from);
+    if (!m) {
+        LOG(LOG_WARN, "WORKER-UNKNOWN", "message=%s", msg_name(h->type));
+        return;
+    }
+    switch (h->type) {
+    case MSG_READY: on_ready(c, m); break;
+    case MSG_SESSION_READY: session_opened(c, h->session_ready.session); break;
+    case MSG_KV_DONE: session_filled(c, h->kv_done.session); break;
+    case MSG_PASSAGES: retrieve_answer(c); break;
+    case MSG_STATS: m->stats = h->stats; break;
+    case MSG_FAIL: on_fail(c, m); break;
+    case MSG_BYE: on_bye(c, m); break;
+    case MSG_PONG: break;
+    default: LOG(LOG_WARN, "WORKER-STRAY", "name=%s message=%s", m->name, msg_name(h->type));
+    }
+}
+
+/* ---- time ---------------------------------------------------------------------------------------------------------- */
+
+static void reap(coordinator *c)
+{
+    int status;
+    pid_t pid;
+    char how[64];
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+        for (uint32_t i = 0; i < c->n_members; i++) {
+            member *m = &c->member[i];
+            if (m->pid != pid) continue;
+            m->pid = 0;
+            m->control = NULL;
+            spawn_status_text(status, how, sizeof how);
+            err e;
+            err_set(&e, ERR_GONE, "%s (pid %d) %s", m->name, (int)pid, how);
+            coordinator_fail(c, &e);
+        }
+}
+
+static void check_start(coordinator *c)
+{
+    uint32_t here = 0, ready = 0;
+    for (uint32_t i = 0; i < c->n_members; i++) here += c->member[i].hello_seen && !c->member[i].rag, ready += c->member[i].ready && !c->member[i].rag;
+    if (ready == c->n_stages && (!c->set->rag || c->rag)) {
+        c->state = COORD_READY;
+        return;
+    }
+    if ((double)(clock_ns() - c->t_start) / 1e9 < c->set->start_timeout) return;
+    err e;
+    err_set(&e, ERR_TIMEOUT, "not ready after %g s: %u of %u stages have said hello, %u are ready%s", c->set->start_timeout, here, c->n_stages, ready,
+            c->set->rag && !c->rag ? ", the rag worker is missing" : "");
+    coordinator_fail(c, &e);
+}
+
+static void worker_lost(coordinator *c, const member *m, err *e)
+{
+    err_wrap(e, "%s is gone", m->name);
+    coordinator_fail(c, e);
+}
+
+void fleet_tick(coordinator *c)
+{
+    reap(c);
+    if (c->state == COORD_STARTING && !c->fatal.code) check_start(c);
+    if (clock_ns() - c->t_ping < PING_NS) return;
+    c->t_ping = clock_ns();
+    message ping = msg_init(MSG_PING);
+    err e;
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        member *m = &c->member[i];
+        if (!m->control) continue;
+        if (fleet_send(c, m, &ping, NULL, &e) == ERR_GONE && !m->pid && m->stage != STAGE_NONE) worker_lost(c, m, &e);
+    }
+    if (c->sessions.n) fleet_ask_stats(c); /* an idle cluster stays idle */
+}
+
+void fleet_stop(coordinator *c)
+{
+    message bye = msg_init(MSG_BYE);
+    snprintf(bye.bye.reason, sizeof bye.bye.reason, "the cluster stops");
+    err e;
+    for (uint32_t i = 0; i < c->n_members; i++)
+        if (c->member[i].control) fleet_send(c, &c->member[i], &bye, NULL, &e);
+    for (uint32_t i = 0; i < c->n_members; i++)
+        if (c->member[i].pid) spawn_stop(c->member[i].pid, STOP_MS);
+    free(c->member);
+    c->member = NULL;
+    c->n_members = 0;
+}

@@ -1,0 +1,182 @@
+#include "coordinator/job.h"
+#include "core/clock.h"
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const states[] = {
+#define X(N, n) [JOB_##N] = n,
+    JOB_STATE_MAP(X)
+#undef X
+};
+const char *job_state_name(job_state s) { return states[s]; }
+
+/* ---- from a SUBMIT ------------------------------------------------------------------------------------------------ */
+
+static err_code take_tokens(job *j, view v, uint32_t V, err *e)
+{
+    for (size_t i = 0; i < j->ask.n_tokens; i++) {
+        id_rec r;
+        memcpy(&r, (const uint8_t *)v.ptr + i * sizeof r, sizeof r);
+        if (r.id >= V) return err_set(e, ERR_INPUT, "token %zu is %u, the vocabulary has %u", i, r.id, V);
+        if (!token_list_add(&j->tokens, r.id)) return err_set(e, ERR_NOMEM, "out of memory for %" PRIu64 " tokens", j->ask.n_tokens);
+    }
+    return ERR_OK;
+}
+
+static err_code take_bias(job *j, view v, err *e)
+{
+    j->bias = calloc(j->ask.n_bias + 1, sizeof *j->bias);
+    if (!j->bias) return err_set(e, ERR_NOMEM, "out of memory for %" PRIu64 " biases", j->ask.n_bias);
+    for (size_t i = 0; i < j->ask.n_bias; i++) {
+        bias_rec r;
+        memcpy(&r, (const uint8_t *)v.ptr + i * sizeof r, sizeof r);
+        j->bias[i] = (sample_bias){ r.id, r.bias };
+    }
+    return ERR_OK;
+}
+
+static err_code check_stops(job *j, err *e)
+{
+    stops *s;
+    err_code rc = stops_open(&s, j->stop.ptr, j->stop.len, e);
+    if (!rc) stops_close(&s);
+    return rc;
+}
+
+static err_code fill(job *j, const packet *in, uint32_t V, err *e)
+{
+    const msg_submit *a = &j->ask;
+    if (a->adapter) return err_set(e, ERR_INPUT, "adapter %" PRIu64 " is not known", a->adapter);
+    if (a->kv[0] && strcmp(a->kv, "identity")) return err_set(e, ERR_INPUT, "KV policy \"%s\" is not known", a->kv);
+    if (a->n_tokens && in->frame[SUBMIT_PROMPT].len) return err_set(e, ERR_INPUT, "both a text prompt and %" PRIu64 " tokens", a->n_tokens);
+    if (a->kind == 1 && (!a->n_tokens || a->n != 1)) return err_set(e, ERR_INPUT, "scoring wants token ids and n = 1");
+    err_code rc = take_tokens(j, in->frame[SUBMIT_TOKENS], V, e);
+    if (!rc) rc = take_bias(j, in->frame[SUBMIT_BIAS], e);
+    if (rc) return rc;
+    view p = in->frame[SUBMIT_PROMPT], s = in->frame[SUBMIT_STOP];
+    if (!text_add(&j->prompt, p.ptr, p.len) || !text_add(&j->stop, s.ptr, s.len)) return err_set(e, ERR_NOMEM, "out of memory");
+    j->sample = (sample_params){ .temperature = a->temperature, .top_k = (uint32_t)a->top_k, .top_p = a->top_p, .min_p = a->min_p,
+                                 .repeat_penalty = a->repeat_penalty, .repeat_last = (uint32_t)a->repeat_last, .seed = a->seed,
+                                 .bias = j->bias, .n_bias = (uint32_t)a->n_bias };
+    if ((rc = sample_check(&j->sample, V, e)) || (rc = check_stops(j, e))) return rc;
+    j->n_choices = (uint32_t)a->n;
+    j->choice = calloc(j->n_choices, sizeof *j->choice);
+    return j->choice ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
+}
+
+static void job_free(job *j)
+{
+    for (uint32_t i = 0; j->choice && i < j->n_choices; i++) {
+        free(j->choice[i].tok);
+        free(j->choice[i].top);
+        text_free(&j->choice[i].shown);
+    }
+    free(j->choice);
+    free(j->bias);
+    free(j->score);
+    text_free(&j->prompt);
+    text_free(&j->stop);
+    text_free(&j->passages);
+    text_free(&j->full);
+    token_list_free(&j->tokens);
+    free(j);
+}
+
+err_code job_new(job_list *l, const packet *in, uint32_t V, job **out, err *e)
+{
+    job *j = calloc(1, sizeof *j);
+    if (!j) return err_set(e, ERR_NOMEM, "out of memory");
+    j->ask = in->head.submit;
+    j->client = in->from;
+    j->has_client = true;
+    j->t_submit = clock_ns();
+    err_code rc = fill(j, in, V, e);
+    if (rc) {
+        job_free(j);
+        return rc;
+    }
+    j->id = ++l->next_id;
+    *(l->tail ? &l->tail->next : &l->head) = j;
+    l->tail = j;
+    l->n++;
+    *out = j;
+    return ERR_OK;
+}
+
+/* ---- the list ----------------------------------------------------------------------------------------------------- */
+
+job *job_find(job_list *l, uint64_t id)
+{
+    job *j = l->head;
+    while (j && j->id != id) j = j->next;
+    return j;
+}
+
+bool job_is_done(const job *j)
+{
+    for (uint32_t i = 0; i < j->n_choices; i++)
+        if (!j->choice[i].done) return false;
+    return true;
+}
+
+static bool may_go(const job *j)
+{
+    if (j->state != JOB_DONE) return false;
+    for (uint32_t i = 0; j->has_client && i < j->n_choices; i++)
+        if (!j->choice[i].done_sent) return false;
+    return true;
+}
+
+void job_list_trim(job_list *l)
+{
+    job **at = &l->head;
+    l->tail = NULL;
+    while (*at) {
+        job *j = *at;
+        if (l->n > l->keep && may_go(j)) {
+            *at = j->next;
+            job_free(j);
+            l->n--;
+        } else {
+            l->tail = j;
+            at = &j->next;
+        }
+    }
+}
+
+void job_list_free(job_list *l)
+{
+    while (l->head) {
+        job *j = l->head;
+        l->head = j->next;
+        job_free(j);
+    }
+    *l = (job_list){ 0 };
+}
+
+/* ---- answers ------------------------------------------------------------------------------------------------------ */
+
+static bool room(void **p, size_t *cap, size_t need, size_t size)
+{
+    if (need <= *cap) return true;
+    size_t c = *cap ? *cap : 64;
+    while (c < need) c *= 2;
+    void *q = realloc(*p, c * size);
+    if (!q) return false;
+    *p = q;
+    *cap = c;
+    return true;
+}
+
+err_code choice_add(choice *c, uint32_t id, float logprob, const cand_rec *top, uint32_t n_top, err *e)
+{
+    if (!room((void **)&c->tok, &c->cap_tok, c->n_tok + 1, sizeof *c->tok)
+        || !room((void **)&c->top, &c->cap_top, c->n_top + n_top, sizeof *c->top))
+        return err_set(e, ERR_NOMEM, "out of memory after %zu tokens", c->n_tok);
+    if (n_top) memcpy(c->top + c->n_top, top, n_top * sizeof *top);
+    c->n_top += n_top;
+    c->tok[c->n_tok++] = (answer_token){ .rec = { .id = id, .logprob = logprob, .n_top = n_top }, .text_end = c->shown.len, .top_end = c->n_top };
+    return ERR_OK;
+}

@@ -1,0 +1,154 @@
+/* The life of a job in the cluster: queued -> (retrieving) -> sessions opened in every stage -> prompt -> decoding -> done.
+ * Owns the order in which these happen; sends only SESSION_OPEN and DROP. */
+#include "coordinator/coordinator.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- ends ---------------------------------------------------------------------------------------------------------- */
+
+static void end_job(coordinator *c, job *j, finish_reason why)
+{
+    if (j->state == JOB_DONE) return;
+    for (session *s = c->sessions.head; s; s = s->next)
+        if (s->job == j) {
+            if (s->state == SESSION_LOCAL) prefill_cancel(c, s->id);
+            session_end(s, why);
+        }
+    for (uint32_t i = 0; i < j->n_choices; i++)
+        if (!j->choice[i].done) j->choice[i].done = true, j->choice[i].finish = why;
+    j->state = JOB_DONE;
+}
+
+void job_fail(coordinator *c, job *j, const err *why)
+{
+    if (j->state == JOB_DONE) return;
+    LOG(LOG_WARN, "JOB-FAILED", "job=%" PRIu64 " text=\"%s\"", j->id, why->text);
+    j->failure = *why;
+    if (!j->failure.code) j->failure.code = ERR_STATE;
+    end_job(c, j, FINISH_ERROR);
+}
+
+void job_cancel(coordinator *c, job *j)
+{
+    if (j->state == JOB_DONE) return;
+    LOG(LOG_INFO, "JOB-CANCELLED", "job=%" PRIu64, j->id);
+    j->cancelled = true;
+    end_job(c, j, FINISH_CANCELLED);
+}
+
+static void finish_jobs(coordinator *c)
+{
+    for (job *j = c->jobs.head; j; j = j->next)
+        if (j->state == JOB_RUNNING && job_is_done(j)) {
+            j->state = JOB_DONE;
+            LOG(LOG_INFO, "JOB-DONE", "job=%" PRIu64 " finish=%s tokens=%zu", j->id, finish_name(j->choice[0].finish), j->choice[0].n_tok);
+        }
+}
+
+void sessions_sweep(coordinator *c)
+{
+    message drop = msg_init(MSG_DROP);
+    bool asked = false;
+    for (session *s = c->sessions.head, *next; s; s = next) {
+        next = s->next;
+        if (s->state != SESSION_OVER || s->refs) continue;
+        if (!asked) fleet_ask_stats(c), asked = true; /* the last look at its KV: control keeps the order */
+        drop.drop.session = s->id;
+        fleet_send_all(c, &drop, NULL);
+        session_free(&c->sessions, s);
+    }
+    finish_jobs(c);
+    /* a finished job may be forgotten only when no session points at it */
+    job_list_trim(&c->jobs);
+}
+
+/* ---- beginnings ---------------------------------------------------------------------------------------------------- */
+
+static err_code tokenize(coordinator *c, job *j, err *e)
+{
+    if (!j->ask.n_tokens) {
+        err_code rc = tokenizer_encode(c->tok, (view){ j->prompt.ptr, j->prompt.len }, true, j->ask.parse_special, &j->tokens, e);
+        if (rc) return rc;
+        if (!j->prompt.len) return err_set(e, ERR_INPUT, "the prompt is empty");
+    }
+    if (!j->tokens.n) return err_set(e, ERR_INPUT, "the prompt is empty");
+    if (j->tokens.n > c->n_ctx)
+        return err_set(e, ERR_INPUT, "the prompt has %zu tokens, the context holds %u", j->tokens.n, c->n_ctx);
+    return ERR_OK;
+}
+
+void job_begin(coordinator *c, job *j)
+{
+    err e;
+    session *s;
+    err_code rc = tokenize(c, j, &e);
+    if (!rc) rc = session_new(&c->sessions, j, 0, &s, &e);
+    if (rc) {
+        job_fail(c, j, &e);
+        return;
+    }
+    j->state = JOB_RUNNING;
+    message m = msg_init(MSG_SESSION_OPEN);
+    m.session_open.epoch = c->epoch;
+    m.session_open.session = s->id;
+    fleet_send_all(c, &m, &(view){ NULL, 0 });
+}
+
+static bool wants_local(const coordinator *c, const job *j)
+{
+    const char *mode = c->set->prefill;
+    if (j->ask.kind == 1 && j->ask.role == 1) return false;
+    if (j->ask.kind == 1) return false; /* every row of a scored prompt must bring its answer */
+    if (j->ask.prefill) return j->ask.prefill == 2;
+    return mode && !strcmp(mode, "local");
+}
+
+void session_opened(coordinator *c, uint64_t id)
+{
+    session *s = session_find(&c->sessions, id);
+    err e;
+    if (!s || s->state != SESSION_OPENING || ++s->acks < c->n_stages) return;
+    s->acks = 0;
+    s->job->t_start = clock_ns();
+    s->state = s->job->ask.kind == 1 && s->job->ask.role == 1 ? SESSION_DECODE : SESSION_PROMPT;
+    if (!wants_local(c, s->job) || s->n_prompt < 2) return;
+    s->state = SESSION_LOCAL;
+    s->job->local = true;
+    if (prefill_start(c, s, &e)) job_fail(c, s->job, &e);
+}
+
+/* All rows but the prompt's last are in every stage; that one goes through the pipeline and brings the logits. */
+void session_filled(coordinator *c, uint64_t id)
+{
+    session *s = session_find(&c->sessions, id);
+    if (!s || s->state != SESSION_LOCAL || ++s->acks < c->n_stages) return;
+    s->cursor = s->n_prompt - 1;
+    s->state = SESSION_PROMPT;
+}
+
+void session_failed(coordinator *c, uint64_t id, const err *why)
+{
+    session *s = session_find(&c->sessions, id);
+    if (s && s->state != SESSION_OVER) job_fail(c, s->job, why);
+}
+
+void jobs_advance(coordinator *c)
+{
+    err e;
+    uint32_t taken = c->sessions.n;
+    for (job *j = c->jobs.head; j; j = j->next) {
+        if (j->state == JOB_RETRIEVING) taken += j->n_choices;
+        if (j->state != JOB_QUEUED) continue;
+        if (taken && taken + j->n_choices > c->set->max_sessions) return; /* first come, first served */
+        taken += j->n_choices;
+        if (!j->ask.rag || j->ask.kind == 1) {
+            job_begin(c, j);
+        } else {
+            j->state = JOB_RETRIEVING;
+            if (retrieve_ask(c, j, &e)) job_fail(c, j, &e);
+        }
+    }
+}

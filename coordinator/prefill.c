@@ -1,0 +1,255 @@
+#include "coordinator/prefill.h"
+#include "core/log.h"
+#include "engine/forward.h"
+#include "proto/link.h"
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct task {
+    uint64_t session;
+    uint32_t n, chunk;
+    bool dropped;
+    struct task *next;
+    uint32_t token[];
+} task;
+
+struct prefill {
+    prefill_options o;
+    prefill_stage *stage;
+    pthread_t thread;
+    pthread_mutex_t lock;       /* guards tasks, their dropped flags, and quit */
+    pthread_cond_t more;
+    task *tasks;                /* the first one is under way */
+    bool quit;
+    /* the thread's own */
+    gguf *file;
+    model *model;
+    kv *store;
+    pool *pool;
+    runner *runner;
+    link_t *bulk[512], *inbox;
+    float *h;                   /* [max_rows][D] */
+    kv_row *rows;
+    forward_row *fwd;
+    uint32_t *slots;
+    text stream;
+};
+
+/* ---- one task ------------------------------------------------------------------------------------------------------ */
+
+static bool given_up(prefill *p, const task *t)
+{
+    pthread_mutex_lock(&p->lock);
+    bool up = t->dropped || p->quit;
+    pthread_mutex_unlock(&p->lock);
+    return up;
+}
+
+static err_code run_chunk(prefill *p, kv_seq *q, const uint32_t *token, uint32_t first, uint32_t n, err *e)
+{
+    for (uint32_t i = 0; i < n; i++)
+        p->rows[i] = (kv_row){ .row = first + i, .pos = first + i, .parent = i ? first + i - 1 : KV_ROW_NONE, .path = (uint8_t)p->o.path };
+    err_code rc = kv_reserve(q, p->rows, n, p->slots, e);
+    if (rc) return rc;
+    for (uint32_t i = 0; i < n; i++) p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = (path_id)p->o.path };
+    runner_embed(p->runner, token + first, n, p->h);
+    runner_layers(p->runner, p->fwd, n, p->h);
+    return kv_commit(q, first + n - 1, e);
+}
+
+static err_code push_chunk(prefill *p, kv_seq *q, uint64_t session, uint32_t from, uint32_t to, bool last, err *e)
+{
+    err_code rc = ERR_OK;
+    for (uint32_t i = 0; !rc && i < p->o.n_stages; i++) {
+        const prefill_stage *s = &p->stage[i];
+        size_t n = kv_export_bytes(q, s->first, s->last, from, to);
+        text_clear(&p->stream);
+        if (!text_reserve(&p->stream, n)) return err_set(e, ERR_NOMEM, "out of memory for %zu bytes of KV", n);
+        rc = kv_export(q, s->first, s->last, from, to, p->stream.ptr, n, e);
+        message m = msg_init(MSG_KV_PUSH);
+        m.kv_push.epoch = p->o.epoch;
+        m.kv_push.session = session;
+        m.kv_push.last = last;
+        if (!rc) rc = link_send(p->bulk[i], NULL, &m, &(view){ p->stream.ptr, n }, 10000, e);
+    }
+    return rc;
+}
+
+static err_code run_task(prefill *p, const task *t, err *e)
+{
+    kv_seq *q;
+    err_code rc = kv_seq_open(p->store, t->session, &q, e);
+    for (uint32_t at = 0, n; !rc && at < t->n && !given_up(p, t); at += n) {
+        n = t->n - at < t->chunk ? t->n - at : t->chunk;
+        rc = run_chunk(p, q, t->token, at, n, e);
+        if (!rc) rc = push_chunk(p, q, t->session, at, at + n, at + n == t->n, e);
+    }
+    kv_seq_close(p->store, t->session);
+    return rc;
+}
+
+/* ---- the thread ---------------------------------------------------------------------------------------------------- */
+
+static err_code connect_all(prefill *p, err *e)
+{
+    err_code rc = link_connect(&p->inbox, p->o.hub, LINK_PUSH, LINK_CONTROL, p->o.inbox, e);
+    for (uint32_t i = 0; !rc && i < p->o.n_stages; i++)
+        rc = link_connect(&p->bulk[i], p->o.hub, LINK_PUSH, LINK_BULK, p->stage[i].bulk_addr, e);
+    return rc;
+}
+
+static err_code scratch(prefill *p, err *e)
+{
+    size_t n = p->o.max_rows;
+    p->h = malloc(n * p->model->shape.D * sizeof *p->h);
+    p->rows = malloc(n * sizeof *p->rows);
+    p->fwd = malloc(n * sizeof *p->fwd);
+    p->slots = malloc(n * sizeof *p->slots);
+    return p->h && p->rows && p->fwd && p->slots ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for local prefill");
+}
+
+static err_code load(prefill *p, err *e)
+{
+    isa use;
+    err_code rc = isa_pick(&use, e);
+    if (!rc) rc = gguf_open(&p->file, p->o.model, e);
+    model_shape s;
+    if (!rc) rc = model_shape_read(&s, p->file, e);
+    if (!rc) rc = model_open(&p->model, p->file, (shard){ 0, s.L, true, false }, e);
+    if (rc) return rc;
+    kv_geometry g = { .first = 0, .last = s.L, .H = s.H, .K = s.K, .d = s.d, .format = (kv_format)p->o.format, .n_ctx = p->o.n_ctx,
+                      .isa = use, .rope = s.rope };
+    rc = kv_open(&p->store, &g, e);
+    if (!rc) rc = pool_open(&p->pool, p->o.threads, NULL, NULL, e);
+    if (!rc) rc = runner_open(&p->runner, p->model, p->store, p->pool, use, p->o.max_rows, e);
+    return rc ? rc : scratch(p, e);
+}
+
+static void say_fail(prefill *p, uint64_t session, const err *why)
+{
+    err e;
+    message m = msg_init(MSG_FAIL);
+    m.fail.code = why->code;
+    m.fail.session = session;
+    snprintf(m.fail.text, sizeof m.fail.text, "local prefill: %s", why->text);
+    if (p->inbox) link_send(p->inbox, NULL, &m, NULL, 1000, &e);
+}
+
+static task *next_task(prefill *p)
+{
+    pthread_mutex_lock(&p->lock);
+    while (!p->quit && !p->tasks) pthread_cond_wait(&p->more, &p->lock);
+    task *t = p->quit ? NULL : p->tasks;
+    pthread_mutex_unlock(&p->lock);
+    return t;
+}
+
+static void task_done(prefill *p, task *t)
+{
+    pthread_mutex_lock(&p->lock);
+    p->tasks = t->next;
+    pthread_mutex_unlock(&p->lock);
+    free(t);
+}
+
+static void unload(prefill *p)
+{
+    for (uint32_t i = 0; i < p->o.n_stages; i++)
+        if (p->bulk[i]) link_close(&p->bulk[i]);
+    if (p->inbox) link_close(&p->inbox);
+    runner_close(&p->runner);
+    if (p->pool) pool_close(&p->pool);
+    if (p->store) kv_close(&p->store);
+    model_close(&p->model);
+    if (p->file) gguf_close(&p->file);
+    free(p->h);
+    free(p->rows);
+    free(p->fwd);
+    free(p->slots);
+    text_free(&p->stream);
+}
+
+static void *thread_main(void *arg)
+{
+    prefill *p = arg;
+    err e = { 0 };
+    log_role("prefill", true);
+    err_code rc = connect_all(p, &e);
+    if (!rc) rc = load(p, &e);
+    for (task *t; (t = next_task(p));) {
+        err te = e;
+        err_code trc = rc ? rc : run_task(p, t, &te);
+        if (trc) say_fail(p, t->session, &te);
+        task_done(p, t);
+    }
+    unload(p);
+    return NULL;
+}
+
+/* ---- the main thread's side ---------------------------------------------------------------------------------------- */
+
+err_code prefill_open(prefill **out, const prefill_options *o, err *e)
+{
+    prefill *p = calloc(1, sizeof *p);
+    *out = NULL;
+    if (!p || !(p->stage = malloc(o->n_stages * sizeof *p->stage))) {
+        free(p);
+        return err_set(e, ERR_NOMEM, "out of memory for local prefill");
+    }
+    p->o = *o;
+    memcpy(p->stage, o->stage, o->n_stages * sizeof *p->stage);
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->more, NULL);
+    if (pthread_create(&p->thread, NULL, thread_main, p)) {
+        free(p->stage);
+        free(p);
+        return err_set(e, ERR_NOMEM, "cannot start the thread of local prefill");
+    }
+    *out = p;
+    return ERR_OK;
+}
+
+void prefill_shut(prefill **pp)
+{
+    prefill *p = *pp;
+    if (!p) return;
+    pthread_mutex_lock(&p->lock);
+    p->quit = true;
+    pthread_cond_signal(&p->more);
+    pthread_mutex_unlock(&p->lock);
+    pthread_join(p->thread, NULL);
+    for (task *t = p->tasks, *next; t; t = next) {
+        next = t->next;
+        free(t);
+    }
+    pthread_mutex_destroy(&p->lock);
+    pthread_cond_destroy(&p->more);
+    free(p->stage);
+    free(p);
+    *pp = NULL;
+}
+
+err_code prefill_add(prefill *p, uint64_t session, const uint32_t *tokens, uint32_t n, uint32_t chunk, err *e)
+{
+    task *t = malloc(sizeof *t + n * sizeof *t->token);
+    if (!t) return err_set(e, ERR_NOMEM, "out of memory for %u tokens", n);
+    *t = (task){ .session = session, .n = n, .chunk = chunk };
+    memcpy(t->token, tokens, n * sizeof *tokens);
+    pthread_mutex_lock(&p->lock);
+    task **at = &p->tasks;
+    while (*at) at = &(*at)->next;
+    *at = t;
+    pthread_cond_signal(&p->more);
+    pthread_mutex_unlock(&p->lock);
+    return ERR_OK;
+}
+
+void prefill_drop(prefill *p, uint64_t session)
+{
+    pthread_mutex_lock(&p->lock);
+    for (task *t = p->tasks; t; t = t->next)
+        if (t->session == session) t->dropped = true;
+    pthread_mutex_unlock(&p->lock);
+}

@@ -1,0 +1,28 @@
+#ifndef COORDINATOR_PREFILL_H
+#define COORDINATOR_PREFILL_H
+/* Local prefill: the coordinator runs the base model's layers itself and hands each stage its slice of the KV (KV_PUSH), in
+ * its own thread with its own sockets, so that it disturbs neither the event loop nor stages that decode. It computes every
+ * prompt row but the last, which goes through the pipeline and brings the logits; the bits are the pipeline's.
+ * Calls from the main thread only. Failures arrive as FAIL on the inbox link. */
+#include "core/err.h"
+#include <stdint.h>
+
+typedef struct prefill prefill;
+
+typedef struct { uint32_t first, last; char bulk_addr[128]; } prefill_stage;
+typedef struct {
+    struct hub *hub;
+    const char *model;              /* GGUF file */
+    const char *inbox;              /* where FAIL goes */
+    uint32_t n_ctx, max_rows, threads, format, path, epoch, n_stages;
+    const prefill_stage *stage;     /* [n_stages], copied */
+} prefill_options;
+
+err_code prefill_open(prefill **out, const prefill_options *o, err *e);
+/* Stops the thread; queued work is given up. */
+void prefill_shut(prefill **p);
+/* Compute rows [0, n) of the tokens (copied) for a session, chunk rows at a time. */
+err_code prefill_add(prefill *p, uint64_t session, const uint32_t *tokens, uint32_t n, uint32_t chunk, err *e);
+/* Give up a session's work, queued or under way (at the next chunk). */
+void prefill_drop(prefill *p, uint64_t session);
+#endif

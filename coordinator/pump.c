@@ -1,0 +1,371 @@
+/* Steps out, results in. Keeps `width` micro-batches on their way (as many as stages), alternates prompt chunks with decode
+ * rows so that no token waits longer than one chunk, and never waits for anything itself. */
+#include "coordinator/coordinator.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SCORE_BYTES (16u << 20)   /* whole rows of logits in one RESULT: enough to be efficient, far below the message limit */
+#define HELD_BYTES (64u << 20)    /* scored rows that wait for a slow client before its job pauses */
+
+err_code pump_open(coordinator *c, err *e)
+{
+    pump *p = &c->pump;
+    p->width = c->set->in_flight ? (uint32_t)c->set->in_flight : c->n_stages;
+    p->next_step = 1;
+    p->cap_ops = c->max_rows + 2 * (uint32_t)c->set->max_sessions + 64; /* one a row, and forks of every session */
+    p->at = calloc(p->width, sizeof *p->at);
+    p->rows = calloc(c->max_rows, sizeof *p->rows);
+    p->ops = calloc(p->cap_ops, sizeof *p->ops);
+    bool ok = p->at && p->rows && p->ops;
+    for (uint32_t i = 0; ok && i < p->width; i++) ok = (p->at[i].part = calloc(2 * p->cap_ops, sizeof *p->at[i].part)) != NULL;
+    return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for %u steps in flight", p->width);
+}
+
+void pump_close(coordinator *c)
+{
+    pump *p = &c->pump;
+    for (uint32_t i = 0; p->at && i < p->width; i++) free(p->at[i].part);
+    free(p->at);
+    free(p->rows);
+    free(p->ops);
+    free(p->op);
+    *p = (pump){ 0 };
+}
+
+/* ---- building a step ---------------------------------------------------------------------------------------------- */
+
+typedef struct { coordinator *c; flight *f; uint32_t n_rows, n_ops; uint64_t full; } build;
+
+static void mention(build *b, session *s, uint32_t first, uint32_t n)
+{
+    b->f->part[b->f->n_parts].s = s;
+    b->f->part[b->f->n_parts].first = first;
+    b->f->part[b->f->n_parts++].n = n;
+    s->refs++;
+}
+
+static void add_op(build *b, uint64_t session_id, uint64_t other, uint32_t row, uint32_t kind)
+{
+    b->c->pump.ops[b->n_ops++] = (step_op){ .session = session_id, .other = other, .row = row, .kind = kind };
+}
+
+/* Forks first: they copy a session as it was when its prompt's last row came back. */
+static void add_pending(build *b)
+{
+    pump *p = &b->c->pump;
+    for (uint32_t i = 0; i < p->n_op; i++) {
+        p->ops[b->n_ops++] = p->op[i].op;
+        mention(b, p->op[i].a, 0, 0);
+        p->op[i].a->refs--; /* the one it held while it waited */
+        if (p->op[i].b) mention(b, p->op[i].b, 0, 0), p->op[i].b->refs--;
+    }
+    p->n_op = 0;
+}
+
+static void add_rows(build *b, session *s, const session_rows *r)
+{
+    pump *p = &b->c->pump;
+    if (s->slide) add_op(b, s->id, 0, 0, OP_TRUNCATE);
+    else if (s->again) add_op(b, s->id, 0, r->first, OP_TRUNCATE);
+    else if (r->first) add_op(b, s->id, 0, r->first - 1, OP_COMMIT);
+    for (uint32_t i = 0; i < r->n; i++) p->rows[b->n_rows++] = session_row(s, r->first + i, r, b->c->path, b->c->path);
+    if (s->job->ask.kind == 1 && s->job->ask.score_rows) b->full += r->n;
+    mention(b, s, r->first, r->n);
+    session_sent(s, r);
+}
+
+static uint32_t score_max(const coordinator *c)
+{
+    uint32_t n = SCORE_BYTES / (c->shape.V * 4);
+    return n ? n : 1;
+}
+
+static bool may_send(const coordinator *c, const session *s, bool decode)
+{
+    if (s->state != (decode ? SESSION_DECODE : SESSION_PROMPT)) return false;
+    const job *j = s->job;
+    return j->ask.kind != 1 || (uint64_t)j->n_scored * (j->ask.score_rows ? c->shape.V * 4 : 16) < HELD_BYTES;
+}
+
+static uint32_t count(const coordinator *c, bool decode)
+{
+    uint32_t n = 0;
+    for (const session *s = c->sessions.head; s; s = s->next) n += may_send(c, s, decode);
+    return n;
+}
+
+static bool any_decoding(const coordinator *c)
+{
+    for (const session *s = c->sessions.head; s; s = s->next)
+        if (s->state == SESSION_DECODE || (s->state == SESSION_WAIT && s->cursor >= s->n_prompt)) return true;
+    return false;
+}
+
+/* Sessions that decode are spread over the micro-batches in flight, so that every stage has something to do. */
+static uint32_t decode_share(const coordinator *c)
+{
+    uint32_t n = 0;
+    for (const session *s = c->sessions.head; s; s = s->next)
+        n += s->state == SESSION_DECODE || (s->state == SESSION_WAIT && s->cursor >= s->n_prompt);
+    uint32_t share = (n + c->pump.width - 1) / c->pump.width;
+    return share < c->max_rows ? share : c->max_rows;
+}
+
+static session *next_session(coordinator *c, bool decode, uint64_t full)
+{
+    session *best = NULL; /* lowest id: first come, first served (the list has the newest in front) */
+    for (session *s = c->sessions.head; s; s = s->next)
+        if (may_send(c, s, decode) && (!best || s->id < best->id) && !(full && s->job->ask.kind == 1)) best = s;
+    return best;
+}
+
+static void add_decode(build *b)
+{
+    uint32_t room = decode_share(b->c);
+    for (session *s; b->n_rows < room && (s = next_session(b->c, true, b->full));) {
+        session_rows r = session_next(s, 1, 1);
+        add_rows(b, s, &r);
+    }
+}
+
+static void add_prompt(build *b)
+{
+    uint32_t room = b->c->chunk < b->c->max_rows ? b->c->chunk : b->c->max_rows;
+    for (session *s; b->n_rows < room && (s = next_session(b->c, false, b->full));) {
+        session_rows r = session_next(s, room - b->n_rows, score_max(b->c));
+        add_rows(b, s, &r);
+        if (s->state == SESSION_PROMPT) return; /* its next chunk is another step */
+    }
+}
+
+/* Prompt chunks go between decode steps: after one, the next step is for decoding sessions if there are any, even if
+ * they are on their way just now. */
+static bool choose(const coordinator *c, bool *decode)
+{
+    uint32_t d = count(c, true), p = count(c, false);
+    if (!d && !p) return *decode = false, c->pump.n_op > 0;
+    if (p && c->pump.last_was_prompt && any_decoding(c)) return *decode = true, d > 0;
+    *decode = !p;
+    return true;
+}
+
+static err_code send_step(coordinator *c, const build *b, err *e)
+{
+    hop_rec hops[512];
+    for (uint32_t i = 0; i < c->n_stages; i++) hops[i].stage = i;
+    message m = msg_init(MSG_STEP);
+    m.step.epoch = c->epoch;
+    m.step.step = b->f->step;
+    m.step.n_rows = b->n_rows;
+    m.step.n_ops = b->n_ops;
+    m.step.n_hops = c->n_stages;
+    m.step.dim = c->shape.D;
+    m.step.top = 64;
+    for (uint32_t i = 0; i < b->f->n_parts; i++) {
+        uint32_t want = sample_wants_top(&b->f->part[i].s->sample);
+        if (b->f->part[i].n && want > m.step.top) m.step.top = want;
+    }
+    view frames[MSG_FRAMES_MAX] = { [STEP_ROWS] = { c->pump.rows, b->n_rows * sizeof(step_row) },
+                                    [STEP_OPS] = { c->pump.ops, b->n_ops * sizeof(step_op) },
+                                    [STEP_HOPS] = { hops, c->n_stages * sizeof(hop_rec) } };
+    return link_send(c->first_hop, NULL, &m, frames, 1000, e);
+}
+
+static void start_step(coordinator *c, bool decode)
+{
+    pump *p = &c->pump;
+    flight *f = &p->at[p->n++];
+    f->n_parts = 0;
+    f->step = p->next_step++;
+    f->t_sent = clock_ns();
+    f->decode = decode;
+    build b = { .c = c, .f = f };
+    add_pending(&b);
+    if (decode) add_decode(&b);
+    else add_prompt(&b);
+    f->n_rows = b.n_rows;
+    p->last_was_prompt = !decode;
+    *(decode ? &p->decode_steps : &p->prompt_steps) += b.n_rows > 0;
+    *(decode ? &p->decode_rows : &p->prompt_rows) += b.n_rows;
+    err e;
+    if (send_step(c, &b, &e)) {
+        err_wrap(&e, "step %" PRIu64, f->step);
+        coordinator_fail(c, &e);
+    }
+}
+
+void pump_fill(coordinator *c)
+{
+    bool decode;
+    while (c->state != COORD_STARTING && c->state != COORD_STOPPED && !c->fatal.code && c->pump.n < c->pump.width && choose(c, &decode))
+        start_step(c, decode);
+}
+
+/* ---- results ------------------------------------------------------------------------------------------------------ */
+
+static void end_flight(coordinator *c, uint32_t at)
+{
+    pump *p = &c->pump;
+    flight done = p->at[at];
+    for (uint32_t i = 0; i < done.n_parts; i++) done.part[i].s->refs--;
+    memmove(&p->at[at], &p->at[at + 1], (p->n - at - 1) * sizeof *p->at);
+    p->at[--p->n] = done; /* keeps its part array for reuse */
+}
+
+static uint32_t flight_find(const pump *p, uint64_t step)
+{
+    uint32_t i = 0;
+    while (i < p->n && p->at[i].step != step) i++;
+    return i;
+}
+
+static void queue_fork(coordinator *c, session *parent, session *child)
+{
+    pump *p = &c->pump;
+    if (p->n_op + 2 > p->cap_op) {
+        uint32_t cap = p->cap_op ? 2 * p->cap_op : 128;
+        pending_op *q = realloc(p->op, cap * sizeof *q);
+        if (!q) {
+            job_fail(c, parent->job, &(err){ ERR_NOMEM, "out of memory for forks" });
+            return;
+        }
+        p->op = q;
+        p->cap_op = cap;
+    }
+    p->op[p->n_op++] = (pending_op){ { .session = parent->id, .row = parent->cursor - 1, .kind = OP_COMMIT }, parent, NULL };
+    p->op[p->n_op++] = (pending_op){ { .session = parent->id, .other = child->id, .kind = OP_FORK }, parent, child };
+    parent->refs += 2;
+    child->refs++;
+}
+
+/* The prompt is done and several choices are wanted: each gets a session of its own, which samples from this same answer. */
+static err_code split_choices(coordinator *c, session *s, const session_answer *a, err *e)
+{
+    err_code rc = ERR_OK;
+    for (uint32_t i = 1; !rc && i < s->job->n_choices; i++) {
+        session *child;
+        rc = session_split(&c->sessions, s, i, &child, e);
+        if (rc) return rc;
+        queue_fork(c, s, child);
+        rc = session_take(child, a, c->tok, c->n_ctx, e);
+    }
+    return rc;
+}
+
+static void take_token(coordinator *c, session *s, const session_answer *a)
+{
+    err e;
+    job *j = s->job;
+    if (!j->t_prefilled) j->t_prefilled = clock_ns();
+    if (j->ask.max_tokens && session_needs_row(s, a)) {
+        session_repeat(s);
+        return;
+    }
+    err_code rc = s->made == 0 && j->n_choices > 1 && s->index == 0 ? split_choices(c, s, a, &e) : ERR_OK;
+    if (!rc) rc = session_take(s, a, c->tok, c->n_ctx, &e);
+    if (rc) job_fail(c, j, &e);
+}
+
+static void take_score(coordinator *c, session *s, const session_answer *a)
+{
+    job *j = s->job;
+    uint32_t i = a->row->row;
+    size_t V = a->full ? c->shape.V : 0;
+    score_rec *r = realloc(j->score, (j->n_scored + 1) * sizeof *r);
+    if (r) j->score = r;
+    if (!r || (V && !text_add(&j->full, a->full, V * 4))) {
+        job_fail(c, j, &(err){ ERR_NOMEM, "out of memory for scored rows" });
+        return;
+    }
+    j->score[j->n_scored++] = (score_rec){ s->tokens.id[i], a->row->target_logit, a->row->lse, a->row->entropy };
+    if (i + 1 == s->tokens.n) session_end(s, FINISH_SCORED);
+    else if (j->ask.role == 1) s->state = SESSION_DECODE;
+}
+
+static void take_row(coordinator *c, const result_row *r, const view *full, const candidate *cand)
+{
+    session *s = session_find(&c->sessions, r->session);
+    if (!s || s->state == SESSION_OVER) return;
+    if (r->status) {
+        err e;
+        err_set(&e, (err_code)r->status, "a stage could not compute row %u: %s", r->row, err_name((err_code)r->status));
+        job_fail(c, s->job, &e);
+        return;
+    }
+    if (r->row >= s->cursor) return;
+    session_answer a = { .row = r, .cand = cand, .V = c->shape.V };
+    if (r->full != MSG_NO_ROW) a.full = (const float *)full->ptr + (size_t)r->full * c->shape.V;
+    if (s->job->ask.kind == 1) take_score(c, s, &a);
+    else if (r->row + 1 == s->cursor) take_token(c, s, &a);
+}
+
+/* Do the rows' own counts fit the tables? (The frames fit the header already.) */
+static bool rows_fit(const coordinator *c, const msg_result *m, const result_row *r)
+{
+    uint64_t cands = 0;
+    for (uint64_t i = 0; i < m->n_rows; i++) {
+        cands += r[i].n_candidates;
+        if (r[i].full != MSG_NO_ROW && r[i].full >= m->n_full) return false;
+        if (r[i].status >= ERR_COUNT) return false;
+    }
+    return cands <= m->n_cands && (m->n_full == 0 || m->vocab == c->shape.V);
+}
+
+/* Frames may lie at any address: one aligned copy of the three, freed with the packet. */
+static void *aligned_frames(const packet *in, result_row **rows, candidate **cand, view *full)
+{
+    const view *f = in->frame;
+    size_t a = f[RESULT_ROWS].len, b = f[RESULT_CANDS].len, n = f[RESULT_FULL].len;
+    uint8_t *p = malloc(a + b + n + 1);
+    if (!p) return NULL;
+    if (a) memcpy(p, f[RESULT_ROWS].ptr, a);
+    if (b) memcpy(p + a, f[RESULT_CANDS].ptr, b);
+    if (n) memcpy(p + a + b, f[RESULT_FULL].ptr, n);
+    *rows = (result_row *)(void *)p;
+    *cand = (candidate *)(void *)(p + a);
+    *full = (view){ p + a + b, n };
+    return p;
+}
+
+void pump_result(coordinator *c)
+{
+    const msg_result *m = &c->in.head.result;
+    if (c->in.head.type != MSG_RESULT || m->epoch != c->epoch) return;
+    uint32_t at = flight_find(&c->pump, m->step);
+    if (at == c->pump.n) {
+        LOG(LOG_WARN, "STEP-UNKNOWN", "step=%" PRIu64, m->step);
+        return;
+    }
+    result_row *rows;
+    candidate *cand;
+    view full;
+    void *copy = aligned_frames(&c->in, &rows, &cand, &full);
+    if (!copy || !rows_fit(c, m, rows)) {
+        err e;
+        if (copy) err_set(&e, ERR_PROTO, "result of step %" PRIu64 ": counts of its rows do not fit its tables", m->step);
+        else err_set(&e, ERR_NOMEM, "out of memory for the result of step %" PRIu64, m->step);
+        free(copy);
+        pump_step_failed(c, m->step, &e);
+        return;
+    }
+    for (uint64_t i = 0; i < m->n_rows; i++) {
+        take_row(c, &rows[i], &full, cand);
+        cand += rows[i].n_candidates;
+    }
+    free(copy);
+    LOG(LOG_DEBUG, "STEP-DONE", "step=%" PRIu64 " rows=%u us=%" PRIu64, m->step, c->pump.at[at].n_rows, (clock_ns() - c->pump.at[at].t_sent) / 1000);
+    end_flight(c, at);
+}
+
+void pump_step_failed(coordinator *c, uint64_t step, const err *why)
+{
+    uint32_t at = flight_find(&c->pump, step);
+    if (at == c->pump.n) return;
+    flight *f = &c->pump.at[at];
+    for (uint32_t i = 0; i < f->n_parts; i++)
+        if (f->part[i].s->state != SESSION_OVER) job_fail(c, f->part[i].s->job, why);
+    end_flight(c, at);
+}

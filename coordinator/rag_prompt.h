@@ -1,0 +1,1 @@
+#include "workers/rag/prompt.h"

@@ -1,0 +1,75 @@
+#ifndef COORDINATOR_SESSION_H
+#define COORDINATOR_SESSION_H
+/* A session: one choice of a job while it runs: its tokens, how far its rows have gone through the pipeline, and what is
+ * wanted next. Pure state and decisions, no sockets: the pump asks what to send and tells what came back.
+ *
+ * Row index = place of the token in `tokens`; position id the same. Rows [0, cursor) have been sent; every STEP for the
+ * session begins by committing the row before the cursor. After a context slide the tokens are new and rows begin at 0
+ * again (TRUNCATE 0). Draws are numbered by `born`, the count of all tokens ever, so a slide does not repeat a draw.
+ * Main thread only. */
+#include "coordinator/job.h"
+
+typedef enum {
+    SESSION_OPENING,     /* stages are asked for a KV slice */
+    SESSION_LOCAL,       /* the coordinator's own engine computes the prompt */
+    SESSION_PROMPT,      /* prompt rows left to send */
+    SESSION_DECODE,      /* one row at a time */
+    SESSION_WAIT,        /* nothing to send until a result comes */
+    SESSION_OVER         /* finished: dropped when no step mentions it any more */
+} session_state;
+
+typedef struct session {
+    uint64_t id;
+    job *job;
+    uint32_t index;                /* choice */
+    session_state state;
+    token_list tokens;
+    uint32_t n_prompt;             /* tokens whose rows play the prompt role */
+    uint32_t cursor;               /* rows sent */
+    uint64_t born;                 /* tokens ever: number of the next draw */
+    uint32_t made;                 /* tokens generated */
+    bool want_row;                 /* the row that is next must bring the whole row of logits */
+    bool again;                    /* the row before the cursor is repeated: TRUNCATE first */
+    bool slide;                    /* TRUNCATE 0 first */
+    uint64_t fork_of;              /* not 0: FORK from that session in front of the first row */
+    uint32_t refs;                 /* steps in flight that mention it */
+    uint32_t acks;                 /* stages that have opened it / taken its KV */
+    sample_params sample;
+    sample_scratch scratch;
+    detok detok;
+    stops *stops;
+    struct session *next;
+} session;
+
+typedef struct { session *head; uint64_t next_id; uint32_t n; } session_list;
+
+err_code session_new(session_list *l, job *j, uint32_t index, session **out, err *e);
+session *session_find(session_list *l, uint64_t id);
+void session_free(session_list *l, session *s);     /* unlinks it */
+
+typedef struct {                   /* what the pump should send for it */
+    uint32_t first, n;             /* rows */
+    bool decode;                   /* role of the rows */
+} session_rows;
+/* Next rows, at most `room` of them (prompt) or one (decode); n = 0 when there is nothing. score_max: most rows that may
+ * want whole rows in one step. */
+session_rows session_next(const session *s, uint32_t room, uint32_t score_max);
+/* The wire record of row i. */
+step_row session_row(const session *s, uint32_t i, const session_rows *r, path_id prompt, path_id decode);
+/* Rows were put into a step. */
+void session_sent(session *s, const session_rows *r);
+
+typedef struct { const result_row *row; const candidate *cand; const float *full; uint32_t V; } session_answer;
+/* The row that decides the next token came back: sample, add to the choice, decide what is next. n_ctx: rows a session may
+ * hold. Sets SESSION_OVER and the choice's finish reason at the end; SESSION_DECODE else. If the whole row of logits is
+ * needed the session repeats the row. ERR_NOMEM and such end the job. */
+err_code session_take(session *s, const session_answer *a, const tokenizer *tok, uint32_t n_ctx, err *e);
+/* End it now for this reason. */
+void session_end(session *s, finish_reason why);
+/* The prompt's last row is back and the job has n > 1: a copy of the state for another choice (not yet forked). */
+err_code session_split(session_list *l, session *s, uint32_t index, session **out, err *e);
+/* Send the last row again and ask for the whole row of logits. */
+void session_repeat(session *s);
+/* Would sampling the next token from this answer need the whole row? (all choices of the job are asked at once) */
+bool session_needs_row(session *s, const session_answer *a);
+#endif

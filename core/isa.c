@@ -1,0 +1,55 @@
+/* Looks at the CPU once asked and at SLUICE_ISA. Refuses to guess: an ISA that the machine lacks is an error. */
+#include "core/isa.h"
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+static const char *const names[ISA_COUNT] = {
+#define X(N, n) [ISA_##N] = n,
+    ISA_MAP(X)
+#undef X
+};
+
+const char *isa_name(isa i)
+{
+    return (unsigned)i < ISA_COUNT ? names[i] : "unknown";
+}
+
+/* On x86 the plain files are compiled with scalar FMA too: without the instruction every multiply-add would be a libm
+ * call, and a machine that old is too slow to be a member anyway. */
+uint32_t isa_supported(void)
+{
+#if defined(__x86_64__)
+    unsigned a, b, c = 0, d;
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;   /* asks the OS about YMM as well */
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C)) return 0;
+    return 1u << ISA_PLAIN | 1u << ISA_AVX2;
+#else
+    return 1u << ISA_PLAIN;
+#endif
+}
+
+static err_code isa_named(const char *s, uint32_t have, isa *out, err *e)
+{
+    for (unsigned i = 0; i < ISA_COUNT; i++) {
+        if (strcmp(s, names[i])) continue;
+        if (!(have >> i & 1)) return err_set(e, ERR_CONFIG, "SLUICE_ISA=%s: this machine does not have it", s);
+        *out = (isa)i;
+        return ERR_OK;
+    }
+    return err_set(e, ERR_CONFIG, "SLUICE_ISA: unknown instruction set \"%.32s\" (plain, avx2)", s);
+}
+
+err_code isa_pick(isa *out, err *e)
+{
+    uint32_t have = isa_supported();
+    if (!have) return err_set(e, ERR_CONFIG, "this CPU cannot run the kernels: an x86-64 CPU needs AVX2+FMA (and F16C)");
+    const char *s = getenv("SLUICE_ISA");
+    if (s && *s) return isa_named(s, have, out, e);
+    for (unsigned i = 0; i < ISA_COUNT; i++)
+        if (have >> i & 1) *out = (isa)i;
+    return ERR_OK;
+}

@@ -1,0 +1,42 @@
+#include "core/signals.h"
+#include "core/log.h"
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+static atomic_bool stop_flag;
+static atomic_int last_signal;
+
+static void on_signal(int sig)
+{
+    atomic_store(&last_signal, sig);
+    atomic_store(&stop_flag, true);
+}
+
+atomic_bool *signals_catch(void)
+{
+    struct sigaction a = { .sa_handler = on_signal };
+    sigemptyset(&a.sa_mask);
+    int sigs[] = { SIGTERM, SIGINT, SIGHUP };
+    for (int i = 0; i < 3; i++) sigaction(sigs[i], &a, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    return &stop_flag;
+}
+
+int signals_last(void) { return atomic_load(&last_signal); }
+
+void signals_die_with_parent(void)
+{
+    pid_t parent = getppid();
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) on_signal(SIGTERM);
+}
+
+err_code signals_log_level(const char *name, err *e)
+{
+    log_level l;
+    if (!name) return ERR_OK;
+    if (!log_level_parse(name, &l)) return err_set(e, ERR_USAGE, "--log-level %s: want error, warn, info or debug", name);
+    log_set_level(l);
+    return ERR_OK;
+}

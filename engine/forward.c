@@ -1,0 +1,322 @@
+/* One step over a batch of rows, run by all threads of a pool together: each layer is a few phases with a barrier between.
+ * Phases split either rows (norms, quantising, appending), outputs (matrices) or rows x kv heads (attention); a result
+ * never depends on the split. This file refuses to know sockets, sessions or sampling. */
+#include "engine/forward.h"
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { uint32_t lo, hi; path_id path; } row_run;   /* neighbouring rows with the same path */
+
+struct runner {
+    const model *m;
+    kv *store;
+    pool *pool;
+    const kernels *k;
+    uint32_t max_rows;
+    act in;            /* normed input          [T][ld >= D]     */
+    act att;           /* attention output      [T][ld >= H*d]   */
+    act ffn;           /* silu(gate) * up       [T][ld >= F]     */
+    float *x_in, *x_att, *x_ffn;                /* their writable floats */
+    float *q, *key, *val;                       /* [T][H*d], [T][K*d], [T][K*d] */
+    float *up;                                  /* [T][F] */
+    float *out;                                 /* [T][D] a block's output before the residual */
+    float *logits;                              /* [RUNNER_HEAD_ROWS][V] */
+    float *scratch;                             /* [threads][kv_scratch_floats] */
+    size_t n_scratch;
+    row_run *run;
+    uint32_t n_runs;
+    const forward_row *rows;                    /* of the step under way */
+    uint32_t T;
+    float *h;                                   /* [T][D] */
+    struct { const uint32_t *pick; uint32_t n; row_stats *stats; const float *h; } head;
+};
+
+/* ---- open and close ---------------------------------------------------------------------------------------------- */
+
+static size_t pad32(size_t n) { return (n + 31) / 32 * 32; }
+
+static bool act_alloc(act *a, float **x, uint32_t n, uint32_t rows)
+{
+    a->n_in = n;
+    a->ld = pad32(n);
+    *x = aligned_alloc(64, (rows * a->ld * sizeof(float) + 63) / 64 * 64);
+    a->x = *x;
+    a->q = malloc(rows * a->ld);
+    a->d = malloc(rows * a->ld / 32 * sizeof *a->d);
+    a->s = malloc(rows * a->ld / 16 * sizeof *a->s);
+    if (*x) memset(*x, 0, rows * a->ld * sizeof(float)); /* the padding is read, never written */
+    return *x && a->q && a->d && a->s;
+}
+
+static void act_free(act *a, float *x)
+{
+    free(x);
+    free(a->q);
+    free(a->d);
+    free(a->s);
+}
+
+static bool alloc_f(float **p, size_t n)
+{
+    *p = aligned_alloc(64, (n * sizeof(float) + 64) / 64 * 64);
+    return *p != NULL;
+}
+
+static bool runner_alloc(runner *r, uint32_t n)
+{
+    const model_shape *s = &r->m->shape;
+    size_t hd = (size_t)s->H * s->d, kd = (size_t)s->K * s->d;
+    bool ok = act_alloc(&r->in, &r->x_in, s->D, n < RUNNER_HEAD_ROWS ? RUNNER_HEAD_ROWS : n);
+    if (r->m->part.last > r->m->part.first) {
+        r->n_scratch = kv_scratch_floats(r->store);
+        ok = ok && act_alloc(&r->att, &r->x_att, (uint32_t)hd, n) && act_alloc(&r->ffn, &r->x_ffn, s->F, n)
+             && alloc_f(&r->q, n * hd) && alloc_f(&r->key, n * kd) && alloc_f(&r->val, n * kd) && alloc_f(&r->up, (size_t)n * s->F)
+             && alloc_f(&r->out, (size_t)n * s->D) && alloc_f(&r->scratch, pool_threads(r->pool) * r->n_scratch);
+    }
+    if (r->m->part.head) ok = ok && alloc_f(&r->logits, (size_t)RUNNER_HEAD_ROWS * s->V);
+    r->run = calloc(n + 1, sizeof *r->run);
+    return ok && r->run;
+}
+
+err_code runner_open(runner **out, const model *m, kv *store, pool *p, isa i, uint32_t max_rows, err *e)
+{
+    *out = NULL;
+    runner *r = calloc(1, sizeof *r);
+    if (!r) return err_set(e, ERR_NOMEM, "out of memory for the scratch of a step");
+    r->m = m;
+    r->store = store;
+    r->pool = p;
+    r->k = kernels_for(i);
+    r->max_rows = max_rows;
+    if (!runner_alloc(r, max_rows)) {
+        runner_close(&r);
+        return err_set(e, ERR_NOMEM, "out of memory for the scratch of a step of %u rows", max_rows);
+    }
+    *out = r;
+    return ERR_OK;
+}
+
+void runner_close(runner **rp)
+{
+    runner *r = *rp;
+    if (!r) return;
+    act_free(&r->in, r->x_in);
+    act_free(&r->att, r->x_att);
+    act_free(&r->ffn, r->x_ffn);
+    float *f[] = { r->q, r->key, r->val, r->up, r->out, r->logits, r->scratch };
+    for (size_t i = 0; i < sizeof f / sizeof *f; i++) free(f[i]);
+    free(r->run);
+    free(r);
+    *rp = NULL;
+}
+
+/* ---- pieces every phase is made of ------------------------------------------------------------------------------- */
+
+static void find_runs(runner *r, uint32_t T)
+{
+    r->n_runs = 0;
+    for (uint32_t t = 0; t < T; t++) {
+        row_run *last = r->n_runs ? &r->run[r->n_runs - 1] : NULL;
+        if (last && last->path == r->rows[t].path) last->hi = t + 1;
+        else r->run[r->n_runs++] = (row_run){ t, t + 1, r->rows[t].path };
+    }
+}
+
+/* y [T][ldy], outputs [o0,o1): one product for each run of rows with the same path */
+static void product(const runner *r, const mat *w, const act *a, float *y, size_t ldy, uint32_t o0, uint32_t o1)
+{
+    if (o0 == o1) return;
+    for (uint32_t i = 0; i < r->n_runs; i++) {
+        const row_run *u = &r->run[i];
+        act b = *a;
+        b.x += u->lo * a->ld;
+        b.q += u->lo * a->ld;
+        b.d += u->lo * (a->ld / 32);
+        b.s += u->lo * (a->ld / 16);
+        kernels_matmul(r->k, u->path, w, &b, u->hi - u->lo, y + u->lo * ldy, ldy, o0, o1);
+    }
+}
+
+static void quantize(const runner *r, const act *a, bool quant, uint32_t t0, uint32_t t1)
+{
+    if (quant && t0 < t1 && a->n_in % 32 == 0) r->k->quantize(a, t0, t1);
+}
+
+static bool any_quant(const mat *w, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (wtypes[w[i].type].quant) return true;
+    return false;
+}
+
+/* ---- one layer, phase by phase ----------------------------------------------------------------------------------- */
+
+typedef struct { runner *r; uint32_t l, tid, n, t0, t1; const layer_weights *w; } worker; /* one thread's place in it */
+
+static void phase_norm(const worker *k, const float *weight, bool quant)
+{
+    runner *r = k->r;
+    uint32_t D = r->m->shape.D;
+    for (uint32_t t = k->t0; t < k->t1; t++)
+        r->k->vec->rms_norm(r->x_in + t * r->in.ld, r->h + (size_t)t * D, weight, D, r->m->shape.rms_eps);
+    quantize(r, &r->in, quant, k->t0, k->t1);
+}
+
+static void phase_qkv(const worker *k)
+{
+    runner *r = k->r;
+    const layer_weights *w = k->w;
+    const struct { const mat *w; float *y; } out[] = { { &w->wq, r->q }, { &w->wk, r->key }, { &w->wv, r->val } };
+    for (int i = 0; i < 3; i++) {
+        uint32_t lo, hi, n = out[i].w->n_out;
+        pool_part(n, 8, k->tid, k->n, &lo, &hi);
+        product(r, out[i].w, &r->in, out[i].y, n, lo, hi);
+    }
+}
+
+static void head_norms(const runner *r, float *x, uint32_t heads, const float *w)
+{
+    uint32_t d = r->m->shape.d;
+    for (uint32_t h = 0; w && h < heads; h++) r->k->vec->rms_norm(x + h * d, x + h * d, w, d, r->m->shape.rms_eps);
+}
+
+static void phase_append(const worker *k)
+{
+    runner *r = k->r;
+    const layer_weights *w = k->w;
+    const model_shape *s = &r->m->shape;
+    uint32_t hd = s->H * s->d, kd = s->K * s->d;
+    for (uint32_t t = k->t0; t < k->t1; t++) {
+        float *q = r->q + (size_t)t * hd, *key = r->key + (size_t)t * kd, *val = r->val + (size_t)t * kd;
+        if (w->bq) r->k->vec->add(q, w->bq, hd);
+        if (w->bk) r->k->vec->add(key, w->bk, kd);
+        if (w->bv) r->k->vec->add(val, w->bv, kd);
+        head_norms(r, q, s->H, w->q_norm);
+        head_norms(r, key, s->K, w->k_norm);
+        kv_append(r->rows[t].seq, k->l, r->rows[t].slot, key, val, 0, s->K);
+    }
+}
+
+static void phase_attend(const worker *k)
+{
+    runner *r = k->r;
+    const model_shape *s = &r->m->shape;
+    uint32_t lo, hi, hd = s->H * s->d;
+    pool_part(r->T * s->K, 1, k->tid, k->n, &lo, &hi);
+    for (uint32_t i = lo; i < hi; i++) {
+        uint32_t t = i / s->K, h = i % s->K;
+        kv_attend(r->rows[t].seq, k->l, r->rows[t].slot, r->q + (size_t)t * hd, r->x_att + t * r->att.ld, h, h + 1,
+                  r->scratch + k->tid * r->n_scratch);
+    }
+}
+
+/* h += W a, each thread its own outputs */
+static void phase_project(const worker *k, const mat *w, const act *a)
+{
+    runner *r = k->r;
+    uint32_t lo, hi, D = r->m->shape.D;
+    pool_part(D, 8, k->tid, k->n, &lo, &hi);
+    product(r, w, a, r->out, D, lo, hi);
+    for (uint32_t t = 0; t < r->T; t++) r->k->vec->add(r->h + (size_t)t * D + lo, r->out + (size_t)t * D + lo, hi - lo);
+}
+
+static void phase_gate_up(const worker *k)
+{
+    runner *r = k->r;
+    uint32_t lo, hi, F = r->m->shape.F;
+    pool_part(F, 8, k->tid, k->n, &lo, &hi);
+    product(r, &k->w->gate, &r->in, r->x_ffn, r->ffn.ld, lo, hi);
+    product(r, &k->w->up, &r->in, r->up, F, lo, hi);
+    for (uint32_t t = 0; t < r->T; t++) {
+        float *g = r->x_ffn + t * r->ffn.ld + lo;
+        r->k->vec->silu_mul(g, g, r->up + (size_t)t * F + lo, hi - lo);
+    }
+}
+
+static void layer(worker *k)
+{
+    runner *r = k->r;
+    const layer_weights *w = k->w;
+    bool q_in = any_quant((mat[]){ w->wq, w->wk, w->wv }, 3), q_ffn = any_quant((mat[]){ w->gate, w->up }, 2);
+    phase_norm(k, w->attn_norm, q_in);
+    pool_barrier(r->pool);
+    phase_qkv(k);
+    pool_barrier(r->pool);
+    phase_append(k);
+    pool_barrier(r->pool);
+    phase_attend(k);
+    pool_barrier(r->pool);
+    quantize(r, &r->att, any_quant(&w->wo, 1), k->t0, k->t1);
+    pool_barrier(r->pool);
+    phase_project(k, &w->wo, &r->att);
+    pool_barrier(r->pool);
+    phase_norm(k, w->ffn_norm, q_ffn);
+    pool_barrier(r->pool);
+    phase_gate_up(k);
+    pool_barrier(r->pool);
+    quantize(r, &r->ffn, any_quant(&w->down, 1), k->t0, k->t1);
+    pool_barrier(r->pool);
+    phase_project(k, &w->down, &r->ffn);
+    pool_barrier(r->pool);
+}
+
+static void all_layers(void *arg, uint32_t tid, uint32_t n)
+{
+    runner *r = arg;
+    worker k = { .r = r, .tid = tid, .n = n };
+    pool_part(r->T, 1, tid, n, &k.t0, &k.t1);
+    for (k.l = r->m->part.first; k.l < r->m->part.last; k.l++) {
+        k.w = &r->m->layer[k.l - r->m->part.first];
+        layer(&k);
+    }
+}
+
+void runner_layers(runner *r, const forward_row *rows, uint32_t T, float *h)
+{
+    if (!T || r->m->part.first == r->m->part.last) return;
+    r->rows = rows;
+    r->T = T;
+    r->h = h;
+    find_runs(r, T);
+    pool_run(r->pool, all_layers, r);
+}
+
+/* ---- the two ends ------------------------------------------------------------------------------------------------ */
+
+void runner_embed(runner *r, const uint32_t *ids, uint32_t T, float *h)
+{
+    const mat *w = &r->m->embed;
+    for (uint32_t t = 0; t < T; t++) wtype_to_f32(w->type, w->data + (size_t)ids[t] * w->row_bytes, w->n_in, h + (size_t)t * w->n_in);
+}
+
+static void head_rows(void *arg, uint32_t tid, uint32_t n)
+{
+    runner *r = arg;
+    const model_shape *s = &r->m->shape;
+    uint32_t lo, hi;
+    pool_part(r->head.n, 1, tid, n, &lo, &hi);
+    for (uint32_t i = lo; i < hi; i++)
+        r->k->vec->rms_norm(r->x_in + i * r->in.ld, r->head.h + (size_t)r->head.pick[i] * s->D, r->m->out_norm, s->D, s->rms_eps);
+    quantize(r, &r->in, any_quant(&r->m->head, 1), lo, hi);
+    pool_barrier(r->pool);
+    uint32_t o0, o1;
+    pool_part(s->V, 8, tid, n, &o0, &o1);
+    product(r, &r->m->head, &r->in, r->logits, s->V, o0, o1);
+    pool_barrier(r->pool);
+    for (uint32_t i = lo; i < hi; i++) r->head.stats[i] = row_stats_of(r->k->vec, r->logits + (size_t)i * s->V, s->V);
+}
+
+const float *runner_head(runner *r, const float *h, const uint32_t *pick, const path_id *path, uint32_t n, row_stats *stats)
+{
+    forward_row rows[RUNNER_HEAD_ROWS];
+    if (n > RUNNER_HEAD_ROWS) n = RUNNER_HEAD_ROWS;
+    for (uint32_t i = 0; i < n; i++) rows[i] = (forward_row){ .path = path[i] };
+    r->rows = rows;
+    find_runs(r, n);
+    r->head.pick = pick;
+    r->head.n = n;
+    r->head.stats = stats;
+    r->head.h = h;
+    if (n) pool_run(r->pool, head_rows, r);
+    return r->logits;
+}

@@ -1,0 +1,42 @@
+#ifndef ENGINE_FORWARD_H
+#define ENGINE_FORWARD_H
+/* One step over a batch of rows: embed, layers, head. The same code runs in a stage and in the coordinator's local prefill.
+ * A runner owns the scratch of one compute loop (sized at open: a step allocates nothing); one thread calls it, the pool's
+ * threads work inside. Rows may belong to different sequences and have different paths. */
+#include "core/pool.h"
+#include "engine/model.h"
+#include "kvstore/kv.h"
+
+typedef struct {
+    kv_seq *seq;
+    uint32_t slot;             /* from kv_reserve */
+    path_id path;
+} forward_row;
+
+typedef struct {               /* what the head says of one row of logits */
+    float lse;                 /* log-sum-exp of the whole row */
+    float entropy;             /* nats, of softmax(row) */
+    float max;
+} row_stats;
+
+/* max, log-sum-exp and entropy of logits [V], in the fixed order; log is our own (libm differs between hosts). Any thread. */
+row_stats row_stats_of(const vec_ops *v, const float *logits, uint32_t V);
+
+typedef struct runner runner;
+/* max_rows: the largest T of a step. The model, store and pool must outlive the runner. store may be NULL when the
+ * shard has no layers. */
+err_code runner_open(runner **out, const model *m, kv *store, pool *p, isa i, uint32_t max_rows, err *e);
+void runner_close(runner **r);
+
+/* h [T][D] <- embedding rows of ids [T]. ids must be < V (checked by the caller at the message door). */
+void runner_embed(runner *r, const uint32_t *ids, uint32_t T, float *h);
+/* h [T][D] through layers [first,last) of the shard, in place. */
+void runner_layers(runner *r, const forward_row *rows, uint32_t T, float *h);
+/* logits [n][V] of rows h[pick[i]] (final norm, head), and stats [n]; n <= RUNNER_HEAD_ROWS. path[i] as in forward_row.
+ * The logits live in the runner until the next call. h is not changed. */
+#define RUNNER_HEAD_ROWS 32u /* bounds the logits buffer: 32 rows of a 128k vocabulary are 16 MiB */
+const float *runner_head(runner *r, const float *h, const uint32_t *pick, const path_id *path, uint32_t n, row_stats *stats);
+/* The n largest of logits [V], descending, ties by lower id. Any thread. Returns how many (min(n, V)). */
+typedef struct { uint32_t id; float logit; } candidate;
+uint32_t forward_top(const float *logits, uint32_t V, candidate *out, uint32_t n);
+#endif

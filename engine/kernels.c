@@ -1,0 +1,48 @@
+/* The door of engine/kernels.h: which table, which product, and what ran. Multiplies nothing itself. */
+#include "engine/kernels.h"
+#include "engine/kernels_impl.h"
+#include <assert.h>
+#include <stdatomic.h>
+
+static _Atomic uint64_t counted[KERNEL_COUNTER_COUNT];
+
+const char *path_name(path_id p)
+{
+    static const char *const names[PATH_COUNT] = {
+#define X(N, id, name) [PATH_##N] = name,
+        PATH_MAP(X)
+#undef X
+    };
+    return (unsigned)p < PATH_COUNT ? names[p] : "unknown";
+}
+
+const kernels *kernels_for(isa i)
+{
+    assert(i < ISA_COUNT);
+#if defined(__x86_64__)
+    if (i == ISA_AVX2) return &kernels_avx2;
+#endif
+    return &kernels_plain;
+}
+
+void kernels_count(kernel_counter c)
+{
+    atomic_fetch_add_explicit(&counted[c], 1, memory_order_relaxed);
+}
+
+kernel_counts kernels_counted(void)
+{
+    return (kernel_counts){
+#define X(n) .n = atomic_load_explicit(&counted[KERNEL_##n], memory_order_relaxed),
+        KERNEL_COUNTERS(X)
+#undef X
+    };
+}
+
+void kernels_matmul(const kernels *k, path_id p, const mat *w, const act *a, uint32_t T, float *y, size_t ldy,
+                    uint32_t o0, uint32_t o1)
+{
+    assert(o0 <= o1 && o1 <= w->n_out && a->n_in == w->n_in && o0 % 8 == 0);
+    if (o0 == o1 || T == 0) return;
+    (kernels_wants_q(p, w->type) ? k->matmul_quant : k->matmul_float)(w, a, T, y, ldy, o0, o1);
+}

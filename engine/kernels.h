@@ -1,0 +1,72 @@
+#ifndef ENGINE_KERNELS_H
+#define ENGINE_KERNELS_H
+/* Matrix kernels behind one table per ISA, all giving the same bits (numerics contract, ARCHITECTURE.md).
+ *
+ * y[t][o] = sum_k W[o][k] * x[t][k], for rows t < T and outputs o in [o0, o1).
+ *
+ * Path f32: acc = +0; for k ascending acc = fma(W[o][k], x[t][k], acc). Every weight type is turned to f32 first
+ * (exactly). SIMD lanes lie across outputs, so the order of k is the plain one.
+ *
+ * Path i8b32: float weights use f32 arithmetic as above. For quantised ones x is quantised in blocks of 32:
+ *   d = max|x| / 127, id = d >= 2^-126 ? 1/d : 0 (so that id is finite), q = rint(x * id) (nearest even), clamped to
+ *   [-127, 127], d kept as f32. A NaN in the block makes d NaN, so that it shows in y; an inf makes d inf.
+ * A block's integer dot is exact, sub-scales inside a block of 32 are folded in integers, and blocks go ascending:
+ *   Q8_0, Q4_0:  acc = fma((float)I, dw*dx, acc),            I = sum w_k q_k  (Q4_0: w in [-8,7])
+ *   Q6_K:        I = s0*sum16(w q) + s1*sum16(w q), w in [-32,31];  acc = fma((float)I, dw*dx, acc)
+ *   Q4_K:        I = sc*sum(w q), w in [0,15]; acc = fma((float)I, dw*dx, acc);
+ *                then acc = fma((float)(-m*sum(q)), dmin*dx, acc)
+ * dw*dx is one rounded f32 product; dw is the exact f32 of the stored half.
+ *
+ * The same bits for T = 1 or 1000: a (t, o) pair never depends on its neighbours.
+ * Any thread; no state but the counters. Disjoint [o0,o1) ranges may run at the same time. */
+#include "core/isa.h"
+#include "core/vec.h"
+#include "engine/wtype.h"
+
+#define PATH_MAP(X) X(F32, 0, "f32") X(I8B32, 1, "i8b32")
+typedef enum {
+#define X(N, id, name) PATH_##N = id,
+    PATH_MAP(X)
+#undef X
+    PATH_COUNT
+} path_id;
+const char *path_name(path_id p);
+
+typedef struct { wtype type; uint32_t n_out, n_in; size_t row_bytes; const uint8_t *data; } mat; /* W [n_out][n_in] */
+
+/* A batch of input rows, and its quantised form when the path and the weight need it. Arrays belong to the caller. */
+typedef struct {
+    uint32_t n_in;
+    size_t ld;            /* elements between rows, multiple of 32, >= n_in */
+    const float *x;       /* [T][ld] */
+    int8_t *q;            /* [T][ld]      */
+    float *d;             /* [T][ld/32]   */
+    int16_t *s;           /* [T][ld/16]   sums of q over each half block */
+} act;
+
+#define KERNEL_COUNTERS(X) X(float_few) X(float_many) X(quant_few) X(quant_many)
+/* Calls since start, per kind ("many": a multi-row kernel ran), for tests and --json; relaxed atomics. */
+typedef struct {
+#define X(n) uint64_t n;
+    KERNEL_COUNTERS(X)
+#undef X
+} kernel_counts;
+
+typedef struct {
+    isa isa;
+    const char *name;
+    const vec_ops *vec;
+    /* Quantise rows [t0,t1) of a->x; n_in is a multiple of 32. */
+    void (*quantize)(const act *a, uint32_t t0, uint32_t t1);
+    void (*matmul_float)(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
+    void (*matmul_quant)(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
+} kernels;
+
+const kernels *kernels_for(isa i);
+kernel_counts kernels_counted(void);
+/* True when path p needs the quantised form of the input for this weight. */
+static inline bool kernels_wants_q(path_id p, wtype t) { return p == PATH_I8B32 && wtypes[t].quant; }
+/* The product on path p. o0 and o1 - o0 are multiples of 8 unless o1 == w->n_out (see pool_part's grain). */
+void kernels_matmul(const kernels *k, path_id p, const mat *w, const act *a, uint32_t T, float *y, size_t ldy,
+                    uint32_t o0, uint32_t o1);
+#endif

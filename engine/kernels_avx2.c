@@ -1,0 +1,444 @@
+/* engine/kernels.h in AVX2 and FMA: activations to integers, and the product with quantised weights.
+ *
+ * Few rows of x: a row's 32 weights meet 32 q in one maddubs; the 8 rows' partial sums are folded to one vector of 8
+ * integers. Many rows: 256 columns of the tile are unpacked and transposed once (a `qpanel`), so that register j holds
+ * bytes 4j..4j+3 of each row; then four q, broadcast, meet all 8 rows and nothing is left to fold. Allocates nothing. */
+#ifdef __AVX2__
+#include "engine/kernels_avx2.h"
+
+enum { BLOCKS = CHUNK / KERNELS_BLOCK };             /* of a panel */
+
+/* ---- activations ---- */
+
+INLINE float max8(__m256 v)
+{
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+}
+
+/* Sums of q[0..16) and q[16..32). */
+INLINE void half_sums(__m256i q, int16_t s[2])
+{
+    __m256i v = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), q), _mm256_set1_epi16(1));
+    v = _mm256_add_epi32(v, _mm256_shuffle_epi32(v, 0x4e));
+    v = _mm256_add_epi32(v, _mm256_shuffle_epi32(v, 0xb1));
+    s[0] = (int16_t)_mm256_extract_epi16(v, 0);
+    s[1] = (int16_t)_mm256_extract_epi16(v, 8);
+}
+
+INLINE void quantize_block(const float *x, int8_t *q, float *d, int16_t s[2])
+{
+    __m256 v[4], top = _mm256_setzero_ps(), nan = top, lim = _mm256_set1_ps(127.0f), low = _mm256_set1_ps(-127.0f);
+    UNROLL for (int i = 0; i < 4; i++) {
+        v[i] = _mm256_loadu_ps(x + 8 * i);
+        top = _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), v[i]), top);
+        nan = _mm256_or_ps(nan, _mm256_cmp_ps(v[i], v[i], _CMP_UNORD_Q));
+    }
+    float step = max8(top) / 127.0f;
+    __m256 id = _mm256_set1_ps(step >= 0x1p-126f ? 1.0f / step : 0.0f);
+    *d = _mm256_movemask_ps(nan) ? NAN : step;
+    __m256i n[4];
+    UNROLL for (int i = 0; i < 4; i++)
+        n[i] = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(v[i], id), low), lim));
+    __m256i p = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
+    p = _mm256_permutevar8x32_epi32(p, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((__m256i *)q, p);
+    half_sums(p, s);
+}
+
+static void quantize(const act *a, uint32_t t0, uint32_t t1)
+{
+    for (uint32_t t = t0; t < t1; t++)
+        for (uint32_t k = 0; k < a->n_in; k += KERNELS_BLOCK) {
+            size_t at = t * a->ld + k;
+            quantize_block(a->x + at, a->q + at, a->d + at / KERNELS_BLOCK, a->s + at / 16);
+        }
+}
+
+/* ---- quantised weights: what differs from type to type ---- */
+
+/* Scales of one unit (a block of 32, or the 8 blocks of a K block) of 8 rows. */
+typedef struct {
+    __m256 d, dmin;
+    __m256i b[4];        /* Q4_K: scales 0-3, 4-7, minima 0-3, 4-7; Q6_K: scales 4i..4i+3; bytes of a row in its lane */
+} scales;
+
+INLINE const uint8_t *unit_at(wtype t, const uint8_t *row, uint32_t u)
+{
+    return row + (size_t)u * unit_bytes[t];
+}
+
+/* A half of each of 8 rows, `at` bytes into the unit. */
+INLINE __m256 halves(wtype t, const tile *rows, uint32_t u, uint32_t at)
+{
+    uint16_t h[TILE];
+    UNROLL for (int r = 0; r < TILE; r++) memcpy(&h[r], unit_at(t, rows->row[r], u) + at, 2);
+    __m128i lo = _mm_setr_epi16(h[0], h[1], h[2], h[3], 0, 0, 0, 0), hi = _mm_setr_epi16(h[4], h[5], h[6], h[7], 0, 0, 0, 0);
+    return _mm256_cvtph_ps(_mm_unpacklo_epi64(lo, hi));
+}
+
+/* 16 bytes of each of 8 rows, turned: out[i] has bytes 4i..4i+3 of row r in lane r. */
+INLINE void bytes16(wtype t, const tile *rows, uint32_t u, uint32_t at, __m256i out[4])
+{
+    __m256i v[4];
+    UNROLL for (int r = 0; r < 4; r++) v[r] = load2x128(unit_at(t, rows->row[r], u) + at, unit_at(t, rows->row[r + 4], u) + at);
+    __m256i a = _mm256_unpacklo_epi32(v[0], v[1]), b = _mm256_unpackhi_epi32(v[0], v[1]);
+    __m256i c = _mm256_unpacklo_epi32(v[2], v[3]), d = _mm256_unpackhi_epi32(v[2], v[3]);
+    out[0] = _mm256_unpacklo_epi64(a, c);
+    out[1] = _mm256_unpackhi_epi64(a, c);
+    out[2] = _mm256_unpacklo_epi64(b, d);
+    out[3] = _mm256_unpackhi_epi64(b, d);
+}
+
+/* Lanes whose low (from = 0) or high 16 bits are a half, to floats. */
+INLINE __m256 lane_halves(__m256i v, int from)
+{
+    v = from ? _mm256_srli_epi32(v, 16) : _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
+    v = _mm256_permute4x64_epi64(_mm256_packus_epi32(v, v), 0x08);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(v));
+}
+
+INLINE void scales_q4_k(const tile *rows, uint32_t u, scales *s)
+{
+    __m256i h[4], low6 = _mm256_set1_epi8(63), low4 = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30);
+    bytes16(WTYPE_Q4_K, rows, u, 0, h);                    /* d and dmin, then the 12 scale bytes */
+    s->d = lane_halves(h[0], 0);
+    s->dmin = lane_halves(h[0], 1);
+    s->b[0] = _mm256_and_si256(h[1], low6);
+    s->b[2] = _mm256_and_si256(h[2], low6);
+    s->b[1] = _mm256_or_si256(_mm256_and_si256(h[3], low4), _mm256_and_si256(_mm256_srli_epi32(h[1], 2), top));
+    s->b[3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi32(h[3], 4), low4),
+                              _mm256_and_si256(_mm256_srli_epi32(h[2], 2), top));
+}
+
+INLINE void scales_of(wtype t, const tile *rows, uint32_t u, scales *s)
+{
+    if (t == WTYPE_Q4_K) {
+        scales_q4_k(rows, u, s);
+        return;
+    }
+    s->d = halves(t, rows, u, t == WTYPE_Q6_K ? 208 : 0);
+    if (t == WTYPE_Q6_K) bytes16(t, rows, u, 192, s->b);
+}
+
+/* Shuffle masks: lane r of four gets r * 4 in the bytes that `ones` names, plus `base`; 0x80 makes a byte 0. */
+INLINE __m256i lane_mask(uint32_t ones, uint32_t base)
+{
+    int32_t a = (int32_t)base, b = (int32_t)(base + 4 * ones), c = (int32_t)(base + 8 * ones), d = (int32_t)(base + 12 * ones);
+    return _mm256_setr_epi32(a, b, c, d, a, b, c, d);
+}
+
+/* Byte i of every lane: unsigned as 32 bits, unsigned in both 16-bit halves, signed in both. */
+INLINE __m256i lane_u32(__m256i v, uint32_t i)
+{
+    return _mm256_shuffle_epi8(v, lane_mask(1u, 0x80808000u + i));
+}
+
+INLINE __m256i lane_u16x2(__m256i v, uint32_t i)
+{
+    return _mm256_shuffle_epi8(v, lane_mask(0x00010001u, 0x80008000u + 0x00010001u * i));
+}
+
+INLINE __m256i lane_s16x2(__m256i v, uint32_t i)
+{
+    return _mm256_srai_epi16(_mm256_shuffle_epi8(v, lane_mask(0x01000100u, 0x00800080u + 0x01000100u * i)), 8);
+}
+
+INLINE __m256i nibbles(__m256i v, int high)
+{
+    return _mm256_and_si256(high ? _mm256_srli_epi16(v, 4) : v, _mm256_set1_epi8(15));
+}
+
+INLINE __m256i weights_q6_k(const uint8_t *p, uint32_t j)
+{
+    uint32_t half = j / 4, run = j % 4;
+    __m256i lo = nibbles(load256(p + 64 * half + run % 2 * 32), run / 2), hi = load256(p + 128 + 32 * half);
+    hi = run == 0 ? _mm256_slli_epi16(hi, 4) : run == 1 ? _mm256_slli_epi16(hi, 2) : run == 3 ? _mm256_srli_epi16(hi, 2) : hi;
+    return _mm256_or_si256(lo, _mm256_and_si256(hi, _mm256_set1_epi8(0x30)));
+}
+
+/* 32 weights of block j of a unit: signed for Q8_0, else unsigned with an offset of 8 (Q4_0), 0 (Q4_K) or 32 (Q6_K). */
+INLINE __m256i weights(wtype t, const uint8_t *p, uint32_t j)
+{
+    if (t == WTYPE_Q8_0) return load256(p + 2);
+    if (t == WTYPE_Q6_K) return weights_q6_k(p, j);
+    if (t == WTYPE_Q4_K) return nibbles(load256(p + 16 + 32 * (j / 2)), j & 1);
+    __m256i v = _mm256_broadcastsi128_si256(load128(p + 2));
+    v = _mm256_srlv_epi64(v, _mm256_setr_epi64x(0, 0, 4, 4));
+    return _mm256_and_si256(v, _mm256_set1_epi8(15));
+}
+
+/* acc after the block's own FMA, and the one of the minimum: I, d and dmin as the header names them. */
+INLINE __m256 step(__m256i I, __m256 d, __m256 dx, __m256 acc)
+{
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(I), _mm256_mul_ps(d, dx), acc);
+}
+
+INLINE __m256 step_min(__m256i m, int32_t sum, __m256 dmin, __m256 dx, __m256 acc)
+{
+    return step(_mm256_mullo_epi32(m, _mm256_set1_epi32(-sum)), dmin, dx, acc);
+}
+
+/* ---- quantised weights, few rows of x ---- */
+
+INLINE __m256i add_any(__m256i a, __m256i b, bool wide)
+{
+    return wide ? _mm256_add_epi32(a, b) : _mm256_add_epi16(a, b);
+}
+
+/* Rows a and b, 8 lanes each, to [a b a b | a b a b]. */
+INLINE __m256i fold2(__m256i a, __m256i b, bool wide)
+{
+    return add_any(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b), wide);
+}
+
+/* Two of those to [a b c d | a b c d]. */
+INLINE __m256i fold4(__m256i ab, __m256i cd, bool wide)
+{
+    return add_any(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd), wide);
+}
+
+/* I of 8 rows from their folded sums; wide: 32-bit lanes. */
+INLINE __m256i finish_few(wtype t, __m256i lo, __m256i hi, uint32_t j, const scales *sc, const int16_t *s)
+{
+    __m256i one = _mm256_set1_epi16(1);
+    if (t == WTYPE_Q6_K) {                                 /* lo and hi are half blocks: s0 (lo - 32 sum) + s1 (...) */
+        __m256i s0 = lane_s16x2(sc->b[j / 2], j % 2 * 2), s1 = lane_s16x2(sc->b[j / 2], j % 2 * 2 + 1);
+        lo = _mm256_mullo_epi32(_mm256_sub_epi32(lo, _mm256_set1_epi32(32 * s[0])), _mm256_srai_epi32(s0, 16));
+        hi = _mm256_mullo_epi32(_mm256_sub_epi32(hi, _mm256_set1_epi32(32 * s[1])), _mm256_srai_epi32(s1, 16));
+        return _mm256_add_epi32(lo, hi);
+    }
+    lo = add_any(lo, hi, t == WTYPE_Q8_0);
+    if (t == WTYPE_Q4_0) return _mm256_sub_epi32(_mm256_madd_epi16(lo, one), _mm256_set1_epi32(8 * (s[0] + s[1])));
+    if (t == WTYPE_Q4_K) return _mm256_madd_epi16(lo, lane_u16x2(sc->b[j / 4], j % 4));
+    return lo;
+}
+
+/* I of 8 rows. A maddubs pair is at most 128*127*2 = 32512 (Q8_0), 15*127*2 = 3810 (Q4) or 63*127*2 = 16002 (Q6_K), so a
+ * 16-bit lane holds 1, 8 or 2 of them: Q8_0 widens at once, Q6_K after one fold, Q4 after the last. */
+INLINE __m256i dots_few(wtype t, const tile *rows, uint32_t u, uint32_t j, const scales *sc, __m256i q, const int16_t *s)
+{
+    __m256i v[TILE], one = _mm256_set1_epi16(1);
+    bool wide = t == WTYPE_Q8_0;
+    UNROLL for (int r = 0; r < TILE; r++) {
+        __m256i w = weights(t, unit_at(t, rows->row[r], u), j);
+        v[r] = wide ? _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w)), one)
+                    : _mm256_maddubs_epi16(w, q);
+    }
+    UNROLL for (int r = 0; r < 4; r++) v[r] = fold2(v[2 * r], v[2 * r + 1], wide);
+    UNROLL for (int r = 0; t == WTYPE_Q6_K && r < 4; r++) v[r] = _mm256_madd_epi16(v[r], one);
+    wide |= t == WTYPE_Q6_K;
+    v[0] = fold4(v[0], v[1], wide);
+    v[1] = fold4(v[2], v[3], wide);
+    return finish_few(t, _mm256_permute2x128_si256(v[0], v[1], 0x20), _mm256_permute2x128_si256(v[0], v[1], 0x31), j, sc, s);
+}
+
+/* One row of x. */
+INLINE __m256 quant_few(wtype t, const tile *rows, const int8_t *q, const float *d, const int16_t *s, uint32_t blocks)
+{
+    __m256 acc = _mm256_setzero_ps();
+    scales sc;
+    for (uint32_t u = 0; u < blocks / unit_blocks[t]; u++) {
+        prefetch(rows->next, (size_t)u * TILE * unit_bytes[t], TILE * unit_bytes[t]);
+        scales_of(t, rows, u, &sc);
+        UNROLL for (uint32_t j = 0; j < unit_blocks[t]; j++, q += KERNELS_BLOCK, d++, s += 2) {
+            __m256 dx = _mm256_broadcast_ss(d);
+            acc = step(dots_few(t, rows, u, j, &sc, load256(q), s), sc.d, dx, acc);
+            if (t == WTYPE_Q4_K) acc = step_min(lane_u32(sc.b[2 + j / 4], j % 4), s[0] + s[1], sc.dmin, dx, acc);
+        }
+    }
+    return acc;
+}
+
+/* ---- quantised weights, many rows of x ---- */
+
+typedef struct {
+    __m256i w[8];            /* register j: bytes 4j..4j+3 of every row */
+    __m256i abs[8];          /* Q8_0: |w| */
+    __m256i scale[2];        /* K types: of each half block, in both 16-bit halves (Q4_K has one) */
+    __m256i both;            /* Q6_K: scale 0 in the low, scale 1 in the high half; Q4_K: the minimum */
+    __m256 d, dmin;
+} qblock;
+typedef struct { qblock b[BLOCKS]; } qpanel;
+
+/* 8x8 transpose of 32-bit lanes. */
+INLINE void transpose(__m256i v[8])
+{
+    __m256i a[8];
+    UNROLL for (int i = 0; i < 4; i++) {
+        a[i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+        a[i + 4] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+    }
+    UNROLL for (int h = 0; h < 2; h++) {                          /* columns 0, 1, 4, 5 and then 2, 3, 6, 7 */
+        __m256i lo0 = _mm256_unpacklo_epi64(a[4 * h], a[4 * h + 1]), lo1 = _mm256_unpacklo_epi64(a[4 * h + 2], a[4 * h + 3]);
+        __m256i hi0 = _mm256_unpackhi_epi64(a[4 * h], a[4 * h + 1]), hi1 = _mm256_unpackhi_epi64(a[4 * h + 2], a[4 * h + 3]);
+        v[2 * h] = _mm256_permute2x128_si256(lo0, lo1, 0x20);
+        v[2 * h + 1] = _mm256_permute2x128_si256(hi0, hi1, 0x20);
+        v[2 * h + 4] = _mm256_permute2x128_si256(lo0, lo1, 0x31);
+        v[2 * h + 5] = _mm256_permute2x128_si256(hi0, hi1, 0x31);
+    }
+}
+
+INLINE void unpack_block(wtype t, const tile *rows, uint32_t u, uint32_t j, const scales *sc, qblock *out)
+{
+    UNROLL for (int r = 0; r < TILE; r++) out->w[r] = weights(t, unit_at(t, rows->row[r], u), j);
+    transpose(out->w);
+    UNROLL for (int r = 0; t == WTYPE_Q8_0 && r < TILE; r++) out->abs[r] = _mm256_abs_epi8(out->w[r]);
+    out->d = sc->d;
+    if (t == WTYPE_Q4_K) {
+        out->dmin = sc->dmin;
+        out->scale[0] = lane_u16x2(sc->b[j / 4], j % 4);
+        out->both = lane_u32(sc->b[2 + j / 4], j % 4);
+    }
+    if (t == WTYPE_Q6_K) {
+        UNROLL for (uint32_t h = 0; h < 2; h++) out->scale[h] = lane_s16x2(sc->b[j / 2], j % 2 * 2 + h);
+        out->both = _mm256_blend_epi16(out->scale[0], out->scale[1], 0xaa);
+    }
+}
+
+/* Blocks [b0, b0+n) of 8 rows; b0 is a multiple of BLOCKS. */
+INLINE void unpack_blocks(wtype t, const tile *rows, uint32_t b0, uint32_t n, qpanel *p)
+{
+    scales sc;
+    for (uint32_t i = 0; i < n; i += unit_blocks[t]) {
+        uint32_t u = (b0 + i) / unit_blocks[t];
+        scales_of(t, rows, u, &sc);
+        UNROLL for (uint32_t j = 0; j < unit_blocks[t]; j++) unpack_block(t, rows, u, j, &sc, &p->b[i + j]);
+    }
+}
+
+INLINE __m256i quad(const int8_t *q)
+{
+    int32_t v;
+    memcpy(&v, q, sizeof v);
+    return _mm256_set1_epi32(v);
+}
+
+/* Quads 2i and 2i+1 of a block against one row of x; the widening rules are those of dots_few. */
+INLINE __m256i dots_two(wtype t, const qblock *b, const int8_t *q, uint32_t i)
+{
+    __m256i q0 = quad(q + 8 * i), q1 = quad(q + 8 * i + 4), w0 = b->w[2 * i], w1 = b->w[2 * i + 1];
+    if (t != WTYPE_Q8_0) return _mm256_add_epi16(_mm256_maddubs_epi16(w0, q0), _mm256_maddubs_epi16(w1, q1));
+    __m256i one = _mm256_set1_epi16(1);
+    w0 = _mm256_maddubs_epi16(b->abs[2 * i], _mm256_sign_epi8(q0, w0));
+    w1 = _mm256_maddubs_epi16(b->abs[2 * i + 1], _mm256_sign_epi8(q1, w1));
+    return _mm256_add_epi32(_mm256_madd_epi16(w0, one), _mm256_madd_epi16(w1, one));
+}
+
+INLINE __m256i finish_many(wtype t, const qblock *b, __m256i I, const int16_t *s)
+{
+    if (t == WTYPE_Q4_0)
+        return _mm256_sub_epi32(_mm256_madd_epi16(I, _mm256_set1_epi16(1)), _mm256_set1_epi32(8 * (s[0] + s[1])));
+    if (t == WTYPE_Q4_K) return _mm256_madd_epi16(I, b->scale[0]);
+    if (t == WTYPE_Q6_K) {
+        int32_t sums;
+        memcpy(&sums, s, sizeof sums);
+        return _mm256_sub_epi32(I, _mm256_slli_epi32(_mm256_madd_epi16(b->both, _mm256_set1_epi32(sums)), 5));
+    }
+    return I;
+}
+
+/* The rows of x of one group: nt of them, ld elements apart. */
+typedef struct { const int8_t *q; const float *d; const int16_t *s; size_t ld; } xrows;
+
+/* gcc reorders integer sums and then runs out of registers; this names the value as needed here and now. */
+INLINE void pin(__m256i *v)
+{
+    __asm__("" : "+x"(*v));
+}
+
+INLINE void block_many(wtype t, const qblock *b, xrows x, uint32_t at, __m256 *acc, uint32_t nt)
+{
+    __m256i I[GROUP];
+    UNROLL for (uint32_t r = 0; r < nt; r++) I[r] = _mm256_setzero_si256();
+    UNROLL for (uint32_t i = 0; i < 4; i++)
+        UNROLL for (uint32_t r = 0; r < nt; r++) {
+            __m256i v = dots_two(t, b, x.q + r * x.ld + at * KERNELS_BLOCK, i);
+            if (t == WTYPE_Q6_K) v = _mm256_madd_epi16(v, b->scale[i / 2]);
+            I[r] = add_any(I[r], v, t == WTYPE_Q8_0 || t == WTYPE_Q6_K);
+            pin(&I[r]);
+        }
+    UNROLL for (uint32_t r = 0; r < nt; r++) {
+        __m256 dx = _mm256_broadcast_ss(x.d + r * x.ld / KERNELS_BLOCK + at);
+        const int16_t *s = x.s + r * x.ld / 16 + 2 * at;
+        acc[r] = step(finish_many(t, b, I[r], s), b->d, dx, acc[r]);
+        if (t == WTYPE_Q4_K) acc[r] = step_min(b->both, s[0] + s[1], b->dmin, dx, acc[r]);
+    }
+}
+
+INLINE void group_many(wtype t, const qpanel *p, uint32_t n, xrows x, __m256 *acc, uint32_t nt)
+{
+    __m256 s[GROUP];
+    UNROLL for (uint32_t r = 0; r < nt; r++) s[r] = acc[r];
+    for (uint32_t b = 0; b < n; b++) block_many(t, &p->b[b], x, b, s, nt);
+    UNROLL for (uint32_t r = 0; r < nt; r++) acc[r] = s[r];
+}
+
+INLINE xrows xrows_at(const act *a, uint32_t t, uint32_t b)
+{
+    size_t at = t * a->ld + (size_t)b * KERNELS_BLOCK;
+    return (xrows){ a->q + at, a->d + at / KERNELS_BLOCK, a->s + at / 16, a->ld };
+}
+
+/* T <= ROWS rows of x from t0. */
+INLINE void quant_many(wtype t, const tile *rows, const act *a, uint32_t t0, uint32_t T, __m256 *acc)
+{
+    qpanel p;
+    uint32_t blocks = a->n_in / KERNELS_BLOCK;
+    for (uint32_t r = 0; r < T; r++) acc[r] = _mm256_setzero_ps();
+    for (uint32_t b = 0; b < blocks; b += BLOCKS) {
+        uint32_t n = min_u32(BLOCKS, blocks - b), r = 0;
+        unpack_blocks(t, rows, b, n, &p);
+        for (; r + GROUP <= T; r += GROUP) group_many(t, &p, n, xrows_at(a, t0 + r, b), acc + r, GROUP);
+        for (; r < T; r++) group_many(t, &p, n, xrows_at(a, t0 + r, b), acc + r, 1);
+    }
+}
+
+/* ---- the tables ---- */
+
+typedef __m256 few_fn(const tile *rows, const int8_t *q, const float *d, const int16_t *s, uint32_t blocks);
+typedef void many_fn(const tile *rows, const act *a, uint32_t t0, uint32_t T, __m256 *acc);
+
+#define QUANT_MAP(X) X(Q8_0) X(Q4_0) X(Q4_K) X(Q6_K)
+#define X(N)                                                                                                           static __m256 few_##N(const tile *rows, const int8_t *q, const float *d, const int16_t *s, uint32_t blocks)        {                                                                                                                      return quant_few(WTYPE_##N, rows, q, d, s, blocks);                                                            }                                                                                                                  static void many_##N(const tile *rows, const act *a, uint32_t t0, uint32_t T, __m256 *acc)                         {                                                                                                                      quant_many(WTYPE_##N, rows, a, t0, T, acc);                                                                    }
+QUANT_MAP(X)
+#undef X
+
+static const struct { few_fn *few; many_fn *many; } quants[WTYPE_COUNT] = {
+#define X(N) [WTYPE_##N] = { few_##N, many_##N },
+    QUANT_MAP(X)
+#undef X
+};
+
+static void quant_tile(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o, uint32_t o1)
+{
+    tile rows = tile_at(w, o, o1, TILE);
+    if (T < KERNELS_MANY) {
+        for (uint32_t t = 0; t < T; t++) {
+            xrows x = xrows_at(a, t, 0);
+            store_few(y + t * ldy + o, quants[w->type].few(&rows, x.q, x.d, x.s, w->n_in / KERNELS_BLOCK), o1 - o);
+        }
+        return;
+    }
+    __m256 acc[ROWS];
+    for (uint32_t t0 = 0; t0 < T; t0 += ROWS) {
+        uint32_t n = min_u32(ROWS, T - t0);
+        quants[w->type].many(&rows, a, t0, n, acc);
+        for (uint32_t t = 0; t < n; t++) store_few(y + (t0 + t) * ldy + o, acc[t], o1 - o);
+    }
+}
+
+static void matmul_quant(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
+{
+    kernels_count(T < KERNELS_MANY ? KERNEL_quant_few : KERNEL_quant_many);
+    for (uint32_t o = o0; o < o1; o += TILE) quant_tile(w, a, T, y, ldy, o, o1);
+}
+
+const kernels kernels_avx2 = {
+    .isa = ISA_AVX2, .name = "avx2", .vec = &vec_avx2_ops,
+    .quantize = quantize, .matmul_float = kernels_float_avx2, .matmul_quant = matmul_quant,
+};
+#else
+typedef int kernels_avx2_absent;   /* a translation unit may not be empty */
+#endif

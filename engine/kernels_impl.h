@@ -1,0 +1,23 @@
+#ifndef ENGINE_KERNELS_IMPL_H
+#define ENGINE_KERNELS_IMPL_H
+/* What the ISA files give to engine/kernels.c, and the counters they raise. Private to engine/kernels*.c. */
+#include "core/vec_impl.h"
+#include "engine/kernels.h"
+
+enum {
+    KERNELS_BLOCK = 32,      /* of a quantised activation */
+    KERNELS_MANY = 4,        /* rows from which the multi-row kernels run: unpacked weights serve all of them */
+};
+
+typedef enum {
+#define X(n) KERNEL_##n,
+    KERNEL_COUNTERS(X)
+#undef X
+    KERNEL_COUNTER_COUNT
+} kernel_counter;
+
+/* One more call; any thread. */
+void kernels_count(kernel_counter c);
+
+extern const kernels kernels_plain, kernels_avx2;   /* kernels_avx2: x86-64 only */
+#endif

@@ -1,0 +1,142 @@
+/* The reference of engine/kernels.h: it follows the header word by word, one output at a time. Not tuned. */
+#include "engine/kernels_impl.h"
+#include "engine/wtype_impl.h"
+
+enum { CHUNK = 256 };               /* floats unpacked at a time: a multiple of every block length */
+
+static uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* A NaN never becomes the maximum (the comparison is false), so it is looked for by itself. */
+static void quantize_block(const float x[KERNELS_BLOCK], int8_t *q, float *d, int16_t s[2])
+{
+    float top = 0;
+    bool nan = false;
+    for (int i = 0; i < KERNELS_BLOCK; i++) {
+        float v = fabsf(x[i]);
+        top = v > top ? v : top;
+        nan |= isnan(v) != 0;
+    }
+    float step = top / 127.0f, id = step >= 0x1p-126f ? 1.0f / step : 0.0f;
+    *d = nan ? NAN : step;
+    s[0] = s[1] = 0;
+    for (int i = 0; i < KERNELS_BLOCK; i++) {
+        float v = x[i] * id;
+        v = v > -127.0f ? v : -127.0f;
+        v = v < 127.0f ? v : 127.0f;
+        q[i] = (int8_t)lrintf(v);
+        s[i / 16] = (int16_t)(s[i / 16] + q[i]);
+    }
+}
+
+static void quantize(const act *a, uint32_t t0, uint32_t t1)
+{
+    for (uint32_t t = t0; t < t1; t++)
+        for (uint32_t k = 0; k < a->n_in; k += KERNELS_BLOCK) {
+            size_t at = t * a->ld + k;
+            quantize_block(a->x + at, a->q + at, a->d + at / KERNELS_BLOCK, a->s + at / 16);
+        }
+}
+
+static void matmul_float(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
+{
+    kernels_count(T < KERNELS_MANY ? KERNEL_float_few : KERNEL_float_many);
+    float buf[CHUNK];
+    for (uint32_t o = o0; o < o1; o++) {
+        const uint8_t *row = w->data + o * w->row_bytes;
+        for (uint32_t t = 0; t < T; t++) y[t * ldy + o] = 0;
+        for (uint32_t k0 = 0; k0 < w->n_in; k0 += CHUNK) {
+            uint32_t n = min_u32(CHUNK, w->n_in - k0);
+            wtype_to_f32(w->type, row + wtype_row_bytes(w->type, k0), n, buf);
+            for (uint32_t t = 0; t < T; t++) {
+                float acc = y[t * ldy + o];
+                for (uint32_t k = 0; k < n; k++) acc = fmaf(buf[k], a->x[t * a->ld + k0 + k], acc);
+                y[t * ldy + o] = acc;
+            }
+        }
+    }
+}
+
+/* 32 weights in integers. */
+typedef struct {
+    int w[KERNELS_BLOCK];
+    int scale[2], min;              /* of each half; the minimum of the block (Q4_K) */
+    float d, dmin;
+} qblock;
+
+static void q8_0_block(const uint8_t *row, uint32_t b, qblock *out)
+{
+    const uint8_t *p = row + (size_t)b * 34;
+    for (int i = 0; i < 32; i++) out->w[i] = (int8_t)p[2 + i];
+    out->scale[0] = out->scale[1] = 1;
+    out->d = wtype_half(p);
+}
+
+static void q4_0_block(const uint8_t *row, uint32_t b, qblock *out)
+{
+    const uint8_t *p = row + (size_t)b * 18;
+    for (int i = 0; i < 32; i++) out->w[i] = (p[2 + i % 16] >> (i / 16 * 4) & 15) - 8;
+    out->scale[0] = out->scale[1] = 1;
+    out->d = wtype_half(p);
+}
+
+static void q4_k_block(const uint8_t *row, uint32_t b, qblock *out)
+{
+    const uint8_t *p = row + (size_t)(b / 8) * 144;
+    int j = (int)(b % 8);
+    for (int i = 0; i < 32; i++) out->w[i] = p[16 + j / 2 * 32 + i] >> (j % 2 * 4) & 15;
+    wtype_q4_k_scale(p + 4, j, &out->scale[0], &out->min);
+    out->scale[1] = out->scale[0];
+    out->d = wtype_half(p);
+    out->dmin = wtype_half(p + 2);
+}
+
+static void q6_k_block(const uint8_t *row, uint32_t b, qblock *out)
+{
+    const uint8_t *p = row + (size_t)(b / 8) * 210;
+    uint32_t half = b % 8 / 4, run = b % 4;
+    const uint8_t *lo = p + 64 * half + run % 2 * 32, *hi = p + 128 + 32 * half;
+    for (int i = 0; i < 32; i++) out->w[i] = ((lo[i] >> (run / 2 * 4) & 15) | (hi[i] >> (2 * run) & 3) << 4) - 32;
+    for (int i = 0; i < 2; i++) out->scale[i] = (int8_t)p[192 + b % 8 * 2 + i];
+    out->d = wtype_half(p + 208);
+}
+
+static const struct { void (*block)(const uint8_t *row, uint32_t b, qblock *out); bool has_min; } quants[WTYPE_COUNT] = {
+    [WTYPE_Q8_0] = { q8_0_block, false },
+    [WTYPE_Q4_0] = { q4_0_block, false },
+    [WTYPE_Q4_K] = { q4_k_block, true },
+    [WTYPE_Q6_K] = { q6_k_block, false },
+};
+
+static float quant_step(const qblock *w, bool has_min, const int8_t *q, float dx, const int16_t s[2], float acc)
+{
+    int sum[2] = { 0, 0 };
+    for (int i = 0; i < KERNELS_BLOCK; i++) sum[i / 16] += w->w[i] * q[i];
+    acc = fmaf((float)(w->scale[0] * sum[0] + w->scale[1] * sum[1]), w->d * dx, acc);
+    return has_min ? fmaf((float)(-w->min * (s[0] + s[1])), w->dmin * dx, acc) : acc;
+}
+
+static void matmul_quant(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
+{
+    kernels_count(T < KERNELS_MANY ? KERNEL_quant_few : KERNEL_quant_many);
+    bool has_min = quants[w->type].has_min;
+    for (uint32_t o = o0; o < o1; o++) {
+        for (uint32_t t = 0; t < T; t++) y[t * ldy + o] = 0;
+        for (uint32_t b = 0; b < w->n_in / KERNELS_BLOCK; b++) {
+            qblock blk;
+            quants[w->type].block(w->data + o * w->row_bytes, b, &blk);
+            for (uint32_t t = 0; t < T; t++) {
+                size_t at = t * a->ld + b * KERNELS_BLOCK;
+                float *out = y + t * ldy + o;
+                *out = quant_step(&blk, has_min, a->q + at, a->d[at / KERNELS_BLOCK], a->s + at / 16, *out);
+            }
+        }
+    }
+}
+
+const kernels kernels_plain = {
+    .isa = ISA_PLAIN, .name = "plain", .vec = &vec_plain_ops,
+    .quantize = quantize, .matmul_float = matmul_float, .matmul_quant = matmul_quant,
+};

@@ -1,0 +1,41 @@
+#ifndef ENGINE_TOKENIZER_H
+#define ENGINE_TOKENIZER_H
+/* Text <-> token ids, from the tokenizer.ggml.* keys of a GGUF (tokenizer-only files too).
+ * Models: "llama" (SentencePiece BPE with byte fallback), "gpt2" (byte-level BPE; pre-tokenizers default/gpt-2, llama-bpe,
+ * qwen2). Immutable after open: any thread. Input is bytes; invalid UTF-8 is tokenized, never refused. */
+#include "core/buf.h"
+#include "engine/gguf.h"
+
+typedef struct tokenizer tokenizer;
+typedef struct { uint32_t *id; size_t n, cap; } token_list;   /* {0} to start, token_list_free to end */
+bool token_list_add(token_list *l, uint32_t id);
+void token_list_free(token_list *l);
+
+/* ERR_MODEL names the missing or wrong key, or the unknown model / pre-tokenizer. */
+err_code tokenizer_open(tokenizer **out, const gguf *g, err *e);
+void tokenizer_close(tokenizer **t);
+
+uint32_t tokenizer_vocab(const tokenizer *t);
+#define TOKEN_NONE UINT32_MAX
+uint32_t tokenizer_bos(const tokenizer *t);                    /* TOKEN_NONE when the file has none */
+uint32_t tokenizer_eos(const tokenizer *t);
+bool tokenizer_adds_bos(const tokenizer *t);
+/* End of generation: eos, eot and the well-known end-of-turn tokens (<|eot_id|>, <|im_end|>, <|endoftext|>, <end_of_turn>). */
+bool tokenizer_is_eog(const tokenizer *t, uint32_t id);
+bool tokenizer_is_control(const tokenizer *t, uint32_t id);
+
+/* Append the ids of text to *out. add_bos puts BOS in front when the model has one and asks for it.
+ * parse_special: text such as "<s>" or "<|im_start|>" becomes its control token; otherwise it is plain text. */
+err_code tokenizer_encode(const tokenizer *t, view text, bool add_bos, bool parse_special, token_list *out, err *e);
+
+/* The token's bytes as text (not always whole characters; empty for control tokens unless `special`), appended. */
+err_code tokenizer_piece(const tokenizer *t, uint32_t id, bool special, text *out, err *e);
+
+/* Streaming: never gives out half a UTF-8 character; a token list's leading space of SPM is dropped once at the start
+ * when `first` text begins the sequence. */
+typedef struct { text pending; bool started; } detok;
+/* Bytes that are now whole are appended to *out; impossible sequences become U+FFFD. */
+err_code detok_push(detok *d, const tokenizer *t, uint32_t id, text *out, err *e);
+/* End: what is left pending is appended as U+FFFD; state becomes {0}. */
+err_code detok_end(detok *d, text *out, err *e);
+#endif

@@ -1,0 +1,164 @@
+/* The two calls of the compute loop: append and attend. Owns the order in which floats are read; refuses to allocate, and
+ * reads a sequence's bookkeeping without changing it, so any number of threads may be inside. */
+#include "kvstore/store.h"
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+static const float *rope_row(const float *t, const kv_seq *q, uint32_t slot)
+{
+    return t + (size_t)q->cells.row[slot].pos * q->store->rope.half;
+}
+
+static void rotate(const kv_seq *q, uint32_t slot, float *x)
+{
+    const kv *s = q->store;
+    s->vec->rope(x, rope_row(s->rope.cos, q, slot), rope_row(s->rope.sin, q, slot), s->g.rope.n_rot, s->g.rope.neox);
+}
+
+static void store_row(const kv *s, void *to, const float *x)
+{
+    if (s->g.format == KV_F16) s->vec->to_f16(to, x, s->g.d);
+    else memcpy(to, x, s->layout.row);
+}
+
+void kv_append(kv_seq *q, uint32_t layer, uint32_t slot, const float *k, const float *v, uint32_t k0, uint32_t k1)
+{
+    const kv *s = q->store;
+    assert(layer >= s->g.first && layer < s->g.last && slot < q->cells.used && k0 <= k1 && k1 <= s->g.K);
+    float x[KV_MAX_D];
+    for (uint32_t h = k0; h < k1; h++) {
+        memcpy(x, k + (size_t)h * s->g.d, s->g.d * sizeof *x);
+        rotate(q, slot, x);
+        store_row(s, kv_row_at(q, layer, KV_SIDE_K, h, slot), x);
+        store_row(s, kv_row_at(q, layer, KV_SIDE_V, h, slot), v + (size_t)h * s->g.d);
+    }
+}
+
+/* The work of one kv head. The g query heads of its group share every row while it is in cache. */
+typedef struct {
+    const kv_seq *seq;
+    uint32_t layer, head, g;
+    float *query;              /* [g][d], rotated */
+    float *score;              /* [g][stride], dense visible order */
+    size_t stride;
+    float *sum;                /* [g] */
+    float *out;                /* [g][d] */
+    float *runs;               /* the rows' runs, last first; see run_put */
+    uint32_t n_runs;
+} job;
+
+/* Runs are remembered in the caller's scratch, two words each; memcpy keeps its type out of the question. */
+static void run_put(job *j, const cell_run *r)
+{
+    uint32_t w[2] = { r->first, r->n };
+    memcpy(j->runs + 2 * (size_t)j->n_runs++, w, sizeof w);
+}
+
+static void run_get(const job *j, uint32_t i, uint32_t *first, uint32_t *n)
+{
+    uint32_t w[2];
+    memcpy(w, j->runs + 2 * (size_t)i, sizeof w);
+    *first = w[0];
+    *n = w[1];
+}
+
+/* score[.][at..at+n) = q . k of slots [slot, slot+n), which lie in one page. */
+static void dot_page(const job *j, uint32_t slot, uint32_t n, uint32_t at)
+{
+    const kv *s = j->seq->store;
+    const void *k = kv_row_at(j->seq, j->layer, KV_SIDE_K, j->head, slot);
+    for (uint32_t i = 0; i < j->g; i++) {
+        const float *x = j->query + (size_t)i * s->g.d;
+        float *to = j->score + i * j->stride + at;
+        if (s->g.format == KV_F16) s->vec->dot_rows_f16(x, k, s->layout.row, n, s->g.d, to);
+        else s->vec->dot_rows_f32(x, k, s->layout.row, n, s->g.d, to);
+    }
+}
+
+static void axpy_page(const job *j, uint32_t slot, uint32_t n, uint32_t at)
+{
+    const kv *s = j->seq->store;
+    const void *v = kv_row_at(j->seq, j->layer, KV_SIDE_V, j->head, slot);
+    for (uint32_t i = 0; i < j->g; i++) {
+        const float *p = j->score + i * j->stride + at;
+        float *acc = j->out + (size_t)i * s->g.d;
+        if (s->g.format == KV_F16) s->vec->axpy_rows_f16(p, v, s->layout.row, n, s->g.d, acc);
+        else s->vec->axpy_rows_f32(p, v, s->layout.row, n, s->g.d, acc);
+    }
+}
+
+/* fn on every page of a run. */
+static void run_pages(const job *j, uint32_t first, uint32_t n, uint32_t at, void (*fn)(const job *, uint32_t, uint32_t, uint32_t))
+{
+    for (uint32_t slot = first, end = first + n, m; slot < end; slot += m, at += m) {
+        m = kv_layout_run(slot, end);
+        fn(j, slot, m, at);
+    }
+}
+
+/* Dots do not depend on each other, so the walk from the row back to the first fills them in. Returns the rows seen. */
+static uint32_t scores(job *j, uint32_t slot)
+{
+    const cells *c = &j->seq->cells;
+    cell_run r = cells_run(c, slot);
+    uint32_t seen = r.at + r.n;
+    for (j->n_runs = 0;; r = cells_run(c, r.prev)) {
+        run_pages(j, r.first, r.n, r.at, dot_page);
+        run_put(j, &r);
+        if (r.prev == CELL_NONE) return seen;
+    }
+}
+
+/* The weighted sum is a chain of FMAs in row order: runs first to last. */
+static void weighted_sum(const job *j)
+{
+    memset(j->out, 0, (size_t)j->g * j->seq->store->g.d * sizeof *j->out);
+    uint32_t at = 0;
+    for (uint32_t i = j->n_runs, first, n; i-- > 0; at += n) {
+        run_get(j, i, &first, &n);
+        run_pages(j, first, n, at, axpy_page);
+    }
+}
+
+static void attend_head(job *j, uint32_t slot)
+{
+    const vec_ops *vec = j->seq->store->vec;
+    uint32_t d = j->seq->store->g.d, n = scores(j, slot);
+    for (uint32_t i = 0; i < j->g; i++) {
+        float *x = j->score + i * j->stride;
+        vec->scale(x, n, 1.0f / sqrtf((float)d));
+        j->sum[i] = vec->exp_sum(x, n, vec->max(x, n));
+    }
+    weighted_sum(j);
+    for (uint32_t i = 0; i < j->g; i++) vec->scale(j->out + (size_t)i * d, d, 1.0f / j->sum[i]);
+}
+
+/* Two words a run. Between two runs lies at least one slot that the row does not see, so they are half the context at most. */
+static size_t run_words(const kv *s) { return 2 * (((size_t)s->g.n_ctx + 1) / 2); }
+
+/* Rounded up, so that every part of the scratch begins on a cache line where the scratch does. */
+static size_t line(size_t floats) { return (floats + 15) / 16 * 16; }
+
+size_t kv_scratch_floats(const kv *s)
+{
+    size_t g = s->g.H / s->g.K;
+    return line(g * s->g.d) + line(g) + g * line(s->g.n_ctx) + run_words(s);
+}
+
+void kv_attend(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, float *out, uint32_t k0, uint32_t k1, float *scratch)
+{
+    const kv *s = q->store;
+    assert(layer >= s->g.first && layer < s->g.last && slot < q->cells.used && k0 <= k1 && k1 <= s->g.K);
+    job j = { .seq = q, .layer = layer, .g = s->g.H / s->g.K, .stride = line(s->g.n_ctx), .query = scratch };
+    j.sum = j.query + line((size_t)j.g * s->g.d);
+    j.score = j.sum + line(j.g);
+    j.runs = j.score + j.g * j.stride;
+    for (j.head = k0; j.head < k1; j.head++) {
+        size_t at = (size_t)j.head * j.g * s->g.d;
+        memcpy(j.query, query + at, (size_t)j.g * s->g.d * sizeof *query);
+        for (uint32_t i = 0; i < j.g; i++) rotate(q, slot, j.query + (size_t)i * s->g.d);
+        j.out = out + at;
+        attend_head(&j, slot);
+    }
+}

@@ -1,0 +1,215 @@
+/* The door: stores and sequences, and every change of which rows there are. Decisions are cells.c's, memory is pages.c's;
+ * this file only carries the one out in the other. It computes nothing. */
+#include "kvstore/store.h"
+#include "core/rng.h"
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+/* Bounds that keep every product of sizes far from 2^64; no model comes near them. The last one is of a full sequence. */
+#define MAX_HEADS  (1u << 16)
+#define MAX_LAYERS (1u << 16)
+#define MAX_CTX    (1u << 30)
+#define MAX_SEQ_BYTES ((uint64_t)1 << 48)
+
+static err_code geometry_check(const kv_geometry *g, err *e)
+{
+    if (g->first >= g->last || g->last > MAX_LAYERS)
+        return err_set(e, ERR_MODEL, "KV store of layers [%u,%u): empty or above %u", g->first, g->last, MAX_LAYERS);
+    if (!g->K || !g->H || g->H > MAX_HEADS || g->H % g->K)
+        return err_set(e, ERR_MODEL, "%u query heads do not divide among %u KV heads", g->H, g->K);
+    if (!g->d || g->d > KV_MAX_D) return err_set(e, ERR_MODEL, "head size %u is not in 1..%u", g->d, (unsigned)KV_MAX_D);
+    if (g->rope.n_rot > g->d) return err_set(e, ERR_MODEL, "%u rotated dimensions in a head of %u", g->rope.n_rot, g->d);
+    if (!g->n_ctx || g->n_ctx > MAX_CTX) return err_set(e, ERR_MODEL, "context of %u rows is not in 1..%u", g->n_ctx, MAX_CTX);
+    if ((unsigned)g->format >= KV_FORMAT_COUNT) return err_set(e, ERR_CONFIG, "unknown KV format %d", (int)g->format);
+    uint64_t row = (uint64_t)(g->last - g->first) * KV_SIDES * kv_layout_of(g->K, g->d, g->format).row * g->K;
+    if (row > MAX_SEQ_BYTES / g->n_ctx)
+        return err_set(e, ERR_MODEL, "a sequence of %u rows of %llu bytes is above 2^48 bytes", g->n_ctx, (unsigned long long)row);
+    if ((unsigned)g->isa >= ISA_COUNT || !(isa_supported() >> g->isa & 1))
+        return err_set(e, ERR_CONFIG, "ISA %d is not supported on this machine", (int)g->isa);
+    return ERR_OK;
+}
+
+/* Position 1 shows every frequency and the scaling of magnitudes, and does not depend on n_ctx. */
+static uint64_t rope_print(const rope_table *t, const rope_config *c)
+{
+    size_t row = t->n_ctx > 1 ? t->half : 0;
+    uint64_t h = (uint64_t)c->n_rot << 1 | c->neox;
+    h = XXH3_64bits_withSeed(t->cos + row, t->half * sizeof *t->cos, h);
+    return XXH3_64bits_withSeed(t->sin + row, t->half * sizeof *t->sin, h);
+}
+
+err_code kv_open(kv **out, const kv_geometry *g, err *e)
+{
+    *out = NULL;
+    err_code rc = geometry_check(g, e);
+    if (rc != ERR_OK) return rc;
+    kv *s = calloc(1, sizeof *s);
+    if (!s) return err_set(e, ERR_NOMEM, "out of memory for a KV store");
+    rc = rope_table_open(&s->rope, &g->rope, g->n_ctx, e);
+    if (rc != ERR_OK) {
+        free(s);
+        return rc;
+    }
+    s->g = *g;
+    s->layout = kv_layout_of(g->K, g->d, g->format);
+    s->vec = vec_for(g->isa);
+    s->rope_print = rope_print(&s->rope, &g->rope);
+    pages_open(&s->pages, s->layout.page, g->max_bytes);
+    *out = s;
+    return ERR_OK;
+}
+
+/* ---- sequences by id ---- */
+
+static kv_seq **seq_link(kv *s, uint64_t id)
+{
+    kv_seq **p = &s->bucket[rng_u64(0, id) % KV_BUCKETS];
+    while (*p && (*p)->id != id) p = &(*p)->next;
+    return p;
+}
+
+static void seq_free(kv_seq *q)
+{
+    table_close(&q->table, &q->store->pages);
+    cells_close(&q->cells);
+    free(q->have);
+    free(q);
+}
+
+/* An empty sequence that is not in the table yet. */
+static kv_seq *seq_new(kv *s, uint64_t id)
+{
+    kv_seq *q = calloc(1, sizeof *q);
+    if (!q) return NULL;
+    q->have = calloc(kv_layers(s), 1);
+    if (!q->have) {
+        free(q);
+        return NULL;
+    }
+    q->store = s;
+    q->id = id;
+    cells_open(&q->cells, s->g.n_ctx);
+    table_open(&q->table, kv_layers(s));
+    return q;
+}
+
+static void seq_add(kv *s, kv_seq *q)
+{
+    *seq_link(s, q->id) = q;
+    s->sequences++;
+}
+
+static err_code seq_make(kv *s, uint64_t id, kv_seq **out, err *e)
+{
+    if (*seq_link(s, id)) return err_set(e, ERR_STATE, "sequence %llu is open already", (unsigned long long)id);
+    *out = seq_new(s, id);
+    return *out ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for sequence %llu", (unsigned long long)id);
+}
+
+err_code kv_seq_open(kv *s, uint64_t id, kv_seq **out, err *e)
+{
+    *out = NULL;
+    err_code rc = pages_ensure(&s->pages, kv_layers(s), e);
+    if (rc == ERR_OK) rc = seq_make(s, id, out, e);
+    if (rc == ERR_OK) seq_add(s, *out);
+    return rc;
+}
+
+kv_seq *kv_seq_find(kv *s, uint64_t id)
+{
+    return *seq_link(s, id);
+}
+
+void kv_seq_close(kv *s, uint64_t id)
+{
+    kv_seq **p = seq_link(s, id), *q = *p;
+    if (!q) return;
+    *p = q->next;
+    s->sequences--;
+    seq_free(q);
+}
+
+void kv_close(kv **s)
+{
+    if (!*s) return;
+    for (int b = 0; b < KV_BUCKETS; b++)
+        for (kv_seq *q = (*s)->bucket[b], *next; q; q = next) {
+            next = q->next;
+            seq_free(q);
+        }
+    pages_close(&(*s)->pages);
+    rope_table_close(&(*s)->rope);
+    free(*s);
+    *s = NULL;
+}
+
+/* ---- which rows there are ---- */
+
+err_code kv_reserve(kv_seq *q, const kv_row *rows, uint32_t n, uint32_t *slots, err *e)
+{
+    err_code rc = cells_stage(&q->cells, rows, n, e);
+    if (rc == ERR_OK) rc = table_grow(&q->table, &q->store->pages, q->cells.used, q->cells.used + n, e);
+    if (rc == ERR_OK) cells_add(&q->cells, slots);
+    return rc;
+}
+
+/* One row's data to a lower slot, in every layer. */
+static void row_move(kv_seq *q, uint32_t from, uint32_t to)
+{
+    const kv *s = q->store;
+    for (uint32_t l = s->g.first; l < s->g.last; l++)
+        for (int side = 0; side < KV_SIDES; side++)
+            for (uint32_t k = 0; k < s->g.K; k++)
+                memcpy(kv_row_at(q, l, side, k, to), kv_row_at(q, l, side, k, from), s->layout.row);
+}
+
+err_code kv_commit(kv_seq *q, uint32_t row, err *e)
+{
+    const cell_move *m;
+    uint32_t n;
+    err_code rc = cells_commit(&q->cells, row, &m, &n, e);
+    if (rc != ERR_OK) return rc;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < m[i].n; j++) row_move(q, m[i].from + j, m[i].to + j);
+    table_shrink(&q->table, &q->store->pages, q->cells.used);
+    return ERR_OK;
+}
+
+err_code kv_truncate(kv_seq *q, uint32_t row, err *e)
+{
+    (void)e;
+    cells_truncate(&q->cells, row);
+    memset(q->have, 0, kv_layers(q->store));
+    table_shrink(&q->table, &q->store->pages, q->cells.used);
+    return ERR_OK;
+}
+
+err_code kv_fork(kv_seq *q, uint64_t child, err *e)
+{
+    kv *s = q->store;
+    kv_seq *c;
+    err_code rc = seq_make(s, child, &c, e);
+    if (rc != ERR_OK) return rc;
+    rc = cells_fork(&c->cells, &q->cells, e);
+    if (rc == ERR_OK) rc = table_share(&c->table, &q->table, &s->pages, c->cells.committed, e);
+    if (rc == ERR_OK) seq_add(s, c);
+    else seq_free(c);
+    return rc;
+}
+
+uint32_t kv_rows(const kv_seq *q) { return q->cells.committed; }
+uint32_t kv_rows_tentative(const kv_seq *q) { return q->cells.used - q->cells.committed; }
+uint32_t kv_last_row(const kv_seq *q) { return cells_last(&q->cells); }
+
+kv_usage kv_bytes(const kv *s)
+{
+    const pages *p = &s->pages;
+    kv_usage u = { .arena = pages_arena(p), .pages_used = p->n - p->n_free, .pages_free = p->n_free, .sequences = s->sequences };
+    u.data = u.pages_used * p->page;
+    u.meta = sizeof *s + pages_meta(p) + 2 * (uint64_t)s->rope.n_ctx * s->rope.half * sizeof(float);
+    for (int b = 0; b < KV_BUCKETS; b++)
+        for (const kv_seq *q = s->bucket[b]; q; q = q->next)
+            u.meta += sizeof *q + kv_layers(s) + cells_bytes(&q->cells) + table_bytes(&q->table);
+    return u;
+}

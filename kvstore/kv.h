@@ -1,0 +1,104 @@
+#ifndef KVSTORE_KV_H
+#define KVSTORE_KV_H
+/* The KV cache of one stage: for every session (a "sequence" here) and every layer of the shard, rows of K and V.
+ * Knows nothing of sockets or weights. This is the one door: open, reserve, append, attend, commit, fork, truncate,
+ * export, import, bytes, close. Policies (score, select, quantise, ...) come to live behind it; the identity is built in.
+ *
+ * Row identity (numerics contract): a row has a row index (monotone in its sequence), a position id (RoPE) and a parent
+ * row. Rows of a step are tentative until a commit names one: that row and its ancestors become committed, every other
+ * tentative row is dropped, and the cache is dense again. attend() of a row sees all committed rows and the row's
+ * tentative ancestors (itself included), in order; reductions run over that dense order, so a branch of a tree gives the
+ * same bits as the same tokens in a line, and a chunk of 64 the same as 64 single steps.
+ *
+ * Threads: open/close/reserve/commit/fork/truncate/export/import by the owner thread only, with no append/attend under
+ * way. Between reserve and the next of those: append and attend by any number of threads, disjoint (layer, row) for
+ * append (or disjoint heads of one), and append of a layer's rows before attend of that layer (the caller's barrier).
+ * Layers are numbered as in the model: [first, last) of the geometry. */
+#include "core/err.h"
+#include "core/isa.h"
+#include "core/rope.h"
+#include <stddef.h>
+#include <stdint.h>
+
+#define KV_FORMAT_MAP(X) X(F16, 0, "f16") X(F32, 1, "f32")
+typedef enum {
+#define X(N, id, name) KV_##N = id,
+    KV_FORMAT_MAP(X)
+#undef X
+    KV_FORMAT_COUNT
+} kv_format;
+const char *kv_format_name(kv_format f);
+err_code kv_format_parse(const char *s, kv_format *out, err *e);
+
+typedef struct {
+    uint32_t first, last;      /* layers of this shard */
+    uint32_t H, K, d;          /* query heads, kv heads, head size */
+    kv_format format;
+    uint32_t n_ctx;            /* rows a sequence may hold */
+    uint64_t max_bytes;        /* hard budget of the arena, 0: no budget */
+    isa isa;
+    rope_config rope;
+} kv_geometry;
+
+#define KV_ROW_NONE UINT32_MAX
+enum { KV_EXACT = 0, KV_PREDICTED = 1, KV_EXTERNAL = 2 };   /* provenance */
+
+typedef struct {
+    uint32_t row, pos, parent; /* parent: row index or KV_ROW_NONE (none: no earlier row is tentative, or row 0) */
+    uint16_t segment;
+    uint8_t provenance, path;
+} kv_row;
+
+typedef struct kv kv;
+typedef struct kv_seq kv_seq;
+
+err_code kv_open(kv **out, const kv_geometry *g, err *e);
+void kv_close(kv **s);
+
+/* A new empty sequence. ERR_FULL when the budget cannot hold one page a layer, ERR_STATE when the id is in use. */
+err_code kv_seq_open(kv *s, uint64_t id, kv_seq **out, err *e);
+kv_seq *kv_seq_find(kv *s, uint64_t id);                  /* NULL when absent */
+void kv_seq_close(kv *s, uint64_t id);                    /* absent ids are fine */
+
+/* Room for n tentative rows in all layers. Row indices must ascend and be above all rows of the sequence; parents must
+ * be the last committed row, a tentative row, or KV_ROW_NONE (= the last committed row). slots[i] is where row i went,
+ * for append/attend until the next owner call. Changes nothing when it fails (ERR_FULL, ERR_INPUT with the bad value,
+ * ERR_STATE while an import waits for more layers). A position must be below n_ctx, the size of the rotary table. */
+err_code kv_reserve(kv_seq *q, const kv_row *rows, uint32_t n, uint32_t *slots, err *e);
+/* k [K][d] before RoPE, v [K][d]: rotated (k) at the row's position and stored in the format, heads [k0,k1). */
+void kv_append(kv_seq *q, uint32_t layer, uint32_t slot, const float *k, const float *v, uint32_t k0, uint32_t k1);
+/* q [H][d] before RoPE -> out [H][d], for the query heads of kv heads [k0,k1). scratch: kv_scratch_floats() floats,
+ * one per thread. softmax(q.k / sqrt(d)) v, arXiv:1706.03762 eq. 1, GQA as arXiv:2305.13245. */
+void kv_attend(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, float *out, uint32_t k0, uint32_t k1, float *scratch);
+size_t kv_scratch_floats(const kv *s);
+
+/* Row `row` (tentative, or the last committed one) and its tentative ancestors become committed, the other tentative rows
+ * go. Naming the last committed row (kv_last_row, KV_ROW_NONE when empty) drops every tentative one. ERR_INPUT when there
+ * is no such row, ERR_STATE while an import waits for more layers. */
+err_code kv_commit(kv_seq *q, uint32_t row, err *e);
+/* Drop every tentative row, all committed rows with index >= row, and an import that waits for more layers. */
+err_code kv_truncate(kv_seq *q, uint32_t row, err *e);
+/* A new sequence `child` with the committed rows of q; pages are shared until one side writes (copy on write). ERR_STATE
+ * when the id is in use. */
+err_code kv_fork(kv_seq *q, uint64_t child, err *e);
+
+uint32_t kv_rows(const kv_seq *q);                        /* committed */
+uint32_t kv_rows_tentative(const kv_seq *q);
+uint32_t kv_last_row(const kv_seq *q);                    /* index of the last committed row, KV_ROW_NONE when empty */
+
+/* The export stream of committed rows [from, to) (counted, not indices) of layers [l0, l1): self-describing, versioned,
+ * little-endian; what KV_PUSH carries and what fail-over restores. kv_export_bytes says how large it is (0: no such range);
+ * len must be just that. ERR_INPUT. */
+size_t kv_export_bytes(const kv_seq *q, uint32_t l0, uint32_t l1, uint32_t from, uint32_t to);
+err_code kv_export(const kv_seq *q, uint32_t l0, uint32_t l1, uint32_t from, uint32_t to, void *buf, size_t len, err *e);
+/* Append an exported stream: layers outside this store's are refused; `from` must equal kv_rows() unless rows for other
+ * layers of the same range came before (layers of a row range may arrive in several streams; rows become committed when
+ * all layers have them). Every byte is checked; the sequence is unchanged on error. ERR_INPUT with both values, ERR_FULL,
+ * ERR_STATE while there are tentative rows. */
+err_code kv_import(kv_seq *q, const void *buf, size_t len, err *e);
+
+/* data: pages that hold rows, whole, a shared one once. meta: identities, page tables, rotary table. arena: memory of all
+ * pages, used and free; never above max_bytes. */
+typedef struct { uint64_t data, meta, arena, pages_used, pages_free, sequences; } kv_usage;
+kv_usage kv_bytes(const kv *s);
+#endif

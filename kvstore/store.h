@@ -1,0 +1,39 @@
+#ifndef KVSTORE_STORE_H
+#define KVSTORE_STORE_H
+/* What lies behind the door, shared by kv.c, attend.c and stream.c only. */
+#include "core/vec.h"
+#include "kvstore/cells.h"
+#include "kvstore/table.h"
+
+/* Buckets of the id table: sessions on a stage are tens to thousands, and an id is looked up once a step. */
+enum { KV_BUCKETS = 256 };
+
+struct kv_seq {
+    kv *store;
+    kv_seq *next;              /* in its bucket */
+    uint64_t id;
+    cells cells;
+    table table;
+    uint8_t *have;             /* [layers]: the pending import has brought this layer */
+};
+
+struct kv {
+    kv_geometry g;
+    kv_layout layout;
+    const vec_ops *vec;
+    rope_table rope;
+    uint64_t rope_print;       /* of rope and n_rot: two stores with the same one rotate alike */
+    pages pages;
+    kv_seq *bucket[KV_BUCKETS];
+    uint32_t sequences;
+};
+
+static inline uint32_t kv_layers(const kv *s) { return s->g.last - s->g.first; }
+
+/* Row `slot` of a head, K or V; the rows up to the page's end follow, layout.row bytes apart. layer as in the model. */
+static inline void *kv_row_at(const kv_seq *q, uint32_t layer, int side, uint32_t head, uint32_t slot)
+{
+    const kv *s = q->store;
+    return table_page(&q->table, &s->pages, layer - s->g.first, slot) + kv_layout_at(&s->layout, side, head, slot);
+}
+#endif

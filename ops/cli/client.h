@@ -1,0 +1,38 @@
+#ifndef CLI_CLIENT_H
+#define CLI_CLIENT_H
+/* A connection to a coordinator over the client lane (a DEALER to ipc://DIR/client). One thread. It knows messages, not
+ * what jobs mean. */
+#include "proto/link.h"
+#include <jansson.h>
+#include <sys/types.h>
+
+typedef struct client client;
+
+/* ERR_ABSENT "no cluster is up in DIR (sluice up starts one)" when nobody listens there. */
+err_code client_open(client **out, const char *dir, err *e);
+void client_close(client **c);
+/* Pid of the coordinator as DIR/pid says, 0 when it does not. */
+pid_t client_pid(const client *c);
+/* A number never used before on this connection, for `ref` fields. */
+uint64_t client_ref(client *c);
+
+err_code client_send(client *c, const message *m, const view *frames, err *e);
+/* Next message, at most timeout_ms (-1: for ever). The packet is the client's, valid until the next call. ERR_TIMEOUT;
+ * ERR_GONE when the coordinator is no more; ERR_CANCELLED when a signal has come (not with deaf set). */
+err_code client_next(client *c, int timeout_ms, bool deaf, const packet **out, err *e);
+
+/* ASK: send, and take the REPORT apart. Between the two other messages may arrive. */
+err_code client_ask(client *c, unsigned what, uint64_t *ref, err *e);
+err_code client_report(const packet *p, json_t **out, err *e);
+/* Ask and wait; for connections with nothing else going on. */
+err_code client_status(client *c, unsigned what, json_t **out, err *e);
+/* The error that a FAIL carries. */
+err_code client_failed(const packet *p, err *e);
+
+/* Is somebody listening on DIR/client? */
+bool client_listens(const char *dir);
+/* Pid in DIR/pid, 0 when there is none. */
+pid_t client_read_pid(const char *dir);
+/* Does the process run (zombies do not)? */
+bool client_pid_alive(pid_t pid);
+#endif

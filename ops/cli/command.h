@@ -1,0 +1,30 @@
+#ifndef CLI_COMMAND_H
+#define CLI_COMMAND_H
+/* Every command of `sluice`. A command gets its settings (argv and configuration read, words counted) and says ERR_OK or
+ * why not; main prints the error and makes the exit status of it. */
+#include "core/settings.h"
+
+err_code cmd_run(settings *s, err *e);
+err_code cmd_up(settings *s, err *e);
+err_code cmd_down(settings *s, err *e);
+err_code cmd_status(settings *s, err *e);
+err_code cmd_worker(settings *s, err *e);
+err_code cmd_submit(settings *s, err *e);
+err_code cmd_jobs(settings *s, err *e);
+err_code cmd_result(settings *s, err *e);
+err_code cmd_cancel(settings *s, err *e);
+err_code cmd_tokenize(settings *s, err *e);
+err_code cmd_detokenize(settings *s, err *e);
+err_code cmd_eval(settings *s, err *e);
+err_code cmd_index(settings *s, err *e);
+err_code cmd_model(settings *s, err *e);
+err_code cmd_config(settings *s, err *e);
+
+/* Parts of cmd_eval. */
+err_code eval_logits(settings *s, err *e);
+err_code eval_ppl(settings *s, err *e);
+err_code eval_qa(settings *s, err *e);
+
+/* `sluice 1.2.3 (revision, isa)` */
+void version_print(FILE *out);
+#endif

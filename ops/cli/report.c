@@ -1,0 +1,126 @@
+#include "ops/cli/report.h"
+#include "proto/finish.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* Owns how reports look on a terminal. Asks nobody anything. */
+
+const char *report_bytes(uint64_t n, char buf[static 16])
+{
+    static const char *const unit[] = { "B", "KB", "MB", "GB", "TB" };
+    double x = (double)n;
+    size_t u = 0;
+    for (; x >= 999.5 && u < 4; u++) x /= 1000;
+    snprintf(buf, 16, u && x < 99.95 ? "%.1f %s" : "%.0f %s", x, unit[u]);
+    return buf;
+}
+
+static uint64_t number(const json_t *o, const char *key)
+{
+    const json_t *v = json_object_get(o, key);
+    double x = json_is_number(v) ? json_number_value(v) : 0;
+    return x > 0 ? (uint64_t)x : 0;
+}
+
+static const char *word(const json_t *o, const char *key)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+    return s && *s ? s : "-";
+}
+
+static bool yes(const json_t *o, const char *key) { return json_is_true(json_object_get(o, key)); }
+
+uint64_t report_kv_bytes(const json_t *status)
+{
+    uint64_t sum = 0;
+    size_t i;
+    json_t *s;
+    json_array_foreach(json_object_get(status, "stages"), i, s) sum += number(s, "kv_bytes");
+    return sum;
+}
+
+/* "cores" is a list such as "0-3", or a number of cores. */
+static void print_cores(FILE *out, const json_t *s)
+{
+    const json_t *c = json_object_get(s, "cores"), *set = json_object_get(s, "cpuset");
+    if (json_is_string(set)) c = set;
+    if (json_is_integer(c)) fprintf(out, "%lld cores", (long long)json_integer_value(c));
+    else fprintf(out, "cores %s", json_is_string(c) ? json_string_value(c) : "-");
+}
+
+static void print_stage(FILE *out, const json_t *s, size_t i)
+{
+    char weights[16], kv[16];
+    uint64_t first = number(s, "first"), last = number(s, "last");
+    fprintf(out, "stage %zu  ", i);
+    if (last > first) fprintf(out, "layers %llu-%llu", (unsigned long long)first, (unsigned long long)last - 1);
+    else fputs("no layers", out);
+    fprintf(out, "%s%s  ", yes(s, "embed") ? " +embed" : "", yes(s, "head") ? " +head" : "");
+    print_cores(out, s);
+    fprintf(out, "  pid %llu  %s  weights %s  KV %s", (unsigned long long)number(s, "pid"), word(s, "isa"),
+            report_bytes(number(s, "weight_bytes"), weights), report_bytes(number(s, "kv_bytes"), kv));
+    if (strcmp(word(s, "host"), "-")) fprintf(out, "  on %s", word(s, "host"));
+    fputc('\n', out);
+}
+
+void report_stages(FILE *out, const json_t *status)
+{
+    size_t i;
+    json_t *s;
+    json_array_foreach(json_object_get(status, "stages"), i, s) print_stage(out, s, i);
+}
+
+void report_status(FILE *out, const json_t *status)
+{
+    const json_t *m = json_object_get(status, "model"), *j = json_object_get(status, "jobs"), *r = json_object_get(status, "rag");
+    fprintf(out, "%s, epoch %llu\n", yes(status, "ready") ? "ready" : "not ready", (unsigned long long)number(status, "epoch"));
+    fprintf(out, "model    %s (%s), %llu layers, vocabulary %llu, context %llu\n", word(m, "name"), word(m, "file"),
+            (unsigned long long)number(m, "layers"), (unsigned long long)number(m, "vocab"), (unsigned long long)number(m, "context"));
+    report_stages(out, status);
+    if (json_is_object(r)) {
+        char *words = json_dumps(r, JSON_COMPACT);
+        fprintf(out, "rag      %s\n", words ? words : "-");
+        free(words);
+    }
+    fprintf(out, "jobs     %llu queued, %llu running, %llu done\n", (unsigned long long)number(j, "queued"),
+            (unsigned long long)number(j, "running"), (unsigned long long)number(j, "done"));
+}
+
+void report_jobs(FILE *out, const json_t *jobs)
+{
+    size_t i;
+    json_t *j;
+    fprintf(out, "%-8s %-10s %8s %8s  %-12s %s\n", "id", "state", "prompt", "tokens", "finish", "custom id");
+    json_array_foreach(json_object_get(jobs, "jobs"), i, j)
+        fprintf(out, "%-8llu %-10s %8llu %8llu  %-12s %s\n", (unsigned long long)number(j, "id"), word(j, "state"),
+                (unsigned long long)number(j, "prompt_tokens"), (unsigned long long)number(j, "tokens"), word(j, "finish_reason"),
+                word(j, "custom_id"));
+}
+
+static double rate(uint64_t n, uint64_t us) { return us ? (double)n * 1e6 / (double)us : 0; }
+
+static void print_passage(FILE *out, const json_t *p, size_t i)
+{
+    fprintf(out, "passage %zu  %s", i + 1, word(p, "source"));
+    if (json_object_get(p, "begin"))
+        fprintf(out, " %llu-%llu", (unsigned long long)number(p, "begin"), (unsigned long long)number(p, "end"));
+    if (strcmp(word(p, "title"), "-")) fprintf(out, "  \"%s\"", word(p, "title"));
+    if (json_is_number(json_object_get(p, "score"))) fprintf(out, "  score %.2f", json_number_value(json_object_get(p, "score")));
+    fputc('\n', out);
+}
+
+void report_answer(FILE *out, const answer *a, uint64_t kv_bytes)
+{
+    char kv[16];
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; i < a->n_choices; i++) tokens += a->choice[i].n_tokens;
+    if (!a->n_choices) return;
+    const msg_done *d = &a->choice[0].done;
+    fprintf(out, "%llu prompt tokens, %llu new (%s)  first token %.1f ms  prefill %.1f tok/s (%s)  decode %.1f tok/s  KV %s\n",
+            (unsigned long long)d->prompt_tokens, (unsigned long long)tokens, finish_name(d->finish), (double)d->ttft_us / 1e3,
+            rate(d->prompt_tokens, d->prefill_us), d->prefill_mode == 1 ? "local" : "pipeline",
+            rate(d->tokens ? d->tokens - 1 : 0, d->decode_us), report_bytes(kv_bytes, kv));
+    size_t i;
+    json_t *p;
+    json_array_foreach(a->passages, i, p) print_passage(out, p, i);
+}

@@ -1,0 +1,32 @@
+#ifndef CLI_REQUEST_H
+#define CLI_REQUEST_H
+/* One SUBMIT with its payload, made from options or from a line of a batch file. It is not sent from here. */
+#include "core/settings.h"
+#include "proto/message.h"
+
+typedef struct {
+    message m;             /* MSG_SUBMIT; counts of the tables below included */
+    text prompt, stop;
+    id_rec *tokens;        /* [m.submit.n_tokens] */
+    bias_rec *bias;        /* [m.submit.n_bias] */
+    bool has_prompt;
+} request;
+
+/* The options of run and submit (ERR_INPUT quotes a bad --logit-bias or --stop); defaults for other commands. No prompt. */
+err_code request_init(request *r, const settings *s, err *e);
+void request_free(request *r);
+/* Text from -p, -f or "-" among the words. ERR_USAGE when none, or more than one, is given. */
+err_code request_prompt(request *r, const settings *s, err *e);
+err_code request_set_prompt(request *r, const void *p, size_t n, err *e);
+/* Copies ids. */
+err_code request_set_tokens(request *r, const uint32_t *ids, size_t n, err *e);
+err_code request_add_stop(request *r, const char *s, err *e);
+err_code request_add_bias(request *r, uint32_t id, float bias, err *e);
+/* The four payload frames; they borrow from r. */
+void request_frames(const request *r, view out[static 4]);
+
+/* One line of a batch file over what `r` already holds: a JSON object with custom_id and prompt (or tokens). Unknown and
+ * doubled fields, wrong kinds and values out of range are ERR_INPUT and name the field. custom_id lands in
+ * r->m.submit.custom_id even when another field is wrong. */
+err_code request_line(request *r, view line, err *e);
+#endif

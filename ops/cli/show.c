@@ -1,0 +1,123 @@
+#include "ops/cli/show.h"
+#include "ops/cli/report.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Owns stdout while a job runs. It starts no job and stops none. */
+
+/* The report is a nicety: the text is there already, so nobody waits long for it. */
+enum { REPORT_MS = 2000 };
+
+err_code show_write(const void *p, size_t n, err *e)
+{
+    if (n && fwrite(p, 1, n, stdout) != n) return err_set(e, ERR_IO, "standard output: %s", strerror(errno));
+    return fflush(stdout) ? err_set(e, ERR_IO, "standard output: %s", strerror(errno)) : ERR_OK;
+}
+
+err_code show_json(json_t *o, err *e)
+{
+    char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    json_decref(o);
+    if (!line) return err_set(e, ERR_NOMEM, "out of memory");
+    err_code rc = show_write(line, strlen(line), e);
+    if (rc == ERR_OK) rc = show_write("\n", 1, e);
+    free(line);
+    return rc;
+}
+
+err_code show_open(show *w, const settings *s, const char *schema, const char *dir, request *req, err *e)
+{
+    *w = (show){ .s = s, .schema = schema, .req = req };
+    return client_open(&w->side, dir, e);
+}
+
+void show_close(show *w)
+{
+    client_close(&w->side);
+    json_decref(w->early);
+    w->early = NULL;
+}
+
+static err_code next(void *me, request *out, bool *more, err *e)
+{
+    show *w = me;
+    (void)e;
+    *more = w->req != NULL;
+    if (w->req) {
+        *out = *w->req;
+        *w->req = (request){ 0 };
+        w->req = NULL;
+    }
+    return ERR_OK;
+}
+
+static err_code event(void *me, size_t index, const answer *a, const packet *p, err *e)
+{
+    show *w = me;
+    err quiet;
+    (void)index;
+    (void)a;
+    if (p->head.type != MSG_TOKEN) return ERR_OK;
+    if (!w->asked && client_ask(w->side, 0, &w->asked, &quiet) != ERR_OK) w->asked = UINT64_MAX;
+    if (w->s->json || p->head.token.index) return ERR_OK;
+    return show_write(p->frame[TOKEN_TEXT].ptr, p->frame[TOKEN_TEXT].len, e);
+}
+
+static void take_early_report(show *w)
+{
+    err quiet;
+    const packet *p;
+    while (w->asked && w->asked != UINT64_MAX && client_next(w->side, REPORT_MS, false, &p, &quiet) == ERR_OK) {
+        if (p->head.type != MSG_REPORT || p->head.report.ref != w->asked) continue;
+        client_report(p, &w->early, &quiet);
+        return;
+    }
+}
+
+static err_code write_choices(const answer *a, err *e)
+{
+    err_code rc = ERR_OK;
+    for (uint32_t i = 0; i < a->n_choices && rc == ERR_OK; i++) {
+        const text *t = &a->choice[i].text;
+        char head[32];
+        snprintf(head, sizeof head, "\n--- choice %u\n", i);
+        if (i) rc = show_write(head, strlen(head), e);
+        if (i && rc == ERR_OK) rc = show_write(t->ptr, t->len, e);
+        if (rc == ERR_OK && t->len && t->ptr[t->len - 1] != '\n') rc = show_write("\n", 1, e);
+    }
+    return rc;
+}
+
+static err_code write_object(const show *w, const answer *a, const json_t *status, uint64_t kv, err *e)
+{
+    json_t *o = answer_json(a, w->s->logprobs > 0), *stages = json_object_get(status, "stages"), *lossy = json_object_get(status, "lossy");
+    json_object_set_new(o, "schema", json_string(w->schema));
+    json_object_set_new(o, "id", json_integer((json_int_t)a->job));
+    json_object_set_new(o, "kv_bytes", json_integer((json_int_t)kv));
+    json_object_set_new(o, "stages", stages ? json_incref(stages) : json_array());
+    json_object_set_new(o, "lossy", json_is_array(lossy) ? json_incref(lossy) : json_array());
+    return show_json(o, e);
+}
+
+static err_code done(void *me, size_t index, answer *a, err *e)
+{
+    show *w = me;
+    json_t *status = NULL;
+    err quiet;
+    (void)index;
+    w->job = a->fail;
+    if (a->fail.code != ERR_OK) return w->s->json || !a->n_choices ? ERR_OK : write_choices(a, e);
+    take_early_report(w);
+    if (client_status(w->side, 0, &status, &quiet) != ERR_OK) status = json_object();
+    uint64_t early = report_kv_bytes(w->early), late = report_kv_bytes(status), kv = early > late ? early : late;
+    err_code rc = w->s->json ? write_object(w, a, status, kv, e) : write_choices(a, e);
+    if (rc == ERR_OK && !w->s->json) {
+        report_stages(stderr, status);
+        report_answer(stderr, a, kv);
+    }
+    json_decref(status);
+    return rc;
+}
+
+const flight_ops show_ops = { next, event, done };

@@ -1,0 +1,36 @@
+#include "ops/cli/signals.h"
+#include <signal.h>
+#include <stddef.h>
+
+/* Owns the signal flag of the process. Handlers do nothing else. */
+
+static volatile sig_atomic_t first, count;
+static const int handled[] = { SIGINT, SIGTERM, SIGHUP };
+
+static void note(int sig)
+{
+    if (!first) first = sig;
+    if (count < 100) count++;
+}
+
+void signals_install(void)
+{
+    struct sigaction a = { .sa_handler = note }, ignore = { .sa_handler = SIG_IGN }, old;
+    sigemptyset(&a.sa_mask);
+    for (size_t i = 0; i < sizeof handled / sizeof handled[0]; i++)
+        if (!sigaction(handled[i], NULL, &old) && old.sa_handler != SIG_IGN) sigaction(handled[i], &a, NULL); /* nohup stays */
+    sigaction(SIGPIPE, &ignore, NULL);
+}
+
+int signals_caught(void) { return first; }
+int signals_count(void) { return count; }
+
+void signals_reset(void)
+{
+    struct sigaction a = { .sa_handler = SIG_DFL };
+    sigset_t none;
+    for (size_t i = 0; i < sizeof handled / sizeof handled[0]; i++) sigaction(handled[i], &a, NULL);
+    sigaction(SIGPIPE, &a, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}

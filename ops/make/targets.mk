@@ -1,0 +1,128 @@
+# Everything that is not compiling and linking: set-up, tests, benches, fuzzing, tools, install.
+.PHONY: bootstrap run demo test test-all test-unit test-flow asan tsan cover bench bench-all fuzz fuzz-run
+.PHONY: fmt tidy protocol install uninstall clean help
+
+# Sub-makes use every core unless the caller chose. They also see packages that bootstrap has only just installed, which
+# this make, parsed before, does not.
+JOBS    = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
+SUBMAKE = $(MAKE) --no-print-directory $(JOBS)
+
+bootstrap:                      ## install missing packages (Debian 12); needs no network when all are there
+	$(Q)ops/bootstrap --check >/dev/null 2>&1 || ops/bootstrap
+
+# ---- run
+run: bootstrap                  ## build, then answer a question from the demo corpus
+	$(Q)$(SUBMAKE) demo
+demo: $(BINS)
+	$(Q)ops/demo.sh $(B)
+
+# ---- test.  T="err pages" picks tests/*/test_err.c and test_pages.c
+T         ?=
+picked     = $(if $(T),$(filter $(T:%=$(B)/tests/\%/test_%) $(foreach t,$(T),$(B)/tests/unit/test_$t $(B)/tests/flow/test_$t \
+             $(B)/tests/faults/test_$t),$(1)),$(1))
+TEST_LIMIT ?= $(if $(filter asan tsan cover,$(MODE)),1800,600)
+# Sanitizers write to files and not to stderr: Criterion calls a test that leaks or races in a child of its own "ok", and
+# a program's stderr may be captured. tests/run.sh counts every report file as a failure.
+REPORTS   := $(CURDIR)/$(B)/report
+TEST_ENV   = TEST_LIMIT=$(TEST_LIMIT) TEST_REPORTS=$(if $(filter asan tsan,$(MODE)),$(REPORTS)) \
+             ASAN_OPTIONS=log_path=$(REPORTS):detect_stack_use_after_return=1:allocator_may_return_null=1 \
+             UBSAN_OPTIONS=log_path=$(REPORTS):print_stacktrace=1 \
+             TSAN_OPTIONS=log_path=$(REPORTS):suppressions=$(CURDIR)/ops/tsan.supp:allocator_may_return_null=1
+RUN_TESTS  = $(Q)$(TEST_ENV) tests/run.sh
+
+test: bootstrap                 ## build and run all tests (T="name name" picks some, MODE=debug has asserts on)
+	$(Q)$(SUBMAKE) test-all
+test-all: $(BINS) $(call picked,$(TESTS))
+	$(RUN_TESTS) $(call picked,$(TESTS))
+test-unit: $(call picked,$(filter $(B)/tests/unit/%,$(TESTS)))          ## only tests/unit; does not build the programs
+	$(RUN_TESTS) $^
+test-flow: $(call picked,$(filter-out $(B)/tests/unit/%,$(TESTS))) | $(BINS)    ## only tests that start whole clusters
+	$(RUN_TESTS) $^
+asan: bootstrap                 ## all tests under AddressSanitizer and UBSan
+	$(Q)$(SUBMAKE) MODE=asan test-all
+tsan: bootstrap                 ## all tests under ThreadSanitizer (T=name picks)
+	$(Q)$(SUBMAKE) MODE=tsan test-all
+cover: bootstrap                ## line coverage of all tests, by file
+	$(Q)find build/cover -name '*.gcda' -delete 2>/dev/null || true
+	$(Q)$(SUBMAKE) MODE=cover test-all
+	$(Q)ops/cover.sh build/cover
+
+# ---- bench: every program prints lines "bench,case,value,unit"
+bench: bootstrap                ## run tests/bench (T=name picks), figures to build/bench.csv
+	$(Q)$(SUBMAKE) bench-all
+BENCH_PICK = $(if $(T),$(T:%=$(B)/tests/bench/bench_%),$(BENCHES))
+bench-all: $(BINS) $(BENCH_PICK)
+	$(Q)test -n "$(BENCH_PICK)" || { echo "no tests/bench/bench_*.c" >&2; exit 1; }
+	$(Q)echo bench,case,value,unit > build/bench.csv; set -e; \
+	for b in $(BENCH_PICK); do echo "  BENCH $$b"; $$b > build/bench.part; cat build/bench.part >> build/bench.csv; done; \
+	rm -f build/bench.part; cat build/bench.csv
+
+# ---- fuzz: the product compiled by clang once more, with coverage for libFuzzer
+F         ?=
+SECONDS   ?= 60
+FUZZ_CC   ?= clang
+FB        := build/fuzz
+FUZZ_SRC  := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_BINS := $(FUZZ_SRC:tests/fuzz/%.c=$(FB)/%)
+FUZZ_PICK  = $(if $(F),$(F:%=$(FB)/fuzz_%),$(FUZZ_BINS))
+FUZZ_PART := $(LIB_SRC) $(CO_SRC) $(ST_SRC) $(RAG_SRC)
+FUZZ_CF    = -I. -I$(FB) -D_GNU_SOURCE -MMD -MP $(PKG_CFLAGS) -std=c11 -g -O1 -pthread -fno-omit-frame-pointer \
+             -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all $(EXTRA) $(NUMERICS)
+fobj       = $(patsubst %.c,$(FB)/obj/%.o,$(1))
+fuzz: bootstrap                 ## run libFuzzer targets (F=name picks one, SECONDS=60 each)
+	$(Q)$(SUBMAKE) fuzz-run
+fuzz-run: $(FUZZ_PICK)
+	$(Q)test -n "$(FUZZ_PICK)" || { echo "no tests/fuzz/fuzz_*.c" >&2; exit 1; }
+	$(Q)set -e; for f in $(FUZZ_PICK); do n=$${f##*/fuzz_}; c=tests/fuzz/corpus/$$n; test -d $$c || c=$(FB)/corpus/$$n; mkdir -p $$c; \
+	echo "  FUZZ  $$n ($(SECONDS) s, corpus $$c)"; \
+	$$f -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix=$(FB)/crash-$$n- $$c; done
+$(FUZZ_BINS): $(FB)/%: $(FB)/obj/tests/fuzz/%.o $(FB)/libproduct.a
+	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(FUZZ_CC) -fsanitize=fuzzer,address,undefined -pthread $^ -o $@ $(LIBS)
+$(FB)/libproduct.a: $(call fobj,$(FUZZ_PART))
+	$(Q)echo "  AR    $@"; rm -f $@; ar rcs $@ $^
+$(FB)/obj/%_avx2.o: ISA := $(ISA_AVX2)
+$(FB)/obj/%_plain.o: ISA := $(ISA_FMA)
+$(FB)/obj/%.o: %.c
+	$(Q)mkdir -p $(@D); echo "  CC    $< (fuzz)"; $(FUZZ_CC) $(FUZZ_CF) $(ISA) -c $< -o $@
+-include $(wildcard $(patsubst %.o,%.d,$(call fobj,$(FUZZ_PART) $(FUZZ_SRC))))
+
+# ---- source tools; they look at files that git knows, so build/ and strangers are left alone
+FILES    ?=
+C_FILES   = $(if $(FILES),$(FILES),$$(git ls-files --cached --others --exclude-standard $(1)))
+# clang-format 14 cannot keep columns of comments and one-line structs, so whole files are formatted only when named.
+fmt:                            ## clang-format changed lines (FILES="a.c b.c": whole files; CHECK=1: only report)
+	$(Q)command -v git-clang-format >/dev/null || { echo "clang-format is missing: ops/bootstrap --tools" >&2; exit 1; }
+ifneq ($(FILES),)
+	$(Q)clang-format --style=file $(if $(CHECK),--dry-run -Werror,-i) $$(git ls-files --cached --others --exclude-standard $(FILES))
+else ifneq ($(CHECK),)
+	$(Q)! git clang-format --diff --extensions c,h HEAD | grep '^[-+@d]'
+else
+	$(Q)git clang-format --force --extensions c,h HEAD
+endif
+tidy:                           ## clang-tidy (FILES="a.c b.c" picks), settings in .clang-tidy
+	$(Q)command -v clang-tidy >/dev/null || { echo "clang-tidy is missing: ops/bootstrap --tools" >&2; exit 1; }
+	$(Q)for f in $(call C_FILES,'core/*.c' 'proto/*.c' 'kvstore/*.c' 'engine/*.c' 'coordinator/*.c' 'workers/*.c' 'ops/*.c'); do \
+	case $$f in *_avx2.c) isa="$(ISA_AVX2)";; *_plain.c) isa="$(ISA_FMA)";; core/err.c) isa=;; \
+	*) isa="-include ops/tidy.h";; esac; echo "  TIDY  $$f"; \
+	clang-tidy --quiet --warnings-as-errors='*' $$f -- -I. -I$(B) -D_GNU_SOURCE -DSLUICE_REV='""' $(PKG_CFLAGS) -std=c11 $$isa \
+	2>/dev/null || bad=1; done; test -z "$$bad"
+protocol: $(B)/ops/tools/protocol_page                 ## write docs/PROTOCOL.md from proto/messages.def
+	$(Q)mkdir -p docs; $< > docs/PROTOCOL.md.new && mv docs/PROTOCOL.md.new docs/PROTOCOL.md && echo "  GEN   docs/PROTOCOL.md"
+
+# ---- install
+SHARE := $(DESTDIR)$(PREFIX)/share/sluice
+install: $(BINS)                ## programs, models, configs and pages (PREFIX=/usr/local, DESTDIR=)
+	$(Q)install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)
+	$(Q)install -m 755 $(BINS) $(DESTDIR)$(PREFIX)/bin/
+	$(Q)for f in $$(find models configs docs -type f) $(wildcard README.md ARCHITECTURE.md LICENSE); do \
+	install -D -m 644 $$f $(SHARE)/$$f || exit 1; done
+	$(Q)echo "installed under $(DESTDIR)$(PREFIX)"
+uninstall:                      ## remove what install put there
+	$(Q)rm -f $(BINS:$(B)/%=$(DESTDIR)$(PREFIX)/bin/%)
+	$(Q)rm -rf $(SHARE)
+	$(Q)rmdir -p --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share 2>/dev/null || true
+
+clean:                          ## remove build/
+	rm -rf build
+help:                           ## this list
+	$(Q)sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' Makefile ops/make/targets.mk | sort | expand -t 16

@@ -1,0 +1,57 @@
+#ifndef PROTO_LINK_H
+#define PROTO_LINK_H
+/* Sockets that carry messages. The only home of zmq.h. A link belongs to one thread; a hub (context) to all.
+ * Bounded high-water marks, ZMQ_MAXMSGSIZE, heartbeats on tcp. Linger is 0: closing a link never waits, and what has not
+ * left it then is lost, so whoever has a last word (DONE, BYE) keeps the link until it is answered or a moment has passed.
+ * A PUSH has no queue before its peer is there: link_send waits for the peer (inproc: it queues). A DEALER's first words queue.
+ * ipc by default, tcp and inproc by address; tcp binds loopback only (anything else needs keys, which come with their own
+ * work). A peer that never ends a multipart message can fill memory: the library gathers it whole before limits apply. */
+#include "proto/message.h"
+#include "proto/trace.h"
+
+typedef struct hub hub;          /* one per process (or per one-process cluster) */
+typedef struct link link_t;
+
+typedef enum { LINK_ROUTER, LINK_DEALER, LINK_PUSH, LINK_PULL } link_kind;
+typedef enum { LINK_CONTROL, LINK_DATA, LINK_BULK, LINK_CLIENT } link_lane;   /* decides HWM and message size limits */
+
+#define LINK_ID_MAX 32
+typedef struct { uint8_t len; uint8_t bytes[LINK_ID_MAX]; } link_id;          /* ROUTER's name of a peer */
+
+/* A received message: header decoded and checked, frames checked against it. Views live until packet_done or the next
+ * receive into the same packet. A packet must not be copied or moved while it is full. Start with {0}. */
+typedef struct {
+    message head;
+    link_id from;                /* set by a ROUTER */
+    view frame[MSG_FRAMES_MAX];  /* payload; may be unaligned: copy records out with memcpy */
+    uint32_t n_frames;
+    uint64_t held[(1 + MSG_FRAMES_MAX) * 8 + 1];   /* the zmq messages behind the views */
+} packet;
+void packet_done(packet *p);
+
+err_code hub_open(hub **out, err *e);
+void hub_close(hub **h);                                    /* all links must be closed */
+
+/* Bind or connect. `addr` is a zmq endpoint; tcp with port * or 0 picks a port. ERR_IO quotes address and reason
+ * ("address already in use"), ERR_CONFIG for an unknown transport, a too long ipc path, or a non-loopback tcp bind. */
+err_code link_bind(link_t **out, hub *h, link_kind k, link_lane l, const char *addr, err *e);
+err_code link_connect(link_t **out, hub *h, link_kind k, link_lane l, const char *addr, err *e);
+void link_close(link_t **l);
+const char *link_addr(const link_t *l);                     /* the real endpoint after a bind */
+
+/* Send header + payload frames (as many as the message type has; the views are copied or sent before return).
+ * `to` only for ROUTER. Waits at most timeout_ms when the peer's queue is full (-1: for ever): ERR_TIMEOUT.
+ * ERR_GONE: a ROUTER knows no such peer. */
+err_code link_send(link_t *l, const link_id *to, const message *m, const view *frames, int timeout_ms, err *e);
+/* Receive one message into *p (emptied first). ERR_TIMEOUT when nothing came in time. ERR_PROTO: a bad message came and
+ * was dropped whole; *p then holds the sender (from) only, so that the caller can answer with FAIL. */
+err_code link_recv(link_t *l, packet *p, int timeout_ms, err *e);
+
+/* Wait until one of n links is readable, at most timeout_ms; ready[i] is set. Spins up to spin_us first. */
+err_code link_poll(link_t *const *l, uint32_t n, bool *ready, int timeout_ms, uint32_t spin_us, err *e);
+/* Bytes received and sent so far, header and payload. */
+void link_counted(const link_t *l, uint64_t *in, uint64_t *out);
+
+/* Record every message of this link into t from now on (NULL: stop). */
+void link_trace(link_t *l, trace *t, const char *name);
+#endif

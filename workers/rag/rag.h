@@ -1,0 +1,16 @@
+#ifndef WORKERS_RAG_RAG_H
+#define WORKERS_RAG_RAG_H
+/* The retrieval worker: opens one corpus, joins a coordinator, answers each QUERY with PASSAGES. One thread. */
+#include "proto/link.h"
+#include <stdatomic.h>
+
+typedef struct {
+    hub *hub;
+    const char *connect, *corpus, *name;
+    uint64_t cookie;
+    atomic_bool *stop;
+} rag_options;
+
+/* Returns when told BYE, when *stop is set, or when the corpus cannot be opened. */
+err_code rag_run(const rag_options *o, err *e);
+#endif

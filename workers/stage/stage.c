@@ -1,0 +1,422 @@
+#include "workers/stage/stage.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "workers/stage/step.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define POLL_MS 250          /* how soon a stop flag or a silent coordinator is seen */
+#define SPIN_US 30           /* a hop over ipc takes about so long: sleeping and waking costs as much again */
+#define SILENT_NS 15000000000u /* a worker that came by itself leaves after 15 s without a PING (one comes every second) */
+#define SEND_MS 10000        /* the next hop takes nothing for so long: it is stuck or gone */
+
+typedef struct {
+    const stage_options *o;
+    gguf *file;
+    pool *pool;
+    link_t *control, *data, *bulk, *result;
+    link_t *hop[512];            /* PUSH to the other stages, made when first needed */
+    char (*addr)[128];           /* their addresses, by stage index */
+    uint32_t n_addr;
+    uint64_t epoch, last_heard;
+    shard_state *shards;
+    step_out out;
+    trace *trace;
+    packet in;
+    uint64_t steps, rows, busy_ns, wait_ns, n_sessions;
+    bool bye;
+} stage;
+
+/* ---- small answers ------------------------------------------------------------------------------------------------ */
+
+static err_code say(stage *s, const message *m, err *e) { return link_send(s->control, NULL, m, NULL, 1000, e); }
+
+static void say_fail(stage *s, const err *why, uint64_t session, uint64_t step)
+{
+    LOG(LOG_WARN, "STAGE-FAIL", "session=%" PRIu64 " step=%" PRIu64 " code=%d text=\"%s\"", session, step, why->code, why->text);
+    message m = msg_init(MSG_FAIL);
+    m.fail.code = why->code;
+    m.fail.epoch = s->epoch;
+    m.fail.session = session;
+    m.fail.step = step;
+    snprintf(m.fail.text, sizeof m.fail.text, "%s", why->text);
+    err e;
+    if (say(s, &m, &e)) LOG(LOG_WARN, "STAGE-MUTE", "text=\"%s\"", e.text);
+}
+
+static shard_state *shard_find(stage *s, uint64_t id)
+{
+    for (shard_state *p = s->shards; p; p = p->next)
+        if (p->id == id) return p;
+    return NULL;
+}
+
+/* ---- PLAN ---------------------------------------------------------------------------------------------------------- */
+
+static void close_hops(stage *s)
+{
+    for (size_t i = 0; i < sizeof s->hop / sizeof *s->hop; i++)
+        if (s->hop[i]) link_close(&s->hop[i]);
+    if (s->result) link_close(&s->result);
+}
+
+static void close_shards(stage *s)
+{
+    while (s->shards) {
+        shard_state *next = s->shards->next;
+        shard_close(&s->shards);
+        s->shards = next;
+    }
+    s->n_sessions = 0;
+}
+
+/* Lines of the addrs frame; every address fits its field because SO(data_addr, 127) bounds it at HELLO. */
+static err_code take_addrs(stage *s, const msg_plan *p, view lines, err *e)
+{
+    free(s->addr);
+    s->n_addr = 0;
+    s->addr = calloc(p->n_stages, sizeof *s->addr);
+    if (!s->addr) return err_set(e, ERR_NOMEM, "out of memory for %" PRIu64 " addresses", p->n_stages);
+    const char *at = lines.ptr, *end = at + lines.len;
+    while (at < end && s->n_addr < p->n_stages) {
+        const char *nl = memchr(at, '\n', (size_t)(end - at));
+        size_t n = (size_t)((nl ? nl : end) - at);
+        if (n == 0 || n > 127) return err_set(e, ERR_PROTO, "plan: address %u has %zu bytes", s->n_addr, n);
+        memcpy(s->addr[s->n_addr++], at, n);
+        at += n + 1;
+    }
+    if (s->n_addr != p->n_stages) return err_set(e, ERR_PROTO, "plan: %u addresses for %" PRIu64 " stages", s->n_addr, p->n_stages);
+    return ERR_OK;
+}
+
+static err_code take_plan(stage *s, const packet *in, err *e)
+{
+    const msg_plan *p = &in->head.plan;
+    if (p->epoch != s->epoch) {
+        close_shards(s);
+        close_hops(s);
+    }
+    s->epoch = p->epoch;
+    err_code rc = take_addrs(s, p, in->frame[0], e);
+    if (!rc && !s->result) {
+        rc = link_connect(&s->result, s->o->hub, LINK_PUSH, LINK_DATA, p->result_addr, e);
+        if (!rc) link_trace(s->result, s->trace, "result");
+    }
+    shard_state *sh = NULL;
+    if (!rc) rc = shard_open(&sh, s->file, p, s->pool, s->o->isa, e);
+    if (rc) return rc;
+    sh->next = s->shards;
+    s->shards = sh;
+    return ERR_OK;
+}
+
+static void on_plan(stage *s)
+{
+    err e;
+    uint64_t t = clock_ns();
+    if (take_plan(s, &s->in, &e)) {
+        err_wrap(&e, "stage %s", s->o->name);
+        say_fail(s, &e, 0, 0);
+        return;
+    }
+    message m = msg_init(MSG_READY);
+    m.ready.epoch = s->epoch;
+    m.ready.stage = s->shards->plan.stage;
+    m.ready.weight_bytes = s->shards->model->bytes;
+    m.ready.kv_row_bytes = shard_row_bytes(s->shards);
+    m.ready.load_ms = (clock_ns() - t) / 1000000u;
+    LOG(LOG_INFO, "STAGE-READY", "epoch=%" PRIu64 " layers=%" PRIu64 "-%" PRIu64 " ms=%" PRIu64, s->epoch, s->shards->plan.first,
+        s->shards->plan.last, m.ready.load_ms);
+    if (say(s, &m, &e)) LOG(LOG_WARN, "STAGE-MUTE", "text=\"%s\"", e.text);
+}
+
+/* ---- sessions ------------------------------------------------------------------------------------------------------ */
+
+static err_code open_session(stage *s, const msg_session_open *m, view mask, err *e)
+{
+    shard_state *sh = shard_find(s, m->model);
+    kv_seq *q;
+    if (m->epoch != s->epoch || !sh) return err_set(e, ERR_STATE, "session %" PRIu64 ": no shard of model %" PRIu64 " in epoch %" PRIu64, m->session, m->model, m->epoch);
+    if (m->policy[0] && strcmp(m->policy, "identity"))
+        return err_set(e, ERR_CONFIG, "KV policy \"%s\" is not known to this stage", m->policy);
+    if (m->adapter) return err_set(e, ERR_CONFIG, "adapter %" PRIu64 " is not known to this stage", m->adapter);
+    for (size_t i = 0; i < mask.len; i++)
+        if (((const uint8_t *)mask.ptr)[i]) return err_set(e, ERR_CONFIG, "layer masks are not known to this stage");
+    return sh->store ? kv_seq_open(sh->store, m->session, &q, e) : ERR_OK;
+}
+
+static void on_session_open(stage *s)
+{
+    err e;
+    const msg_session_open *m = &s->in.head.session_open;
+    if (open_session(s, m, s->in.frame[0], &e)) {
+        say_fail(s, &e, m->session, 0);
+        return;
+    }
+    s->n_sessions++;
+    message r = msg_init(MSG_SESSION_READY);
+    r.session_ready.epoch = s->epoch;
+    r.session_ready.session = m->session;
+    if (say(s, &r, &e)) LOG(LOG_WARN, "STAGE-MUTE", "text=\"%s\"", e.text);
+}
+
+static void on_drop(stage *s)
+{
+    uint64_t id = s->in.head.drop.session;
+    bool had = false;
+    for (shard_state *p = s->shards; p; p = p->next)
+        if (p->store && kv_seq_find(p->store, id)) kv_seq_close(p->store, id), had = true;
+    if (had && s->n_sessions) s->n_sessions--;
+}
+
+/* ---- the rest of control ------------------------------------------------------------------------------------------- */
+
+static void on_ping(stage *s)
+{
+    err e;
+    message m = msg_init(MSG_PONG);
+    m.pong.nonce = s->in.head.ping.nonce;
+    m.pong.steps = s->steps;
+    say(s, &m, &e);
+}
+
+static uint64_t rss_kb(void)
+{
+    unsigned long long total = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (!f) return 0;
+    if (fscanf(f, "%llu %llu", &total, &resident) != 2) resident = 0;
+    fclose(f);
+    return resident * (uint64_t)sysconf(_SC_PAGESIZE) / 1024;
+}
+
+static void on_stats_get(stage *s)
+{
+    err e;
+    message m = msg_init(MSG_STATS);
+    msg_stats *t = &m.stats;
+    *t = (msg_stats){ .nonce = s->in.head.stats_get.nonce, .steps = s->steps, .rows = s->rows, .busy_ns = s->busy_ns,
+                      .wait_ns = s->wait_ns, .sessions = s->n_sessions, .rss_kb = rss_kb() };
+    for (shard_state *p = s->shards; p; p = p->next) {
+        kv_usage u = p->store ? kv_bytes(p->store) : (kv_usage){ 0 };
+        t->kv_bytes += u.data + u.meta;
+        t->kv_arena += u.arena;
+        t->weight_bytes += p->model->bytes;
+    }
+    uint64_t out = 0, unused = 0;
+    link_counted(s->data, &t->bytes_in, &unused);
+    for (uint32_t i = 0; i < s->n_addr; i++) {
+        if (s->hop[i]) link_counted(s->hop[i], &unused, &out), t->bytes_out += out;
+    }
+    if (s->result) link_counted(s->result, &unused, &out), t->bytes_out += out;
+    kernel_counts k = kernels_counted();
+#define X(n) t->n = k.n;
+    KERNEL_COUNTERS(X)
+#undef X
+    say(s, &m, &e);
+}
+
+static void on_bye(stage *s)
+{
+    LOG(LOG_INFO, "STAGE-BYE", "reason=\"%s\"", s->in.head.bye.reason);
+    s->bye = true;
+}
+
+/* The coordinator refused our HELLO: there is nothing to stay for. */
+static void on_fail(stage *s)
+{
+    LOG(LOG_ERROR, "STAGE-REFUSED", "text=\"%s\"", s->in.head.fail.text);
+    s->bye = true;
+}
+
+static void on_control(stage *s)
+{
+    static const struct { msg_type t; void (*f)(stage *); } table[] = {
+        { MSG_PLAN, on_plan }, { MSG_PING, on_ping }, { MSG_SESSION_OPEN, on_session_open }, { MSG_DROP, on_drop },
+        { MSG_STATS_GET, on_stats_get }, { MSG_BYE, on_bye }, { MSG_FAIL, on_fail },
+    };
+    s->last_heard = clock_ns();
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (table[i].t == s->in.head.type) {
+            table[i].f(s);
+            return;
+        }
+    LOG(LOG_WARN, "STAGE-STRAY", "message=%s", msg_name(s->in.head.type));
+}
+
+/* ---- data and bulk ------------------------------------------------------------------------------------------------- */
+
+static err_code send_on(stage *s, err *e)
+{
+    const step_out *o = &s->out;
+    link_t *to = s->result;
+    if (!o->is_result) {
+        if (o->next >= s->n_addr) return err_set(e, ERR_PROTO, "next hop %u, plan has %u stages", o->next, s->n_addr);
+        if (!s->hop[o->next]) {
+            err_code rc = link_connect(&s->hop[o->next], s->o->hub, LINK_PUSH, LINK_DATA, s->addr[o->next], e);
+            if (rc) return rc;
+            link_trace(s->hop[o->next], s->trace, "next");
+        }
+        to = s->hop[o->next];
+    }
+    return link_send(to, NULL, &o->head, o->frame, SEND_MS, e);
+}
+
+static void on_step(stage *s)
+{
+    if (s->in.head.type != MSG_STEP) {
+        LOG(LOG_WARN, "STAGE-STRAY", "data message=%s", msg_name(s->in.head.type));
+        return;
+    }
+    const msg_step *m = &s->in.head.step;
+    uint64_t t = clock_ns(), step = m->step, n = m->n_rows;
+    shard_state *sh = shard_find(s, m->model);
+    err e = { 0 };
+    err_code rc = sh ? step_run(sh, &s->in.head, s->in.frame, &s->out, &e) : err_set(&e, ERR_STATE, "no shard of model %" PRIu64, m->model);
+    if (!rc && s->out.failed_session) say_fail(s, &s->out.failure, s->out.failed_session, 0);
+    if (!rc) rc = send_on(s, &e);
+    if (rc) say_fail(s, &e, 0, step);
+    s->steps++;
+    s->rows += n;
+    s->busy_ns += clock_ns() - t;
+}
+
+static void on_push(stage *s)
+{
+    if (s->in.head.type != MSG_KV_PUSH) return;
+    const msg_kv_push *m = &s->in.head.kv_push;
+    shard_state *sh = shard_find(s, m->model);
+    kv_seq *q = sh && sh->store && m->epoch == s->epoch ? kv_seq_find(sh->store, m->session) : NULL;
+    err e = { 0 };
+    err_code rc = q ? kv_import(q, s->in.frame[0].ptr, s->in.frame[0].len, &e)
+                    : err_set(&e, ERR_STATE, "KV for session %" PRIu64 ", which is not open here", m->session);
+    if (rc) {
+        say_fail(s, &e, m->session, 0);
+    } else if (m->last) {
+        message r = msg_init(MSG_KV_DONE);
+        r.kv_done.epoch = s->epoch;
+        r.kv_done.session = m->session;
+        r.kv_done.rows = kv_rows(q);
+        say(s, &r, &e);
+    }
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------------------- */
+
+/* Take what is there on one link without waiting; false when nothing was. */
+static bool take(stage *s, link_t *l, void (*f)(stage *))
+{
+    err e;
+    err_code rc = link_recv(l, &s->in, 0, &e);
+    if (rc == ERR_TIMEOUT) return false;
+    if (rc) {
+        LOG(LOG_WARN, "STAGE-BAD-MESSAGE", "text=\"%s\"", e.text);
+        say_fail(s, &e, 0, 0);
+    } else {
+        f(s);
+    }
+    packet_done(&s->in);
+    return true;
+}
+
+static err_code serve(stage *s, err *e)
+{
+    while (!s->bye && !(s->o->stop && atomic_load(s->o->stop))) {
+        link_t *links[] = { s->control, s->bulk, s->data };
+        bool ready[3] = { false, false, false };
+        uint64_t t = clock_ns();
+        err_code rc = link_poll(links, 3, ready, POLL_MS, SPIN_US, e);
+        if (rc) return rc;
+        s->wait_ns += clock_ns() - t;
+        if (ready[0]) take(s, s->control, on_control);
+        if (ready[1]) take(s, s->bulk, on_push);
+        if (ready[2]) take(s, s->data, on_step);
+        if (s->o->joined && s->epoch && clock_ns() - s->last_heard > SILENT_NS)
+            return err_set(e, ERR_GONE, "coordinator %s has been silent for 15 s", s->o->connect);
+    }
+    return ERR_OK;
+}
+
+static err_code bind_lane(stage *s, link_t **l, link_lane lane, const char *given, const char *suffix, err *e)
+{
+    char addr[256];
+    if (given) snprintf(addr, sizeof addr, "%s", given);
+    else if (s->o->data_dir) snprintf(addr, sizeof addr, "ipc://%s/%s.%s", s->o->data_dir, s->o->name, suffix);
+    else snprintf(addr, sizeof addr, "tcp://127.0.0.1:*");
+    err_code rc = link_bind(l, s->o->hub, LINK_PULL, lane, addr, e);
+    if (!rc) link_trace(*l, s->trace, suffix);
+    return rc;
+}
+
+static void put_digest(digest_rec *d, const char *hex)
+{
+    char half[17] = { 0 };
+    memcpy(half, hex, 16);
+    d->hi = strtoull(half, NULL, 16);
+    d->lo = strtoull(hex + 16, NULL, 16);
+}
+
+static err_code hello(stage *s, err *e)
+{
+    message m = msg_init(MSG_HELLO);
+    msg_hello *h = &m.hello;
+    h->major = PROTO_MAJOR;
+    h->minor = PROTO_MINOR;
+    h->pid = (uint64_t)getpid();
+    h->cores = s->o->where ? topo_cores(s->o->where) : 0;
+    h->mem_mb = (uint64_t)sysconf(_SC_PHYS_PAGES) / 1024 * (uint64_t)sysconf(_SC_PAGESIZE) / 1024;
+    h->paths = (1u << PATH_COUNT) - 1;
+    h->threads = pool_threads(s->pool);
+    h->n_models = 1;
+    h->spare = s->o->joined;
+    h->cookie = s->o->cookie;
+    snprintf(h->name, sizeof h->name, "%s", s->o->name);
+    gethostname(h->host, sizeof h->host - 1);
+    snprintf(h->isa, sizeof h->isa, "%s", isa_name(s->o->isa));
+    snprintf(h->cpuset, sizeof h->cpuset, "%s", s->o->where ? topo_cpulist(s->o->where) : "");
+    snprintf(h->data_addr, sizeof h->data_addr, "%s", link_addr(s->data));
+    snprintf(h->bulk_addr, sizeof h->bulk_addr, "%s", link_addr(s->bulk));
+    digest_rec d;
+    put_digest(&d, gguf_digest(s->file));
+    return link_send(s->control, NULL, &m, &(view){ &d, sizeof d }, 5000, e);
+}
+
+static err_code start(stage *s, err *e)
+{
+    const stage_options *o = s->o;
+    err_code rc = gguf_open(&s->file, o->model, e);
+    uint32_t n = o->threads ? o->threads : o->where ? topo_cores(o->where) : 1;
+    if (!rc) rc = pool_open(&s->pool, n, o->where ? topo_bind_thread : NULL, o->where, e);
+    if (!rc && o->trace) rc = trace_open(&s->trace, o->trace, e);
+    if (!rc) rc = bind_lane(s, &s->data, LINK_DATA, o->data_addr, "data", e);
+    if (!rc) rc = bind_lane(s, &s->bulk, LINK_BULK, o->bulk_addr, "bulk", e);
+    if (!rc) rc = link_connect(&s->control, o->hub, LINK_DEALER, LINK_CONTROL, o->connect, e);
+    if (!rc) link_trace(s->control, s->trace, "control");
+    return rc ? rc : hello(s, e);
+}
+
+err_code stage_run(const stage_options *o, err *e)
+{
+    stage *s = calloc(1, sizeof *s);
+    if (!s) return err_set(e, ERR_NOMEM, "out of memory");
+    s->o = o;
+    s->last_heard = clock_ns();
+    err_code rc = start(s, e);
+    if (!rc) rc = serve(s, e);
+    packet_done(&s->in);
+    close_shards(s);
+    close_hops(s);
+    link_t **links[] = { &s->control, &s->data, &s->bulk };
+    for (int i = 0; i < 3; i++)
+        if (*links[i]) link_close(links[i]);
+    step_out_free(&s->out);
+    if (s->trace) trace_close(&s->trace);
+    if (s->pool) pool_close(&s->pool);
+    if (s->file) gguf_close(&s->file);
+    free(s->addr);
+    free(s);
+    return rc;
+}

@@ -1,0 +1,24 @@
+#ifndef WORKERS_STAGE_STEP_H
+#define WORKERS_STAGE_STEP_H
+/* One STEP on one shard: session operations, rows into the KV cache, layers, and at the end of the way the head's answer.
+ * Knows messages but no sockets: in comes a packet's header and frames, out goes a header and frames to send. */
+#include "proto/message.h"
+#include "workers/stage/shard.h"
+
+/* What is to be sent on; frames live until the next step on this object. {0} to start. */
+typedef struct {
+    message head;                       /* STEP for the next hop, or RESULT */
+    view frame[MSG_FRAMES_MAX];
+    bool is_result;
+    uint32_t next;                      /* stage index of the next hop when it is a STEP */
+    text rows, ops, hops, cands, full, hidden;   /* memory of the frames, reused */
+    /* a session that failed here, for a FAIL beside the row's status (one a step is told in words) */
+    uint64_t failed_session;
+    err failure;
+} step_out;
+void step_out_free(step_out *o);
+
+/* ERR_STATE: of another epoch, or not for this stage (drop it). ERR_PROTO: rows that cannot be (quoted). Otherwise a row
+ * that cannot be computed gets a status and the others go on. */
+err_code step_run(shard_state *s, const message *m, const view *frame, step_out *out, err *e);
+#endif
