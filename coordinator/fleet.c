@@ -128,6 +128,7 @@ static err_code start_rag(coordinator *c, err *e)
     args a = { .ok = true };
     common_args(c, &a, m->name);
     arg(&a, "--rag=%s", c->set->rag);
+    arg(&a, "--rag-min-share=%.17g", c->set->rag_min_share);
     return start_child(c, m, "sluice-rag", &a, NULL, e);
 }
 

@@ -1,6 +1,6 @@
 #include "ops/cli/answer.h"
 #include "proto/finish.h"
-#include "workers/rag/utf8.h"
+#include "core/utf8.h"
 #include <math.h>
 #include <string.h>
 

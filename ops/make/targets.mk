@@ -12,7 +12,7 @@ bootstrap:                      ## install missing packages (Debian 12); needs n
 
 # ---- run
 run: bootstrap                  ## build, then answer a question from the demo corpus
-	$(Q)$(SUBMAKE) demo
+	+$(Q)$(SUBMAKE) demo
 demo: $(BINS)
 	$(Q)ops/demo.sh $(B)
 
@@ -31,7 +31,7 @@ TEST_ENV   = TEST_LIMIT=$(TEST_LIMIT) TEST_REPORTS=$(if $(filter asan tsan,$(MOD
 RUN_TESTS  = $(Q)$(TEST_ENV) tests/run.sh
 
 test: bootstrap                 ## build and run all tests (T="name name" picks some, MODE=debug has asserts on)
-	$(Q)$(SUBMAKE) test-all
+	+$(Q)$(SUBMAKE) test-all
 test-all: $(BINS) $(call picked,$(TESTS))
 	$(RUN_TESTS) $(call picked,$(TESTS))
 test-unit: $(call picked,$(filter $(B)/tests/unit/%,$(TESTS)))          ## only tests/unit; does not build the programs
@@ -39,23 +39,23 @@ test-unit: $(call picked,$(filter $(B)/tests/unit/%,$(TESTS)))          ## only 
 test-flow: $(call picked,$(filter-out $(B)/tests/unit/%,$(TESTS))) | $(BINS)    ## only tests that start whole clusters
 	$(RUN_TESTS) $^
 asan: bootstrap                 ## all tests under AddressSanitizer and UBSan
-	$(Q)$(SUBMAKE) MODE=asan test-all
+	+$(Q)$(SUBMAKE) MODE=asan test-all
 tsan: bootstrap                 ## all tests under ThreadSanitizer (T=name picks)
-	$(Q)$(SUBMAKE) MODE=tsan test-all
+	+$(Q)$(SUBMAKE) MODE=tsan test-all
 cover: bootstrap                ## line coverage of all tests, by file
 	$(Q)find build/cover -name '*.gcda' -delete 2>/dev/null || true
-	$(Q)$(SUBMAKE) MODE=cover test-all
+	+$(Q)$(SUBMAKE) MODE=cover test-all
 	$(Q)ops/cover.sh build/cover
 
-# ---- bench: every program prints lines "bench,case,value,unit"
+# ---- bench: what a program prints is shown; cells with two spaces or a comma between become a row of the CSV file
 bench: bootstrap                ## run tests/bench (T=name picks), figures to build/bench.csv
-	$(Q)$(SUBMAKE) bench-all
+	+$(Q)$(SUBMAKE) bench-all
 BENCH_PICK = $(if $(T),$(T:%=$(B)/tests/bench/bench_%),$(BENCHES))
 bench-all: $(BINS) $(BENCH_PICK)
 	$(Q)test -n "$(BENCH_PICK)" || { echo "no tests/bench/bench_*.c" >&2; exit 1; }
-	$(Q)echo bench,case,value,unit > build/bench.csv; set -e; \
-	for b in $(BENCH_PICK); do echo "  BENCH $$b"; $$b > build/bench.part; cat build/bench.part >> build/bench.csv; done; \
-	rm -f build/bench.part; cat build/bench.csv
+	$(Q)rm -f build/bench.csv; set -e; for b in $(BENCH_PICK); do n=$${b##*/bench_}; echo "  BENCH $$n"; $$b > build/bench.part; \
+	cat build/bench.part; sed -E "s/ *(,|\t|  +) */,/g; s/^,*/$$n,/" build/bench.part >> build/bench.csv; done; \
+	rm -f build/bench.part; echo "figures: build/bench.csv"
 
 # ---- fuzz: the product compiled by clang once more, with coverage for libFuzzer
 F         ?=
@@ -70,7 +70,7 @@ FUZZ_CF    = -I. -I$(FB) -D_GNU_SOURCE -MMD -MP $(PKG_CFLAGS) -std=c11 -g -O1 -p
              -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all $(EXTRA) $(NUMERICS)
 fobj       = $(patsubst %.c,$(FB)/obj/%.o,$(1))
 fuzz: bootstrap                 ## run libFuzzer targets (F=name picks one, SECONDS=60 each)
-	$(Q)$(SUBMAKE) fuzz-run
+	+$(Q)$(SUBMAKE) fuzz-run
 fuzz-run: $(FUZZ_PICK)
 	$(Q)test -n "$(FUZZ_PICK)" || { echo "no tests/fuzz/fuzz_*.c" >&2; exit 1; }
 	$(Q)set -e; for f in $(FUZZ_PICK); do n=$${f##*/fuzz_}; c=tests/fuzz/corpus/$$n; test -d $$c || c=$(FB)/corpus/$$n; mkdir -p $$c; \
@@ -120,7 +120,6 @@ install: $(BINS)                ## programs, models, configs and pages (PREFIX=/
 uninstall:                      ## remove what install put there
 	$(Q)rm -f $(BINS:$(B)/%=$(DESTDIR)$(PREFIX)/bin/%)
 	$(Q)rm -rf $(SHARE)
-	$(Q)rmdir -p --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share 2>/dev/null || true
 
 clean:                          ## remove build/
 	rm -rf build

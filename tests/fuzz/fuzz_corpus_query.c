@@ -1,6 +1,6 @@
 /* Any bytes as a query against a small corpus, then as passages and as templates of a prompt; the input's first byte
  * chooses the budget. What must hold: no crash, no SQL error, budgets kept, offsets inside the file. */
-#include "workers/rag/prompt.h"
+#include "coordinator/rag_prompt.h"
 #include "workers/rag/search.h"
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,8 @@
 #include "core/err.h"
+#include "core/buf.h"
+#include "tests/support.h"
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
 
 Test(err, every_code_has_a_text_and_a_status_of_its_own)
@@ -82,4 +85,17 @@ Test(err, wrap_of_a_full_text_keeps_the_front)
     cr_assert_eq(strlen(e.text), sizeof e.text - 1);
     cr_assert_eq(err_wrap(&e, "%s", longer), ERR_IO);
     cr_assert_eq(strlen(e.text), sizeof e.text - 1);
+}
+
+Test(err, the_readme_lists_every_status)
+{
+    text readme = { 0 };
+    err e;
+    cr_assert_eq(text_read_file(&readme, support_root("README.md"), 1 << 20, &e), ERR_OK, "%s", e.text);
+    for (int i = 0; i < ERR_COUNT; i++) {
+        char row[80];
+        snprintf(row, sizeof row, "\n| %d | %s |\n", err_exit_status((err_code)i), err_name((err_code)i));
+        cr_expect(strstr(readme.ptr, row), "README.md has no row \"%s\"", row + 1);
+    }
+    text_free(&readme);
 }

@@ -1,5 +1,5 @@
 /* Prompts as the bundled model was trained on, and templates that are wrong. */
-#include "workers/rag/prompt.h"
+#include "coordinator/rag_prompt.h"
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>

@@ -3,7 +3,7 @@
 /* Cuts a text into chunks of at most so many characters, at the best border near the end: between paragraphs, else between
  * sentences, else between words, else between characters (never inside a grapheme). It knows neither files nor databases.
  * Any thread. */
-#include "workers/rag/utf8.h"
+#include "core/utf8.h"
 
 /* 800 characters are about 250 tokens of English: four passages fit a 1,024-token budget. Where a paragraph had to be
  * cut, the next chunk repeats up to `overlap` characters (whole sentences, else words), so a fact on the border is whole in one. */

@@ -24,7 +24,7 @@ int main(int argc, char **argv)
     log_role(s.name ? s.name : "rag", false);
     hub *h = NULL;
     if (!rc) rc = hub_open(&h, &e);
-    if (!rc) rc = rag_run(&(rag_options){ .hub = h, .connect = s.connect, .corpus = s.rag, .name = s.name ? s.name : "rag", .cookie = s.cookie, .stop = stop }, &e);
+    if (!rc) rc = rag_run(&(rag_options){ .hub = h, .connect = s.connect, .corpus = s.rag, .name = s.name ? s.name : "rag", .min_share = s.rag_min_share, .cookie = s.cookie, .stop = stop }, &e);
     if (h) hub_close(&h);
     if (rc) fprintf(stderr, "sluice-rag: %s\n", e.text);
     settings_free(&s);

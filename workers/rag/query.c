@@ -1,5 +1,5 @@
 #include "workers/rag/query.h"
-#include "workers/rag/utf8.h"
+#include "core/utf8.h"
 #include <stdlib.h>
 #include <string.h>
 

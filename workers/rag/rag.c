@@ -61,7 +61,7 @@ static void on_query(rag *r)
 {
     const msg_query *q = &r->in.head.query;
     search_options o = { .max_passages = (uint32_t)q->max_passages, .token_budget = (uint32_t)q->token_budget,
-                         .passage_overhead = PASSAGE_OVERHEAD, .chars_per_token = q->chars_per_token };
+                         .passage_overhead = PASSAGE_OVERHEAD, .min_share = r->o->min_share, .chars_per_token = q->chars_per_token };
     passages found = { 0 };
     err e;
     if (corpus_search(r->corpus, r->in.frame[0], &o, &found, &e)) { /* the job goes on without passages, the log says why */

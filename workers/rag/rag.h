@@ -7,6 +7,7 @@
 typedef struct {
     hub *hub;
     const char *connect, *corpus, *name;
+    double min_share;           /* workers/rag/search.h */
     uint64_t cookie;
     atomic_bool *stop;
 } rag_options;

@@ -61,6 +61,10 @@ static bool shorten(passage *p, const search_options *o, uint32_t budget)
 static void weigh(selection *s)
 {
     passage *p = &s->out->at[s->out->count - 1];
+    if (p->score < s->o->min_share * s->out->at[s->first].score) {
+        passages_drop(s->out);
+        return;
+    }
     p->tokens = cost(s->o, of(&p->body));
     bool best = s->out->count == s->first + 1;
     bool fits = s->left == UINT32_MAX || p->tokens <= s->left || (best && shorten(p, s->o, s->left));

@@ -3,11 +3,13 @@
 /* Passages for a question: ranked by BM25 (Robertson and Zaragoza 2009, as FTS5's bm25(): k1 1.2, b 0.75) over title and
  * text, best first, ties by chunk number, cut by a token budget. It does not decide when to search. */
 #include "workers/rag/corpus.h"
-#include "workers/rag/passage.h"
+#include "core/passage.h"
 
 typedef struct {
     uint32_t max_passages;      /* 0: 4 */
     uint32_t token_budget;      /* for all passages together; 0: no limit */
+    double min_share;           /* leave out passages that score below this share of the best one's (0: none): a small model
+                                   is led astray by them sooner than it is helped */
     uint32_t passage_overhead;  /* tokens the prompt spends on a passage besides its text ("[1] ", the line end) */
     double chars_per_token;     /* what a token is worth where `count` is NULL; 0: 3.0 */
     /* Tokens of a text, say from the model's tokenizer; may be NULL. */

@@ -1,5 +1,5 @@
 #include "workers/rag/source.h"
-#include "workers/rag/utf8.h"
+#include "core/utf8.h"
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-#include "workers/rag/passage.h"
+#include "core/passage.h"
 #include <stdlib.h>
 
 passage *passages_add(passages *p)

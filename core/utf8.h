@@ -1,5 +1,5 @@
-#ifndef RAG_UTF8_H
-#define RAG_UTF8_H
+#ifndef CORE_UTF8_H
+#define CORE_UTF8_H
 /* Bytes as characters. Whatever the bytes are, they read as a sequence of code points: a byte that is no part of valid
  * UTF-8, and NUL, reads as U+FFFD. Nothing here normalises or folds case. Any thread. */
 #include "core/buf.h"

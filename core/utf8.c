@@ -1,4 +1,4 @@
-#include "workers/rag/utf8.h"
+#include "core/utf8.h"
 #include <utf8proc.h>
 
 int32_t utf8_at(view t, size_t at, size_t *size)

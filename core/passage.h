@@ -1,5 +1,5 @@
-#ifndef RAG_PASSAGE_H
-#define RAG_PASSAGE_H
+#ifndef CORE_PASSAGE_H
+#define CORE_PASSAGE_H
 /* What retrieval found: texts with where they come from. Owns its strings; knows neither how they were found nor how
  * they are shown to a model. */
 #include "core/buf.h"

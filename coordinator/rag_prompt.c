@@ -1,5 +1,5 @@
-#include "workers/rag/prompt.h"
-#include "workers/rag/utf8.h"
+#include "coordinator/rag_prompt.h"
+#include "core/utf8.h"
 #include <stdio.h>
 #include <string.h>
 
