@@ -71,7 +71,7 @@ typedef struct coordinator {
     member *by_stage[512];      /* plan order */
     member *rag;
     uint32_t epoch;
-    uint64_t t_ping, t_start;
+    uint64_t t_ping, t_probe, t_start;
     job_list jobs;
     session_list sessions;
     pump pump;

@@ -22,6 +22,8 @@ static void send_fail(coordinator *c, const link_id *to, uint64_t ref, const err
     to_client(c, to, &m, NULL, &e);
 }
 
+#define PROBE_NS 1000000000u
+
 /* ---- answers ------------------------------------------------------------------------------------------------------- */
 
 static err_code send_tokens(coordinator *c, job *j, uint32_t index, err *e)
@@ -94,6 +96,13 @@ static err_code flush_choice(coordinator *c, job *j, uint32_t i, err *e)
     return rc;
 }
 
+static void client_gone(coordinator *c, job *j)
+{
+    LOG(LOG_INFO, "CLIENT-GONE", "job=%" PRIu64, j->id);
+    j->has_client = false;
+    if (!j->ask.detach) job_cancel(c, j);
+}
+
 void front_flush_job(coordinator *c, job *j)
 {
     err e;
@@ -104,10 +113,7 @@ void front_flush_job(coordinator *c, job *j)
     }
     while (!rc && j->n_scored) rc = send_scores(c, j, &e);
     for (uint32_t i = 0; !rc && i < j->n_choices; i++) rc = flush_choice(c, j, i, &e);
-    if (rc != ERR_GONE) return; /* ERR_TIMEOUT: the client is slow, the next flush goes on from here */
-    LOG(LOG_INFO, "CLIENT-GONE", "job=%" PRIu64, j->id);
-    j->has_client = false;
-    if (!j->ask.detach) job_cancel(c, j);
+    if (rc == ERR_GONE) client_gone(c, j); /* ERR_TIMEOUT: the client is slow, the next flush goes on from here */
 }
 
 /* ---- requests ------------------------------------------------------------------------------------------------------ */
@@ -200,8 +206,23 @@ static void answer_asks(coordinator *c)
     c->n_ask = 0;
 }
 
+/* A job that sends nothing for long (a long prompt, an answer in one piece) would not notice that its client is gone: an
+ * empty TOKEN a second tells. */
+static void probe_clients(coordinator *c)
+{
+    if (clock_ns() - c->t_probe < PROBE_NS) return;
+    c->t_probe = clock_ns();
+    err e;
+    for (job *j = c->jobs.head; j; j = j->next) {
+        message m = msg_init(MSG_TOKEN);
+        m.token.job = j->id;
+        if (j->state != JOB_DONE && j->has_client && to_client(c, &j->client, &m, (view[MSG_FRAMES_MAX]){ { 0 } }, &e) == ERR_GONE) client_gone(c, j);
+    }
+}
+
 void front_flush(coordinator *c)
 {
+    probe_clients(c);
     for (job *j = c->jobs.head; j; j = j->next)
         if (j->state == JOB_RUNNING || j->state == JOB_DONE) front_flush_job(c, j);
     answer_asks(c);

@@ -29,7 +29,7 @@ err_code session_new(session_list *l, job *j, uint32_t index, session **out, err
     s->born = s->tokens.n;
     s->detok.started = true; /* the answer goes on from the prompt: its first space is kept */
     s->want_row = sample_wants_row(&s->sample);
-    s->id = ++l->next_id;
+    s->id = j->id << 6 | index; /* a job has at most 64 choices: log lines of every process name the job by it */
     s->next = l->head;
     l->head = s;
     l->n++;

@@ -19,7 +19,7 @@ typedef enum {
 } session_state;
 
 typedef struct session {
-    uint64_t id;
+    uint64_t id;                   /* job id * 64 + choice */
     job *job;
     uint32_t index;                /* choice */
     session_state state;
@@ -41,7 +41,7 @@ typedef struct session {
     struct session *next;
 } session;
 
-typedef struct { session *head; uint64_t next_id; uint32_t n; } session_list;
+typedef struct { session *head; uint32_t n; } session_list;
 
 err_code session_new(session_list *l, job *j, uint32_t index, session **out, err *e);
 session *session_find(session_list *l, uint64_t id);

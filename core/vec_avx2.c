@@ -8,7 +8,9 @@
 
 #define INLINE static inline __attribute__((always_inline))
 /* Loops over registers: -O2 alone would keep the arrays in memory. */
-#ifdef __clang__
+#if !defined(__OPTIMIZE__)
+#define UNROLL
+#elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 8")

@@ -68,8 +68,8 @@ static err_code need(reader *r, uint64_t n, const char *what)
 {
     uint64_t left = r->g->size - r->pos;
     if (n > left)
-        return err_set(r->e, ERR_MODEL, "%s at byte %" PRIu64 " needs %" PRIu64 " bytes, the file has %" PRIu64 " left", what, r->pos,
-                       n, left);
+        return err_set(r->e, ERR_MODEL, "%s at byte %" PRIu64 " needs %" PRIu64 " bytes, the file has %" PRIu64 " left", what,
+                       r->pos, n, left);
     return r->pos + n <= r->loaded ? ERR_OK : head_load(r, r->pos + n);
 }
 
@@ -109,7 +109,8 @@ static err_code take_key_name(reader *r, gguf_entry *k, uint64_t i)
     char buf[96];
     if (memchr(p, 0, len)) return err_set(r->e, ERR_MODEL, "%s '%s' holds a NUL byte", what, shown(buf, p, len));
     k->name = r->g->names.len;
-    if (!text_add(&r->g->names, p, len) || !text_add(&r->g->names, "", 1)) return err_set(r->e, ERR_NOMEM, "out of memory for keys");
+    if (!text_add(&r->g->names, p, len) || !text_add(&r->g->names, "", 1))
+        return err_set(r->e, ERR_NOMEM, "out of memory for keys");
     return ERR_OK;
 }
 
@@ -154,8 +155,8 @@ static err_code take_array(reader *r, gguf_entry *k, const char *key, const char
     k->at = r->pos;
     if (elem == GGUF_STR) return take_str_array(r, k, what);
     if (k->n > left(r) / gguf_kind_bytes[elem])
-        return err_set(r->e, ERR_MODEL, "key '%s' claims %" PRIu64 " elements of %u bytes, the file has %" PRIu64 " bytes left", key,
-                       k->n, gguf_kind_bytes[elem], left(r));
+        return err_set(r->e, ERR_MODEL, "key '%s' claims %" PRIu64 " elements of %u bytes, the file has %" PRIu64 " bytes left",
+                       key, k->n, gguf_kind_bytes[elem], left(r));
     if ((rc = need(r, k->n * gguf_kind_bytes[elem], what))) return rc;
     r->pos += k->n * gguf_kind_bytes[elem];
     return elem == GGUF_BOOL ? check_bools(r, k->at, k->n, key) : ERR_OK;
@@ -204,7 +205,8 @@ static err_code take_keys(reader *r, uint64_t n)
 {
     gguf *g = r->g;
     if (n > KEYS_MAX || n > left(r) / KEY_BYTES_MIN)
-        return err_set(r->e, ERR_MODEL, "claims %" PRIu64 " keys (at most %u; %" PRIu64 " bytes left in the file)", n, KEYS_MAX, left(r));
+        return err_set(r->e, ERR_MODEL, "claims %" PRIu64 " keys (at most %u; %" PRIu64 " bytes left in the file)", n, KEYS_MAX,
+                       left(r));
     g->key = calloc(n ? n : 1, sizeof *g->key);
     g->key_ref = calloc(n ? n : 1, sizeof *g->key_ref);
     if (!g->key || !g->key_ref) return err_set(r->e, ERR_NOMEM, "out of memory for %" PRIu64 " keys", n);
@@ -230,9 +232,11 @@ static err_code take_tensor_name(reader *r, gguf_tensor *t, uint64_t i)
     if (rc) return rc;
     const uint8_t *p = r->g->head + at;
     if (len == 0 || len >= GGUF_NAME_MAX)
-        return err_set(r->e, ERR_MODEL, "%s '%s' has %" PRIu64 " bytes (1 to %d)", what, shown(buf, p, len), len, GGUF_NAME_MAX - 1);
+        return err_set(r->e, ERR_MODEL, "%s '%s' has %" PRIu64 " bytes (1 to %d)", what, shown(buf, p, len), len,
+                       GGUF_NAME_MAX - 1);
     for (uint64_t c = 0; c < len; c++)
-        if (p[c] < 0x20 || p[c] == 0x7f) return err_set(r->e, ERR_MODEL, "%s '%s' holds a control character", what, shown(buf, p, len));
+        if (p[c] < 0x20 || p[c] == 0x7f)
+            return err_set(r->e, ERR_MODEL, "%s '%s' holds a control character", what, shown(buf, p, len));
     memcpy(t->name, p, len);
     return ERR_OK;
 }
@@ -250,7 +254,8 @@ static err_code take_dims(reader *r, gguf_tensor *t, uint64_t *elements)
         if ((rc = take(r, &t->dim[d], 8, t->name))) return rc;
         if (t->dim[d] == 0) return err_set(r->e, ERR_MODEL, "tensor '%s': dimension %u is 0", t->name, d);
         if (t->dim[d] > INT64_MAX || __builtin_mul_overflow(product, t->dim[d], &product) || product > INT64_MAX)
-            return err_set(r->e, ERR_MODEL, "tensor '%s': dimension %u of %" PRIu64 " overflows the element count", t->name, d, t->dim[d]);
+            return err_set(r->e, ERR_MODEL, "tensor '%s': dimension %u of %" PRIu64 " overflows the element count", t->name, d,
+                           t->dim[d]);
     }
     *elements = product;
     return ERR_OK;
@@ -265,8 +270,8 @@ static err_code take_type(reader *r, gguf_tensor *t, uint64_t elements)
     if (!wtype_ggml_block(t->type, &block, &bytes) || !block)
         return err_set(r->e, ERR_MODEL, "tensor '%s' has unknown type %u", t->name, t->type);
     if (t->dim[0] % block)
-        return err_set(r->e, ERR_MODEL, "tensor '%s': row length %" PRIu64 " is not a multiple of the %u-element blocks of %s", t->name,
-                       t->dim[0], block, wtype_ggml_name(t->type, buf));
+        return err_set(r->e, ERR_MODEL, "tensor '%s': row length %" PRIu64 " is not a multiple of the %u-element blocks of %s",
+                       t->name, t->dim[0], block, wtype_ggml_name(t->type, buf));
     if (__builtin_mul_overflow(elements / block, (uint64_t)bytes, &t->bytes))
         return err_set(r->e, ERR_MODEL, "tensor '%s': %" PRIu64 " elements of %s overflow the byte count", t->name, elements,
                        wtype_ggml_name(t->type, buf));
@@ -287,8 +292,8 @@ static err_code take_tensors(reader *r, uint64_t n)
 {
     gguf *g = r->g;
     if (n > TENSORS_MAX || n > left(r) / TENSOR_BYTES_MIN)
-        return err_set(r->e, ERR_MODEL, "claims %" PRIu64 " tensors (at most %u; %" PRIu64 " bytes left in the file)", n, TENSORS_MAX,
-                       left(r));
+        return err_set(r->e, ERR_MODEL, "claims %" PRIu64 " tensors (at most %u; %" PRIu64 " bytes left in the file)", n,
+                       TENSORS_MAX, left(r));
     g->tensor = calloc(n ? n : 1, sizeof *g->tensor);
     g->tensor_ref = calloc(n ? n : 1, sizeof *g->tensor_ref);
     if (!g->tensor || !g->tensor_ref) return err_set(r->e, ERR_NOMEM, "out of memory for %" PRIu64 " tensors", n);
@@ -322,8 +327,10 @@ static err_code place_tensors(reader *r, uint64_t data, uint64_t align)
             return err_set(r->e, ERR_MODEL, "tensor '%s': offset %" PRIu64 " is not a multiple of the alignment %" PRIu64, t->name,
                            t->offset, align);
         if (t->offset > room || t->bytes > room - t->offset)
-            return err_set(r->e, ERR_MODEL, "tensor '%s': %" PRIu64 " bytes at offset %" PRIu64 ", but the data section has %" PRIu64
-                           " (is the file cut off?)", t->name, t->bytes, t->offset, room);
+            return err_set(r->e, ERR_MODEL,
+                           "tensor '%s': %" PRIu64 " bytes at offset %" PRIu64 ", but the data section has %" PRIu64
+                           " (is the file cut off?)",
+                           t->name, t->bytes, t->offset, room);
         t->offset += data;
     }
     return ERR_OK;

@@ -171,7 +171,8 @@ static err_code write_at(gguf_writer *w, uint64_t at, const void *p, size_t n, e
     for (size_t done = 0; done < n;) {
         ssize_t k = pwrite(w->fd, (const char *)p + done, n - done, (off_t)(at + done));
         if (k < 0 && errno == EINTR) continue;
-        if (k <= 0) return err_set(e, ERR_IO, "%s: write at byte %" PRIu64 ": %s", w->temp, at + done, k ? strerror(errno) : "no progress");
+        if (k <= 0)
+            return err_set(e, ERR_IO, "%s: write at byte %" PRIu64 ": %s", w->temp, at + done, k ? strerror(errno) : "no progress");
         done += (size_t)k;
     }
     return ERR_OK;
@@ -197,7 +198,8 @@ err_code gguf_writer_data(gguf_writer *w, uint64_t tensor, uint64_t at, const vo
     if (tensor >= w->n_tensors) return err_set(e, ERR_STATE, "%s: no tensor %" PRIu64, w->path, tensor);
     part *p = &w->tensor[tensor];
     if (at > p->bytes || n > p->bytes - at)
-        return err_set(e, ERR_STATE, "%s: tensor %" PRIu64 " has %" PRIu64 " bytes, no %zu at %" PRIu64, w->path, tensor, p->bytes, n, at);
+        return err_set(e, ERR_STATE, "%s: tensor %" PRIu64 " has %" PRIu64 " bytes, no %zu at %" PRIu64, w->path, tensor, p->bytes,
+                       n, at);
     err_code rc = write_at(w, w->data + p->offset + at, data, n, e);
     if (!rc) p->written += n;
     return rc;
@@ -221,8 +223,8 @@ err_code gguf_writer_commit(gguf_writer *w, err *e)
     if (!w->begun || w->committed) return err_set(e, ERR_STATE, "%s: commit out of order", w->path);
     for (uint64_t i = 0; i < w->n_tensors; i++)
         if (w->tensor[i].written < w->tensor[i].bytes)
-            return err_set(e, ERR_STATE, "%s: tensor %" PRIu64 " has %" PRIu64 " of %" PRIu64 " bytes", w->path, i, w->tensor[i].written,
-                           w->tensor[i].bytes);
+            return err_set(e, ERR_STATE, "%s: tensor %" PRIu64 " has %" PRIu64 " of %" PRIu64 " bytes", w->path, i,
+                           w->tensor[i].written, w->tensor[i].bytes);
     if (fsync(w->fd)) return err_set(e, ERR_IO, "%s: %s", w->temp, strerror(errno));
     if (rename(w->temp, w->path)) return err_set(e, ERR_IO, "%s: %s", w->path, strerror(errno));
     w->committed = true;

@@ -231,7 +231,8 @@ INLINE __m256i dots_few(wtype t, const tile *rows, uint32_t u, uint32_t j, const
     wide |= t == WTYPE_Q6_K;
     v[0] = fold4(v[0], v[1], wide);
     v[1] = fold4(v[2], v[3], wide);
-    return finish_few(t, _mm256_permute2x128_si256(v[0], v[1], 0x20), _mm256_permute2x128_si256(v[0], v[1], 0x31), j, sc, s);
+    __m256i lo = _mm256_permute2x128_si256(v[0], v[1], 0x20), hi = _mm256_permute2x128_si256(v[0], v[1], 0x31);
+    return finish_few(t, lo, hi, j, sc, s);
 }
 
 /* One row of x. */
@@ -401,7 +402,15 @@ typedef __m256 few_fn(const tile *rows, const int8_t *q, const float *d, const i
 typedef void many_fn(const tile *rows, const act *a, uint32_t t0, uint32_t T, __m256 *acc);
 
 #define QUANT_MAP(X) X(Q8_0) X(Q4_0) X(Q4_K) X(Q6_K)
-#define X(N)                                                                                                           static __m256 few_##N(const tile *rows, const int8_t *q, const float *d, const int16_t *s, uint32_t blocks)        {                                                                                                                      return quant_few(WTYPE_##N, rows, q, d, s, blocks);                                                            }                                                                                                                  static void many_##N(const tile *rows, const act *a, uint32_t t0, uint32_t T, __m256 *acc)                         {                                                                                                                      quant_many(WTYPE_##N, rows, a, t0, T, acc);                                                                    }
+#define X(N) \
+    static __m256 few_##N(const tile *rows, const int8_t *q, const float *d, const int16_t *s, uint32_t blocks) \
+    { \
+        return quant_few(WTYPE_##N, rows, q, d, s, blocks); \
+    } \
+    static void many_##N(const tile *rows, const act *a, uint32_t t0, uint32_t T, __m256 *acc) \
+    { \
+        quant_many(WTYPE_##N, rows, a, t0, T, acc); \
+    }
 QUANT_MAP(X)
 #undef X
 
@@ -417,7 +426,8 @@ static void quant_tile(const mat *w, const act *a, uint32_t T, float *y, size_t 
     if (T < KERNELS_MANY) {
         for (uint32_t t = 0; t < T; t++) {
             xrows x = xrows_at(a, t, 0);
-            store_few(y + t * ldy + o, quants[w->type].few(&rows, x.q, x.d, x.s, w->n_in / KERNELS_BLOCK), o1 - o);
+            __m256 v = quants[w->type].few(&rows, x.q, x.d, x.s, w->n_in / KERNELS_BLOCK);
+            store_few(y + t * ldy + o, v, o1 - o);
         }
         return;
     }

@@ -121,7 +121,8 @@ static json_t *tokenizer_info(const gguf *g)
     err e = { 0 };
     bool ok = tokenizer_open(&t, g, &e) == ERR_OK;
     tokenizer_close(&t);
-    json_t *o = json_pack("{s:o, s:o, s:I, s:b}", "model", string(model), "pre", string(pre), "tokens", (json_int_t)n, "usable", ok);
+    json_t *o =
+        json_pack("{s:o, s:o, s:I, s:b}", "model", string(model), "pre", string(pre), "tokens", (json_int_t)n, "usable", ok);
     if (!ok) json_object_set_new(o, "why", string((view){ e.text, strlen(e.text) }));
     return o;
 }
@@ -133,9 +134,10 @@ static json_t *describe(const gguf *g)
     (void)gguf_get_str(g, "general.name", &name);
     uint64_t parameters;
     json_t *by_type = types(g, &parameters), *path = string((view){ gguf_path(g), strlen(gguf_path(g)) });
-    return json_pack("{s:o, s:I, s:s, s:o, s:o, s:I, s:o, s:o, s:o, s:o}", "file", path, "version", (json_int_t)gguf_version(g), "digest",
-                     gguf_digest(g), "architecture", string(arch), "name", string(name), "parameters", (json_int_t)parameters, "types",
-                     by_type, "tokenizer", tokenizer_info(g), "keys", all_keys(g), "tensors", all_tensors(g));
+    return json_pack("{s:o, s:I, s:s, s:o, s:o, s:I, s:o, s:o, s:o, s:o}", "file", path, "version", (json_int_t)gguf_version(g),
+                     "digest", gguf_digest(g), "architecture", string(arch), "name", string(name), "parameters",
+                     (json_int_t)parameters, "types", by_type, "tokenizer", tokenizer_info(g), "keys", all_keys(g), "tensors",
+                     all_tensors(g));
 }
 
 /* ---- text ---- */
@@ -190,7 +192,8 @@ static void text_tensors(const json_t *list, FILE *out)
         char buf[96];
         char *shape = json_dumps(json_object_get(t, "shape"), JSON_COMPACT);
         fprintf(out, "%-40s %-6s %-16s %14" JSON_INTEGER_FORMAT "\n", shown(buf, json_object_get(t, "name")),
-                json_string_value(json_object_get(t, "type")), shape ? shape : "?", json_integer_value(json_object_get(t, "bytes")));
+                json_string_value(json_object_get(t, "type")), shape ? shape : "?",
+                json_integer_value(json_object_get(t, "bytes")));
         free(shape);
     }
 }
@@ -212,7 +215,8 @@ static void print_text(const json_t *o, FILE *out)
 {
     static const char *const head[] = { "file", "architecture", "name", "digest" };
     char buf[96];
-    for (size_t i = 0; i < sizeof head / sizeof *head; i++) fprintf(out, "%-13s %s\n", head[i], shown(buf, json_object_get(o, head[i])));
+    for (size_t i = 0; i < sizeof head / sizeof *head; i++)
+        fprintf(out, "%-13s %s\n", head[i], shown(buf, json_object_get(o, head[i])));
     fprintf(out, "parameters    %" JSON_INTEGER_FORMAT "\n", json_integer_value(json_object_get(o, "parameters")));
     text_tokenizer(json_object_get(o, "tokenizer"), out);
     text_types(json_object_get(o, "types"), out);

@@ -16,21 +16,23 @@ typedef struct {
     uint32_t L, D, H, K, d, F, V, n_ctx;
     float eps, rope_base;
     float rope_factor;                            /* > 0: rope_freqs.weight after llama 3's rule, trained at 8192 */
-    bool tied, qkv_bias, qk_norm;
+    uint32_t has;
 } shape;
+enum { TIED = 1, BIAS_QKV = 2, NORM_QK = 4 };
 
 static const shape shapes[] = {
-    { "tinyllama-1.1b", "llama", NULL, "TinyLlama 1.1B", 22, 2048, 32, 4, 64, 5632, 32000, 2048, 1e-5f, 1e4f, 0, false, false, false },
-    { "llama3-8b", "llama", "llama-bpe", "Llama 3 8B", 32, 4096, 32, 8, 128, 14336, 128256, 8192, 1e-5f, 5e5f, 0, false, false, false },
-    { "llama3.2-1b", "llama", "llama-bpe", "Llama 3.2 1B", 16, 2048, 32, 8, 64, 8192, 128256, 131072, 1e-5f, 5e5f, 32, true, false, false },
-    { "qwen2.5-0.5b", "qwen2", "qwen2", "Qwen 2.5 0.5B", 24, 896, 14, 2, 64, 4864, 151936, 32768, 1e-6f, 1e6f, 0, true, true, false },
-    { "qwen3-0.6b", "qwen3", "qwen2", "Qwen 3 0.6B", 28, 1024, 16, 8, 128, 3072, 151936, 40960, 1e-6f, 1e6f, 0, true, false, true },
-    { "tiny", "llama", NULL, "tests: every block type fits", 4, 256, 8, 2, 32, 512, 512, 2048, 1e-5f, 1e4f, 0, true, false, false },
-    { "aux-tiny", "llama", NULL, "tests: auxiliary of tiny", 2, 128, 4, 4, 32, 256, 512, 2048, 1e-5f, 1e4f, 0, true, false, false },
-    { "micro", "llama", NULL, "tests: head size 16, ragged ffn", 2, 64, 4, 2, 16, 172, 384, 256, 1e-5f, 1e4f, 0, false, false, false },
-    { "micro-llama3", "llama", "llama-bpe", "tests: rope_freqs, BPE", 2, 128, 4, 2, 32, 256, 512, 4096, 1e-5f, 5e5f, 8, true, false, false },
-    { "micro-qwen2", "qwen2", "qwen2", "tests: biases", 2, 128, 4, 2, 32, 256, 512, 512, 1e-6f, 1e6f, 0, true, true, false },
-    { "micro-qwen3", "qwen3", "qwen2", "tests: head norms, wide heads", 2, 128, 4, 2, 64, 256, 512, 512, 1e-6f, 1e6f, 0, true, false, true },
+    { "tinyllama-1.1b", "llama", NULL, "TinyLlama 1.1B", 22, 2048, 32, 4, 64, 5632, 32000, 2048, 1e-5f, 1e4f, 0, 0 },
+    { "llama3-8b", "llama", "llama-bpe", "Llama 3 8B", 32, 4096, 32, 8, 128, 14336, 128256, 8192, 1e-5f, 5e5f, 0, 0 },
+    { "llama3.2-1b", "llama", "llama-bpe", "Llama 3.2 1B", 16, 2048, 32, 8, 64, 8192, 128256, 131072, 1e-5f, 5e5f, 32, TIED },
+    { "qwen2.5-0.5b", "qwen2", "qwen2", "Qwen 2.5 0.5B", 24, 896, 14, 2, 64, 4864, 151936, 32768, 1e-6f, 1e6f, 0, TIED | BIAS_QKV },
+    { "qwen3-0.6b", "qwen3", "qwen2", "Qwen 3 0.6B", 28, 1024, 16, 8, 128, 3072, 151936, 40960, 1e-6f, 1e6f, 0, TIED | NORM_QK },
+    { "tiny", "llama", NULL, "tests: every block type fits", 4, 256, 8, 2, 32, 512, 512, 2048, 1e-5f, 1e4f, 0, TIED },
+    { "aux-tiny", "llama", NULL, "tests: auxiliary of tiny", 2, 128, 4, 4, 32, 256, 512, 2048, 1e-5f, 1e4f, 0, TIED },
+    { "micro", "llama", NULL, "tests: head size 16, ragged ffn", 2, 64, 4, 2, 16, 172, 384, 256, 1e-5f, 1e4f, 0, 0 },
+    { "micro-llama3", "llama", "llama-bpe", "tests: rope_freqs, BPE", 2, 128, 4, 2, 32, 256, 512, 4096, 1e-5f, 5e5f, 8, TIED },
+    { "micro-qwen2", "qwen2", "qwen2", "tests: biases", 2, 128, 4, 2, 32, 256, 512, 512, 1e-6f, 1e6f, 0, TIED | BIAS_QKV },
+    { "micro-qwen3", "qwen3", "qwen2", "tests: head norms, wide heads", 2, 128, 4, 2, 64, 256, 512, 512, 1e-6f, 1e6f, 0,
+      TIED | NORM_QK },
 };
 #define N_SHAPES (sizeof shapes / sizeof *shapes)
 
@@ -184,12 +186,12 @@ static void layer_tensors(job *j, int i)
     tensor(j, i, "attn_q.weight", MATRIX, s->D, q);
     tensor(j, i, "attn_k.weight", MATRIX, s->D, kv);
     tensor(j, i, "attn_v.weight", MATRIX, s->D, kv);
-    if (s->qkv_bias) {
+    if (s->has & BIAS_QKV) {
         tensor(j, i, "attn_q.bias", BIAS, q, 0);
         tensor(j, i, "attn_k.bias", BIAS, kv, 0);
         tensor(j, i, "attn_v.bias", BIAS, kv, 0);
     }
-    if (s->qk_norm) {
+    if (s->has & NORM_QK) {
         tensor(j, i, "attn_q_norm.weight", NORM, s->d, 0);
         tensor(j, i, "attn_k_norm.weight", NORM, s->d, 0);
     }
@@ -207,7 +209,7 @@ static void all_tensors(job *j)
     if (s->rope_factor > 0) tensor(j, -1, "rope_freqs.weight", FREQS, s->d / 2, 0);
     for (uint32_t i = 0; i < s->L; i++) layer_tensors(j, (int)i);
     tensor(j, -1, "output_norm.weight", NORM, s->D, 0);
-    if (!s->tied) tensor(j, -1, "output.weight", MATRIX, s->D, s->V);
+    if (!(s->has & TIED)) tensor(j, -1, "output.weight", MATRIX, s->D, s->V);
 }
 
 /* ---- data ---- */

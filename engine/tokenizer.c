@@ -142,9 +142,11 @@ static err_code read_ids(tokenizer *t, const gguf *g, err *e)
     t->unk = t->spm ? 0 : TOKEN_NONE;                    /* SentencePiece's own numbers, when the file says nothing */
     t->bos = t->spm ? 1 : TOKEN_NONE;
     t->eos = t->spm ? 2 : TOKEN_NONE;
-    struct { const char *key; uint32_t *id; } ids[] = {
-        { "tokenizer.ggml.bos_token_id", &t->bos }, { "tokenizer.ggml.eos_token_id", &t->eos },
-        { "tokenizer.ggml.unknown_token_id", &t->unk }, { "tokenizer.ggml.eot_token_id", &eot }, { "tokenizer.ggml.eom_token_id", &eom },
+    struct { const char *key; uint32_t *id;
+    } ids[] = {
+        { "tokenizer.ggml.bos_token_id", &t->bos },     { "tokenizer.ggml.eos_token_id", &t->eos },
+        { "tokenizer.ggml.unknown_token_id", &t->unk }, { "tokenizer.ggml.eot_token_id", &eot },
+        { "tokenizer.ggml.eom_token_id", &eom },
     };
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
         err_code rc = read_id(t, g, ids[i].key, ids[i].id, e);
@@ -172,7 +174,8 @@ static err_code open_bpe(tokenizer *t, const gguf *g, err *e)
         text names = { 0 };
         char buf[96];
         pretoken_names(&names);
-        err_set(e, ERR_MODEL, "tokenizer.ggml.pre '%s' is not supported (%s)", gguf_printable(buf, name), names.ptr ? names.ptr : "");
+        err_set(e, ERR_MODEL, "tokenizer.ggml.pre '%s' is not supported (%s)", gguf_printable(buf, name),
+                names.ptr ? names.ptr : "");
         text_free(&names);
         return ERR_MODEL;
     }
@@ -184,7 +187,8 @@ static err_code open_parts(tokenizer *t, const gguf *g, err *e)
 {
     view model;
     char buf[96];
-    if (!gguf_get_str(g, "tokenizer.ggml.model", &model)) return err_set(e, ERR_MODEL, "tokenizer.ggml.model is missing or not a string");
+    if (!gguf_get_str(g, "tokenizer.ggml.model", &model))
+        return err_set(e, ERR_MODEL, "tokenizer.ggml.model is missing or not a string");
     t->spm = model.len == 5 && !memcmp(model.ptr, "llama", 5);
     if (!t->spm && !(model.len == 4 && !memcmp(model.ptr, "gpt2", 4)))
         return err_set(e, ERR_MODEL, "tokenizer.ggml.model '%s' is not supported (llama, gpt2)", gguf_printable(buf, model));
@@ -265,7 +269,8 @@ err_code tokenizer_encode(const tokenizer *t, view v, bool add_bos, bool parse_s
     size_t before = out->n;
     special_list special;
     err_code rc = special_find(t, v, parse_special, &special, e);
-    if (!rc && add_bos && tokenizer_adds_bos(t) && !token_list_add(out, t->bos)) rc = err_set(e, ERR_NOMEM, "out of memory for tokens");
+    if (!rc && add_bos && tokenizer_adds_bos(t) && !token_list_add(out, t->bos))
+        rc = err_set(e, ERR_NOMEM, "out of memory for tokens");
     if (!rc) rc = encode_parts(t, v, &special, out, e);
     free(special.hit);
     if (rc) out->n = before;

@@ -1,8 +1,9 @@
 #ifndef ENGINE_TOKENIZER_H
 #define ENGINE_TOKENIZER_H
 /* Text <-> token ids, from the tokenizer.ggml.* keys of a GGUF (tokenizer-only files too).
- * Models: "llama" (SentencePiece BPE with byte fallback), "gpt2" (byte-level BPE; pre-tokenizers default/gpt-2, llama-bpe,
- * qwen2). Immutable after open: any thread. Input is bytes; invalid UTF-8 is tokenized, never refused. */
+ * Models: "llama" (SentencePiece BPE with byte fallback), "gpt2" (byte-level BPE; pre-tokenizers in engine/pretoken.c:
+ * gpt-2, default, llama-bpe, qwen2 and their other names). Immutable after open, and the GGUF may be closed: any thread.
+ * Input is bytes; invalid UTF-8 is tokenized, never refused: words are cut as if U+FFFD stood there, the bytes stay. */
 #include "core/buf.h"
 #include "engine/gguf.h"
 

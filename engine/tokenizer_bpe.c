@@ -74,7 +74,8 @@ static err_code read_merges(tokenizer *t, const gguf *g, err *e)
 
 err_code bpe_open(tokenizer *t, const gguf *g, const pretoken_row *row, err *e)
 {
-    if (!piece_table_open(&t->words, (piece_list){ t->bytes, t->at }, t->n)) return err_set(e, ERR_NOMEM, "out of memory for the vocabulary");
+    if (!piece_table_open(&t->words, (piece_list){ t->bytes, t->at }, t->n))
+        return err_set(e, ERR_NOMEM, "out of memory for the vocabulary");
     for (uint32_t i = 0; i < t->n; i++)
         if (t->type[i] == TOKEN_NORMAL || t->type[i] == TOKEN_UNUSED) piece_table_put(&t->words, i);
     for (int b = 0; b < 256; b++) t->byte_id[b] = piece_table_find(&t->words, &(char){ (char)b }, 1);

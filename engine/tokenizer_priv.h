@@ -31,7 +31,10 @@ struct tokenizer {
     pretoken *pre;
 };
 
-static inline view token_bytes(const tokenizer *t, uint32_t id) { return (view){ t->bytes + t->at[id], t->at[id + 1] - t->at[id] }; }
+static inline view token_bytes(const tokenizer *t, uint32_t id)
+{
+    return (view){ t->bytes + t->at[id], t->at[id + 1] - t->at[id] };
+}
 
 typedef struct { uint32_t at, len, id; } special_hit;
 typedef struct { special_hit *hit; size_t n, cap; } special_list;

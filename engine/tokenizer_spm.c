@@ -45,7 +45,8 @@ err_code spm_open(tokenizer *t, const gguf *g, err *e)
 {
     err_code rc = read_scores(t, g, e);
     if (rc) return rc;
-    if (!piece_table_open(&t->words, (piece_list){ t->bytes, t->at }, t->n)) return err_set(e, ERR_NOMEM, "out of memory for the vocabulary");
+    if (!piece_table_open(&t->words, (piece_list){ t->bytes, t->at }, t->n))
+        return err_set(e, ERR_NOMEM, "out of memory for the vocabulary");
     t->split_words = true;
     for (uint32_t i = 0; i < t->n; i++) {
         if (t->type[i] != TOKEN_NORMAL && t->type[i] != TOKEN_USER && t->type[i] != TOKEN_UNUSED) continue;

@@ -26,7 +26,7 @@ typedef struct {
 
 static err_code write_line(batch *b, json_t *o, err *e)
 {
-    char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    char *line = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(10)) : NULL;
     json_decref(o);
     if (!line) return err_set(e, ERR_NOMEM, "out of memory");
     bool ok = fputs(line, b->out) >= 0 && fputc('\n', b->out) >= 0 && !fflush(b->out);

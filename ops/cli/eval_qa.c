@@ -68,7 +68,7 @@ static err_code write_one(const quiz *z, const question *q, view got, bool right
     if (!z->out) return ERR_OK;
     json_t *o = json_pack("{s:s, s:s, s:o, s:b}", "id", q->id, "want", q->answer, "got", json_bytes(got.ptr, got.len), "right", right);
     if (o && a->passages) json_object_set(o, "passages", a->passages);
-    char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    char *line = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(10)) : NULL;
     json_decref(o);
     bool ok = line && fprintf(z->out, "%s\n", line) > 0;
     free(line);

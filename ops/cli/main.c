@@ -30,7 +30,7 @@ static const command commands[] = {
     { "detokenize", CMD_DETOKENIZE, cmd_detokenize, "token ids to text", "[-m MODEL] -t ID,ID,... | ID ... | -f FILE | -",
       "sluice detokenize 411 29 1702" },
     { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, ppl (perplexity), qa (answers)",
-      "logits -t ID,ID,... -o OUT.f32 | ppl -f TEXT [-c CTX] | qa -f FILE.jsonl [--rag CORPUS]", "sluice eval ppl -m model.gguf -f text.txt -c 256" },
+      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]", "sluice eval ppl -m model.gguf -f text.txt -c 256" },
     { "index", CMD_INDEX, cmd_index, "make a corpus file of a folder of texts", "FOLDER -o CORPUS", "sluice index notes/ -o notes.db" },
     { "model", CMD_MODEL, cmd_model, "look into a model file; make one of random weights", "info FILE | random --shape NAME [--quant TYPE] -o FILE",
       "sluice model info model.gguf" },

@@ -1,13 +1,10 @@
 #include "ops/cli/show.h"
-#include "ops/cli/report.h"
+#include "ops/cli/describe.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Owns stdout while a job runs. It starts no job and stops none. */
-
-/* The report is a nicety: the text is there already, so nobody waits long for it. */
-enum { REPORT_MS = 2000 };
 
 err_code show_write(const void *p, size_t n, err *e)
 {
@@ -17,7 +14,7 @@ err_code show_write(const void *p, size_t n, err *e)
 
 err_code show_json(json_t *o, err *e)
 {
-    char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    char *line = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(10)) : NULL;
     json_decref(o);
     if (!line) return err_set(e, ERR_NOMEM, "out of memory");
     err_code rc = show_write(line, strlen(line), e);
@@ -35,8 +32,6 @@ err_code show_open(show *w, const settings *s, const char *schema, const char *d
 void show_close(show *w)
 {
     client_close(&w->side);
-    json_decref(w->early);
-    w->early = NULL;
 }
 
 static err_code next(void *me, request *out, bool *more, err *e)
@@ -55,24 +50,10 @@ static err_code next(void *me, request *out, bool *more, err *e)
 static err_code event(void *me, size_t index, const answer *a, const packet *p, err *e)
 {
     show *w = me;
-    err quiet;
     (void)index;
     (void)a;
-    if (p->head.type != MSG_TOKEN) return ERR_OK;
-    if (!w->asked && client_ask(w->side, 0, &w->asked, &quiet) != ERR_OK) w->asked = UINT64_MAX;
-    if (w->s->json || p->head.token.index) return ERR_OK;
+    if (p->head.type != MSG_TOKEN || w->s->json || p->head.token.index) return ERR_OK;
     return show_write(p->frame[TOKEN_TEXT].ptr, p->frame[TOKEN_TEXT].len, e);
-}
-
-static void take_early_report(show *w)
-{
-    err quiet;
-    const packet *p;
-    while (w->asked && w->asked != UINT64_MAX && client_next(w->side, REPORT_MS, false, &p, &quiet) == ERR_OK) {
-        if (p->head.type != MSG_REPORT || p->head.report.ref != w->asked) continue;
-        client_report(p, &w->early, &quiet);
-        return;
-    }
 }
 
 static err_code write_choices(const answer *a, err *e)
@@ -108,13 +89,12 @@ static err_code done(void *me, size_t index, answer *a, err *e)
     (void)index;
     w->job = a->fail;
     if (a->fail.code != ERR_OK) return w->s->json || !a->n_choices ? ERR_OK : write_choices(a, e);
-    take_early_report(w);
     if (client_status(w->side, 0, &status, &quiet) != ERR_OK) status = json_object();
-    uint64_t early = report_kv_bytes(w->early), late = report_kv_bytes(status), kv = early > late ? early : late;
+    uint64_t kv = describe_kv_bytes(status, a);
     err_code rc = w->s->json ? write_object(w, a, status, kv, e) : write_choices(a, e);
     if (rc == ERR_OK && !w->s->json) {
-        report_stages(stderr, status);
-        report_answer(stderr, a, kv);
+        describe_stages(stderr, status);
+        describe_answer(stderr, a, kv);
     }
     json_decref(status);
     return rc;

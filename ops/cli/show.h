@@ -6,10 +6,8 @@
 typedef struct {
     const settings *s;
     const char *schema;      /* of the JSON object */
-    client *side;            /* for status reports while the job runs */
+    client *side;            /* for the status report at the end */
     request *req;            /* sent once; NULL when the job is fetched */
-    uint64_t asked;          /* ref of the report asked for at the first token, 0: none */
-    json_t *early;           /* that report: KV is still there then */
     err job;                 /* how the job ended, when badly */
 } show;
 

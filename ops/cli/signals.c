@@ -13,12 +13,13 @@ static void note(int sig)
     if (count < 100) count++;
 }
 
+/* nohup stays in force. An ignored SIGINT does not: shells give it to every background job, and kill -INT is meant. */
 void signals_install(void)
 {
     struct sigaction a = { .sa_handler = note }, ignore = { .sa_handler = SIG_IGN }, old;
     sigemptyset(&a.sa_mask);
     for (size_t i = 0; i < sizeof handled / sizeof handled[0]; i++)
-        if (!sigaction(handled[i], NULL, &old) && old.sa_handler != SIG_IGN) sigaction(handled[i], &a, NULL); /* nohup stays */
+        if (handled[i] != SIGHUP || (!sigaction(SIGHUP, NULL, &old) && old.sa_handler != SIG_IGN)) sigaction(handled[i], &a, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
 }
 

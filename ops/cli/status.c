@@ -1,6 +1,6 @@
 #include "ops/cli/command.h"
 #include "ops/cli/paths.h"
-#include "ops/cli/report.h"
+#include "ops/cli/describe.h"
 #include "ops/cli/show.h"
 
 /* sluice status and jobs: what the coordinator says of itself. */
@@ -24,5 +24,5 @@ static err_code ask_and_print(settings *s, unsigned what, void (*print)(FILE *, 
     return rc;
 }
 
-err_code cmd_status(settings *s, err *e) { return ask_and_print(s, 0, report_status, e); }
-err_code cmd_jobs(settings *s, err *e) { return ask_and_print(s, 1, report_jobs, e); }
+err_code cmd_status(settings *s, err *e) { return ask_and_print(s, 0, describe_status, e); }
+err_code cmd_jobs(settings *s, err *e) { return ask_and_print(s, 1, describe_jobs, e); }

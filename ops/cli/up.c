@@ -2,7 +2,7 @@
 #include "ops/cli/cluster.h"
 #include "ops/cli/command.h"
 #include "ops/cli/paths.h"
-#include "ops/cli/report.h"
+#include "ops/cli/describe.h"
 #include "ops/cli/show.h"
 #include "ops/cli/signals.h"
 #include <errno.h>
@@ -37,7 +37,7 @@ static err_code announce(const settings *s, const char *dir, err *e)
     if (rc == ERR_OK && s->json) rc = show_json(json_incref(status), e);
     else if (rc == ERR_OK) {
         printf("up in %s, coordinator pid %d\n", dir, (int)client_pid(c));
-        report_status(stdout, status);
+        describe_status(stdout, status);
         rc = show_write("", 0, e);
     }
     json_decref(status);

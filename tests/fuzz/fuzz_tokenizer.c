@@ -17,8 +17,8 @@ static tokenizer *open_vocab(const char *pre)
     gguf *g;
     tokenizer *t;
     snprintf(path, sizeof path, "/tmp/fuzz-vocab-%ld.gguf", (long)getpid());
-    if (gguf_writer_open(&w, path, &e) || random_vocab_write(w, pre, 600, &e) || gguf_writer_begin(w, &e) || gguf_writer_commit(w, &e) ||
-        gguf_open(&g, path, &e) || tokenizer_open(&t, g, &e)) {
+    if (gguf_writer_open(&w, path, &e) || random_vocab_write(w, pre, 600, &e) || gguf_writer_begin(w, &e) ||
+        gguf_writer_commit(w, &e) || gguf_open(&g, path, &e) || tokenizer_open(&t, g, &e)) {
         fprintf(stderr, "%s\n", e.text);
         abort();
     }

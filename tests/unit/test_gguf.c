@@ -130,29 +130,70 @@ static void f_offset_odd(text *t) { one(t, "odd.offset", 1, 8, 0, 0, 4); }
 static void f_offset_far(text *t) { one(t, "far.offset", 1, 8, 0, 0, 4096); }
 static void f_offset_wrap(text *t) { one(t, "wrap.offset", 1, 8, 0, 0, UINT64_MAX - 31); }
 static void f_data_cut(text *t) { one(t, "cut.data", 1, 64, 0, 0, 0); }
-static void f_tensor_twice(text *t) { head(t, 3, 2, 0); tensor(t, "same.t", 1, 8, 0, 0, 0); tensor(t, "same.t", 1, 8, 0, 0, 32); data(t, 64); }
+static void f_tensor_twice(text *t)
+{
+    head(t, 3, 2, 0);
+    tensor(t, "same.t", 1, 8, 0, 0, 0);
+    tensor(t, "same.t", 1, 8, 0, 0, 32);
+    data(t, 64);
+}
 static void f_tensor_cut(text *t) { head(t, 3, 1, 0); str(t, "cut.row.of.the.table"); u32(t, 2); u64(t, 8); }
 
-static const struct { void (*make)(text *); const char *want; } faults[] = {
-    { f_empty, "not a GGUF file" }, { f_short_magic, "not a GGUF file" }, { f_magic, "starts with 'GGML'" }, { f_fugg, "big-endian" },
-    { f_v1, "version 1" }, { f_v4, "version 4" }, { f_v0, "version 0" }, { f_big_endian, "big-endian GGUF (version 3)" },
-    { f_no_counts, "tensor count" }, { f_keys_huge, "claims 18446744073709551615 keys" }, { f_keys_unfit, "claims 3 keys" },
-    { f_tensors_huge, "claims 9223372036854775807 tensors" }, { f_tensors_unfit, "claims 4 tensors" },
-    { f_key_empty, "name of key 0 has 0 bytes" }, { f_key_len, "name of key 0 at byte" }, { f_key_long, "has 70000 bytes" },
-    { f_key_nul, "'a?b' holds a NUL" }, { f_key_twice, "key 'same' is there twice" }, { f_kind, "'odd.kind' has unknown kind 13" },
-    { f_value_cut, "key 'cut.value'" }, { f_str_len, "key 'long.str'" }, { f_bool, "'bad.bool': a bool has the value 2" },
-    { f_arr_kind, "'odd.arr' is an array of unknown kind 77" }, { f_arr_arr, "'deep.arr' is an array of arrays" },
-    { f_arr_huge, "'huge.arr' claims" }, { f_arr_unfit, "'unfit.arr' claims 3" }, { f_strs_huge, "'huge.strs' claims" },
-    { f_strs_len, "key 'len.strs'" }, { f_strs_cut, "key 'cut.strs'" }, { f_bools, "'bad.bools': a bool has the value 7" },
-    { f_align_0, "'general.alignment' is 0" }, { f_align_4, "is 4 (a power" }, { f_align_24, "is 24" }, { f_align_huge, "is 2147483648" },
-    { f_align_kind, "'general.alignment' is not a count" }, { f_name_empty, "name of tensor 0" }, { f_name_long, "has 64 bytes (1 to 63)" },
-    { f_name_control, "'a?[2J' holds a control character" }, { f_dims_0, "'no.dims' has 0 dimensions" },
-    { f_dims_5, "'five.dims' has 5 dimensions" }, { f_dims_huge, "has 4294967295 dimensions" }, { f_dim_zero, "'zero.dim': dimension 1 is 0" },
-    { f_dim_negative, "'neg.dim': dimension 0 of 18446744073709551615" }, { f_dim_product, "'prod.dim': dimension 1" },
-    { f_bytes_overflow, "'bytes.dim': 4611686018427387904 elements of F32 overflow" }, { f_type, "'odd.type' has unknown type 4" },
-    { f_type_huge, "unknown type 4294967295" }, { f_row, "'row.q8': row length 33" }, { f_offset_odd, "'odd.offset': offset 4" },
-    { f_offset_far, "'far.offset': 32 bytes at offset 4096" }, { f_offset_wrap, "'wrap.offset': 32 bytes at offset" },
-    { f_data_cut, "'cut.data': 256 bytes at offset 0, but the data section has 128" }, { f_tensor_twice, "tensor 'same.t' is there twice" },
+static const struct { void (*make)(text *); const char *want;
+} faults[] = {
+    { f_empty, "not a GGUF file" },
+    { f_short_magic, "not a GGUF file" },
+    { f_magic, "starts with 'GGML'" },
+    { f_fugg, "big-endian" },
+    { f_v1, "version 1" },
+    { f_v4, "version 4" },
+    { f_v0, "version 0" },
+    { f_big_endian, "big-endian GGUF (version 3)" },
+    { f_no_counts, "tensor count" },
+    { f_keys_huge, "claims 18446744073709551615 keys" },
+    { f_keys_unfit, "claims 3 keys" },
+    { f_tensors_huge, "claims 9223372036854775807 tensors" },
+    { f_tensors_unfit, "claims 4 tensors" },
+    { f_key_empty, "name of key 0 has 0 bytes" },
+    { f_key_len, "name of key 0 at byte" },
+    { f_key_long, "has 70000 bytes" },
+    { f_key_nul, "'a?b' holds a NUL" },
+    { f_key_twice, "key 'same' is there twice" },
+    { f_kind, "'odd.kind' has unknown kind 13" },
+    { f_value_cut, "key 'cut.value'" },
+    { f_str_len, "key 'long.str'" },
+    { f_bool, "'bad.bool': a bool has the value 2" },
+    { f_arr_kind, "'odd.arr' is an array of unknown kind 77" },
+    { f_arr_arr, "'deep.arr' is an array of arrays" },
+    { f_arr_huge, "'huge.arr' claims" },
+    { f_arr_unfit, "'unfit.arr' claims 3" },
+    { f_strs_huge, "'huge.strs' claims" },
+    { f_strs_len, "key 'len.strs'" },
+    { f_strs_cut, "key 'cut.strs'" },
+    { f_bools, "'bad.bools': a bool has the value 7" },
+    { f_align_0, "'general.alignment' is 0" },
+    { f_align_4, "is 4 (a power" },
+    { f_align_24, "is 24" },
+    { f_align_huge, "is 2147483648" },
+    { f_align_kind, "'general.alignment' is not a count" },
+    { f_name_empty, "name of tensor 0" },
+    { f_name_long, "has 64 bytes (1 to 63)" },
+    { f_name_control, "'a?[2J' holds a control character" },
+    { f_dims_0, "'no.dims' has 0 dimensions" },
+    { f_dims_5, "'five.dims' has 5 dimensions" },
+    { f_dims_huge, "has 4294967295 dimensions" },
+    { f_dim_zero, "'zero.dim': dimension 1 is 0" },
+    { f_dim_negative, "'neg.dim': dimension 0 of 18446744073709551615" },
+    { f_dim_product, "'prod.dim': dimension 1" },
+    { f_bytes_overflow, "'bytes.dim': 4611686018427387904 elements of F32 overflow" },
+    { f_type, "'odd.type' has unknown type 4" },
+    { f_type_huge, "unknown type 4294967295" },
+    { f_row, "'row.q8': row length 33" },
+    { f_offset_odd, "'odd.offset': offset 4" },
+    { f_offset_far, "'far.offset': 32 bytes at offset 4096" },
+    { f_offset_wrap, "'wrap.offset': 32 bytes at offset" },
+    { f_data_cut, "'cut.data': 256 bytes at offset 0, but the data section has 128" },
+    { f_tensor_twice, "tensor 'same.t' is there twice" },
     { f_tensor_cut, "cut.row.of.the.table" },
 };
 
@@ -342,8 +383,30 @@ Test(gguf, what_is_no_file_is_an_io_error, .init = make_dir, .fini = drop_dir)
 
 /* ---- damage ---- */
 
-static const uint64_t nasty[] = { 0, 1, 7, 8, 9, 12, 13, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF,
-    (uint64_t)1 << 32, (uint64_t)1 << 61, ((uint64_t)1 << 61) + 1, (uint64_t)1 << 62, INT64_MAX, (uint64_t)1 << 63, UINT64_MAX - 7, UINT64_MAX };
+static const uint64_t nasty[] = { 0,
+                                  1,
+                                  7,
+                                  8,
+                                  9,
+                                  12,
+                                  13,
+                                  0x7F,
+                                  0x80,
+                                  0xFF,
+                                  0x7FFF,
+                                  0xFFFF,
+                                  0x10000,
+                                  0x7FFFFFFF,
+                                  0x80000000,
+                                  0xFFFFFFFF,
+                                  (uint64_t)1 << 32,
+                                  (uint64_t)1 << 61,
+                                  ((uint64_t)1 << 61) + 1,
+                                  (uint64_t)1 << 62,
+                                  INT64_MAX,
+                                  (uint64_t)1 << 63,
+                                  UINT64_MAX - 7,
+                                  UINT64_MAX };
 
 static size_t damage(uint8_t *p, size_t n, uint64_t seed, uint64_t round)
 {

@@ -211,8 +211,9 @@ Test(model_random, the_description_is_json_and_counts_right)
     json_int_t parameters, tokens, sum = 0;
     int usable;
     json_t *types, *row;
-    cr_assert_eq(json_unpack(o, "{s:s, s:I, s:o, s:{s:I, s:b, s?s}}", "architecture", &arch, "parameters", &parameters, "types", &types,
-                             "tokenizer", "tokens", &tokens, "usable", &usable, "why", &why), 0);
+    cr_assert_eq(json_unpack(o, "{s:s, s:I, s:o, s:{s:I, s:b, s?s}}", "architecture", &arch, "parameters", &parameters, "types",
+                             &types, "tokenizer", "tokens", &tokens, "usable", &usable, "why", &why),
+                 0);
     cr_expect_str_eq(arch, "qwen2");
     cr_expect_eq(tokens, 512);
     cr_expect(usable, "%s", why);

@@ -115,7 +115,8 @@ Test(rope, yarn_ramps_between_the_two_and_scales_the_magnitude)
                       .attn_factor = 1, .beta_fast = 32, .beta_slow = 1 };
     long double f[256];
     plain_freqs(f, &c);
-    double low = floor(64 * log(2048 / (32 * 2 * PI)) / (2 * log(10000))), high = ceil(64 * log(2048 / (2 * PI)) / (2 * log(10000)));
+    double low = floor(64 * log(2048 / (32 * 2 * PI)) / (2 * log(10000)));
+    double high = ceil(64 * log(2048 / (2 * PI)) / (2 * log(10000)));
     cr_assert(low > 0 && high < 32 && low < high);
     for (int i = 0; i < 32; i++) {
         double mix = 1 - fmin(1, fmax(0, (i - low) / (high - low)));

@@ -139,14 +139,15 @@ Test(tokenizer, sluice_tiny_gives_the_ids_of_sentencepiece)      /* made with Se
 {
     SHARED_OR_SKIP(path, "data/models/sluice-tiny-f32.gguf");
     tokenizer *t = open_at(path);
-    IDS(t, "Question: Where does Mara live?\nAnswer:", false, false, 333, 4042, 854, 392, 759, 4017, 845, 4054, 13, 4045, 327, 4042);
+    IDS(t, "Question: Where does Mara live?\nAnswer:", false, false, 333, 4042, 854, 392, 759, 4017, 845, 4054, 13, 4045, 327,
+        4042);
     IDS(t, "  two  blanks ", false, false, 4015, 4015, 860, 4015, 399, 2940, 4015);
-    IDS(t, "naïve — 日本 \U0001F600", false, false, 305, 4017, 198, 178, 881, 4015, 229, 131, 151, 4015, 233, 154, 168, 233, 159, 175,
-        4015, 243, 162, 155, 131);
+    IDS(t, "naïve — 日本 \U0001F600", false, false, 305, 4017, 198, 178, 881, 4015, 229, 131, 151, 4015, 233, 154, 168, 233, 159,
+        175, 4015, 243, 162, 155, 131);
     IDS(t, "0123 4567", false, false, 4015, 4040, 4041, 4044, 4048, 4015, 4047, 4046, 4052, 4062);
     IDS(t, "\t\n\r\n x", true, false, 1, 4015, 12, 13, 16, 13, 744);
-    IDS(t, "The quick brown fox jumps over the lazy dog.", true, true, 1, 274, 2591, 1107, 1085, 668, 450, 1438, 899, 261, 296, 1134,
-        4033, 861, 4027);
+    IDS(t, "The quick brown fox jumps over the lazy dog.", true, true, 1, 274, 2591, 1107, 1085, 668, 450, 1438, 899, 261, 296,
+        1134, 4033, 861, 4027);
     IDS(t, "", true, false, 1);
     cr_expect(tokenizer_vocab(t) == 4096 && tokenizer_bos(t) == 1 && tokenizer_eos(t) == 2 && tokenizer_is_eog(t, 2));
     tokenizer_close(&t);
@@ -201,7 +202,8 @@ Test(tokenizer, sluice_tiny_has_the_pieces_of_its_sentencepiece_model)
         double score;
         cr_assert(gguf_arr_str(g, "tokenizer.ggml.tokens", n, &got) && gguf_arr_i64(g, "tokenizer.ggml.token_type", n, &type) &&
                   gguf_arr_f64(g, "tokenizer.ggml.scores", n, &score));
-        cr_assert(got.len == s.piece.len && !memcmp(got.ptr, s.piece.ptr, got.len) && (uint64_t)type == s.type && (float)score == s.score,
+        cr_assert(got.len == s.piece.len && !memcmp(got.ptr, s.piece.ptr, got.len) && (uint64_t)type == s.type &&
+                      (float)score == s.score,
                   "token %" PRIu64, n);
     }
     cr_assert_eq(n, 4096);
@@ -236,9 +238,9 @@ static tokenizer *spm_of(const row *r, size_t n, bool prefix)
 }
 
 static const row hand[] = {
-    { "<unk>", 0, 2 }, { "<s>", 0, 3 }, { "</s>", 0, 3 }, { "▁", -9, 1 }, { "a", -9, 1 }, { "b", -9, 1 }, { "<", -9, 1 }, { "s", -9, 1 },
-    { ">", -9, 1 }, { "ab", -1, 1 }, { "▁a", -2, 1 }, { "<s", -1, 1 }, { "[x]", 0, 4 }, { "[x][x]", 0, 4 }, { "x][", 0, 4 },
-    { "ba", -1, 1 },
+    { "<unk>", 0, 2 }, { "<s>", 0, 3 },    { "</s>", 0, 3 }, { "▁", -9, 1 },  { "a", -9, 1 },  { "b", -9, 1 },
+    { "<", -9, 1 },    { "s", -9, 1 },     { ">", -9, 1 },   { "ab", -1, 1 }, { "▁a", -2, 1 }, { "<s", -1, 1 },
+    { "[x]", 0, 4 },   { "[x][x]", 0, 4 }, { "x][", 0, 4 },  { "ba", -1, 1 },
 };
 #define N_HAND (sizeof hand / sizeof *hand)
 
@@ -342,7 +344,8 @@ static void random_text(text *t, uint64_t seed, uint64_t mode, size_t n)
         if (mode == 0) len = 1;
         else if (cp < 0x80) b[0] = (char)cp;
         else if (cp < 0x800) b[0] = (char)(0xC0 | cp >> 6), b[1] = (char)(0x80 | (cp & 63)), len = 2;
-        else if (cp < 0x10000) b[0] = (char)(0xE0 | cp >> 12), b[1] = (char)(0x80 | (cp >> 6 & 63)), b[2] = (char)(0x80 | (cp & 63)), len = 3;
+        else if (cp < 0x10000)
+            b[0] = (char)(0xE0 | cp >> 12), b[1] = (char)(0x80 | (cp >> 6 & 63)), b[2] = (char)(0x80 | (cp & 63)), len = 3;
         else
             b[0] = (char)(0xF0 | cp >> 18), b[1] = (char)(0x80 | (cp >> 12 & 63)), b[2] = (char)(0x80 | (cp >> 6 & 63)),
             b[3] = (char)(0x80 | (cp & 63)), len = 4;
@@ -359,8 +362,8 @@ static void round_trips(tokenizer *t, const char *name, uint64_t seed)
         token_list l = encode(t, (view){ in.ptr, in.len }, false, false);
         text out = pieces(t, &l, true);
         size_t skip = t->spm && t->space_prefix && l.n ? 1 : 0;
-        cr_assert(out.len == in.len + skip && !memcmp(out.ptr + skip, in.ptr ? in.ptr : "", in.len), "%s: seed %" PRIu64 " mode %" PRIu64,
-                  name, seed + round, round % 4);
+        cr_assert(out.len == in.len + skip && !memcmp(out.ptr + skip, in.ptr ? in.ptr : "", in.len),
+                  "%s: seed %" PRIu64 " mode %" PRIu64, name, seed + round, round % 4);
         text_free(&out);
         token_list_free(&l);
     }
@@ -586,7 +589,7 @@ static bool try_damaged(const text *whole, const char *path, uint64_t seed, uint
     cr_assert(text_add(&t, whole->ptr, whole->len));
     for (uint64_t k = 0; k < 1 + round % 12; k++) {
         uint64_t at = support_draw(seed, round * 64 + 2 * k, t.len), how = support_draw(seed, round * 64 + 2 * k + 1, 768);
-        t.ptr[at] = how < 256 ? (char)how : (char)((unsigned)t.ptr[at] ^ 1u << how % 8);
+        t.ptr[at] = (char)(how < 256 ? how : (unsigned)t.ptr[at] ^ 1u << how % 8);
     }
     cr_assert(support_write(path, t.ptr, t.len));
     text_free(&t);

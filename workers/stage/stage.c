@@ -36,7 +36,8 @@ static err_code say(stage *s, const message *m, err *e) { return link_send(s->co
 
 static void say_fail(stage *s, const err *why, uint64_t session, uint64_t step)
 {
-    LOG(LOG_WARN, "STAGE-FAIL", "session=%" PRIu64 " step=%" PRIu64 " code=%d text=\"%s\"", session, step, why->code, why->text);
+    LOG(LOG_WARN, "STAGE-FAIL", "job=%" PRIu64 " session=%" PRIu64 " step=%" PRIu64 " code=%d text=\"%s\"", session >> 6, session, step,
+        why->code, why->text);
     message m = msg_init(MSG_FAIL);
     m.fail.code = why->code;
     m.fail.epoch = s->epoch;
@@ -157,6 +158,7 @@ static void on_session_open(stage *s)
         return;
     }
     s->n_sessions++;
+    LOG(LOG_INFO, "SESSION-OPEN", "job=%" PRIu64 " session=%" PRIu64, m->session >> 6, m->session);
     message r = msg_init(MSG_SESSION_READY);
     r.session_ready.epoch = s->epoch;
     r.session_ready.session = m->session;
@@ -170,6 +172,7 @@ static void on_drop(stage *s)
     for (shard_state *p = s->shards; p; p = p->next)
         if (p->store && kv_seq_find(p->store, id)) kv_seq_close(p->store, id), had = true;
     if (had && s->n_sessions) s->n_sessions--;
+    LOG(LOG_INFO, "SESSION-DROP", "job=%" PRIu64 " session=%" PRIu64, id >> 6, id);
 }
 
 /* ---- the rest of control ------------------------------------------------------------------------------------------- */

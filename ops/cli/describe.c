@@ -1,11 +1,11 @@
-#include "ops/cli/report.h"
+#include "ops/cli/describe.h"
 #include "proto/finish.h"
 #include <stdlib.h>
 #include <string.h>
 
 /* Owns how reports look on a terminal. Asks nobody anything. */
 
-const char *report_bytes(uint64_t n, char buf[static 16])
+const char *describe_bytes(uint64_t n, char buf[static 16])
 {
     static const char *const unit[] = { "B", "KB", "MB", "GB", "TB" };
     double x = (double)n;
@@ -30,13 +30,22 @@ static const char *word(const json_t *o, const char *key)
 
 static bool yes(const json_t *o, const char *key) { return json_is_true(json_object_get(o, key)); }
 
-uint64_t report_kv_bytes(const json_t *status)
+/* The last token of a choice is sampled and never run, so it has no row; choices share the rows of the prompt. */
+static uint64_t rows_of(const answer *a)
 {
-    uint64_t sum = 0;
+    uint64_t rows = a->n_choices ? a->choice[0].done.prompt_tokens : 0;
+    for (uint32_t i = 0; i < a->n_choices; i++) rows += a->choice[i].n_tokens ? a->choice[i].n_tokens - 1 : 0;
+    return rows;
+}
+
+uint64_t describe_kv_bytes(const json_t *status, const answer *a)
+{
+    uint64_t row = 0, context = number(json_object_get(status, "model"), "context"), rows = rows_of(a);
     size_t i;
     json_t *s;
-    json_array_foreach(json_object_get(status, "stages"), i, s) sum += number(s, "kv_bytes");
-    return sum;
+    json_array_foreach(json_object_get(status, "stages"), i, s) row += number(s, "kv_row_bytes");
+    if (context && a->n_choices == 1 && rows > context) rows = context; /* the context slid */
+    return row * rows;
 }
 
 /* "cores" is a list such as "0-3", or a number of cores. */
@@ -58,25 +67,25 @@ static void print_stage(FILE *out, const json_t *s, size_t i)
     fprintf(out, "%s%s  ", yes(s, "embed") ? " +embed" : "", yes(s, "head") ? " +head" : "");
     print_cores(out, s);
     fprintf(out, "  pid %llu  %s  weights %s  KV %s", (unsigned long long)number(s, "pid"), word(s, "isa"),
-            report_bytes(number(s, "weight_bytes"), weights), report_bytes(number(s, "kv_bytes"), kv));
+            describe_bytes(number(s, "weight_bytes"), weights), describe_bytes(number(s, "kv_bytes"), kv));
     if (strcmp(word(s, "host"), "-")) fprintf(out, "  on %s", word(s, "host"));
     fputc('\n', out);
 }
 
-void report_stages(FILE *out, const json_t *status)
+void describe_stages(FILE *out, const json_t *status)
 {
     size_t i;
     json_t *s;
     json_array_foreach(json_object_get(status, "stages"), i, s) print_stage(out, s, i);
 }
 
-void report_status(FILE *out, const json_t *status)
+void describe_status(FILE *out, const json_t *status)
 {
     const json_t *m = json_object_get(status, "model"), *j = json_object_get(status, "jobs"), *r = json_object_get(status, "rag");
     fprintf(out, "%s, epoch %llu\n", yes(status, "ready") ? "ready" : "not ready", (unsigned long long)number(status, "epoch"));
     fprintf(out, "model    %s (%s), %llu layers, vocabulary %llu, context %llu\n", word(m, "name"), word(m, "file"),
             (unsigned long long)number(m, "layers"), (unsigned long long)number(m, "vocab"), (unsigned long long)number(m, "context"));
-    report_stages(out, status);
+    describe_stages(out, status);
     if (json_is_object(r)) {
         char *words = json_dumps(r, JSON_COMPACT);
         fprintf(out, "rag      %s\n", words ? words : "-");
@@ -86,7 +95,7 @@ void report_status(FILE *out, const json_t *status)
             (unsigned long long)number(j, "running"), (unsigned long long)number(j, "done"));
 }
 
-void report_jobs(FILE *out, const json_t *jobs)
+void describe_jobs(FILE *out, const json_t *jobs)
 {
     size_t i;
     json_t *j;
@@ -109,7 +118,7 @@ static void print_passage(FILE *out, const json_t *p, size_t i)
     fputc('\n', out);
 }
 
-void report_answer(FILE *out, const answer *a, uint64_t kv_bytes)
+void describe_answer(FILE *out, const answer *a, uint64_t kv_bytes)
 {
     char kv[16];
     uint64_t tokens = 0;
@@ -119,7 +128,7 @@ void report_answer(FILE *out, const answer *a, uint64_t kv_bytes)
     fprintf(out, "%llu prompt tokens, %llu new (%s)  first token %.1f ms  prefill %.1f tok/s (%s)  decode %.1f tok/s  KV %s\n",
             (unsigned long long)d->prompt_tokens, (unsigned long long)tokens, finish_name(d->finish), (double)d->ttft_us / 1e3,
             rate(d->prompt_tokens, d->prefill_us), d->prefill_mode == 1 ? "local" : "pipeline",
-            rate(d->tokens ? d->tokens - 1 : 0, d->decode_us), report_bytes(kv_bytes, kv));
+            rate(d->tokens ? d->tokens - 1 : 0, d->decode_us), describe_bytes(kv_bytes, kv));
     size_t i;
     json_t *p;
     json_array_foreach(a->passages, i, p) print_passage(out, p, i);

@@ -1,0 +1,45 @@
+#include "tests/flow/rig_stage.h"
+#include <criterion/criterion.h>
+#include <stdio.h>
+
+static void *stage_thread(void *arg)
+{
+    rig_stage *s = arg;
+    s->rc = stage_run(&s->o, &s->why);
+    return NULL;
+}
+
+void rig_stage_start(rig_stage *s, hub *h, uint32_t i, const char *connect, const char *model, isa use, uint32_t threads, const char *trace_file)
+{
+    *s = (rig_stage){ .running = true };
+    snprintf(s->name, sizeof s->name, "s%u", i);
+    snprintf(s->data, sizeof s->data, "inproc://stage-%u.data", i);
+    snprintf(s->bulk, sizeof s->bulk, "inproc://stage-%u.bulk", i);
+    snprintf(s->connect, sizeof s->connect, "%s", connect);
+    if (trace_file) snprintf(s->trace, sizeof s->trace, "%s", trace_file);
+    s->o = (stage_options){ .hub = h, .connect = s->connect, .model = model, .name = s->name, .data_addr = s->data, .bulk_addr = s->bulk,
+                            .trace = trace_file ? s->trace : NULL, .threads = threads ? threads : 1, .isa = use, .joined = true, .stop = &s->stop };
+    cr_assert_eq(pthread_create(&s->thread, NULL, stage_thread, s), 0, "no thread for a stage");
+}
+
+/* A stage sees its flag when a wait of up to 250 ms ends; a message that means nothing on the bulk lane ends it at once. */
+static void wake(rig_stage *s)
+{
+    link_t *l;
+    err e;
+    message m = msg_init(MSG_PING);
+    if (link_connect(&l, s->o.hub, LINK_PUSH, LINK_BULK, s->bulk, &e)) return;
+    link_send(l, NULL, &m, NULL, 0, &e);
+    pthread_join(s->thread, NULL);
+    s->running = false;
+    link_close(&l);
+}
+
+void rig_stage_stop(rig_stage *s)
+{
+    if (!s->running) return;
+    atomic_store(&s->stop, true);
+    wake(s);
+    if (s->running) pthread_join(s->thread, NULL);
+    s->running = false;
+}

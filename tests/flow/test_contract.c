@@ -1,0 +1,260 @@
+/* The numerics contract, bit for bit: random prompts give the same logits, tokens and log-probabilities whatever the number
+ * of stages, chunk, threads, neighbours, prefill mode and instruction set. Every single change from a base way of running,
+ * then CONTRACT_N (default 4) random combinations a model. */
+#include "core/clock.h"
+#include "tests/flow/rig.h"
+#include "tests/support.h"
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+
+TestSuite(contract, .timeout = 600);
+
+#define STAGES_EACH 99u      /* a layer a stage */
+#define CHUNK_ALL 512u       /* longer than any prompt here */
+#define DECODED 24u          /* rows scored in the decode role, and tokens generated */
+#define TOPS 64u             /* log-probabilities compared at each generated token */
+
+/* One way of running a model. kv and path belong to what is computed, the rest must not matter. */
+typedef enum { ISAS_PLAIN, ISAS_AVX2, ISAS_MIXED } isas;
+typedef struct { uint32_t stages, chunk, threads, others; bool local; isas isas; } way;
+typedef struct { const char *kv, *path; } arithmetic;
+
+typedef struct { const char *file; uint32_t L, V, n_ctx; uint64_t seed; uint32_t n; uint32_t ids[512]; } world;
+
+/* What is compared: rows of logits in both roles, a greedy and a drawn continuation. */
+typedef struct { rig *g; rig_job *prompt, *decode, *greedy, *drawn; } answers;
+
+static const way base = { .stages = 1, .chunk = 64, .threads = 1, .others = 0, .local = false, .isas = ISAS_PLAIN };
+static const arithmetic ariths[] = { { "f16", "i8b32" }, { "f32", "i8b32" }, { "f16", "f32" }, { "f32", "f32" } };
+
+static const char *way_text(const way *w, const arithmetic *a)
+{
+    static char line[160];
+    static const char *const words[] = { "plain", "avx2", "mixed" };
+    snprintf(line, sizeof line, "stages=%u chunk=%u threads=%u others=%u prefill=%s isa=%s kv=%s path=%s", w->stages, w->chunk, w->threads,
+             w->others, w->local ? "local" : "pipeline", words[w->isas], a->kv, a->path);
+    return line;
+}
+
+/* ---- a model, a random prompt -------------------------------------------------------------------------------------- */
+
+static void open_world(world *w, const char *path)
+{
+    err e;
+    gguf *f;
+    model_shape s;
+    cr_assert_eq(gguf_open(&f, path, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(model_shape_read(&s, f, &e), ERR_OK, "%s", e.text);
+    *w = (world){ .file = path, .L = s.L, .V = s.V, .n_ctx = s.n_ctx, .seed = support_seed() };
+    gguf_close(&f);
+    w->n = 66 + (uint32_t)support_draw(w->seed, 0, 60);     /* more than one chunk of 64 */
+    for (uint32_t i = 0; i < w->n; i++) w->ids[i] = (uint32_t)support_draw(w->seed, 1 + i, w->V);
+    printf("# %s: %u layers, prompt of %u random tokens\n", strrchr(path, '/') + 1, w->L, w->n);
+}
+
+static rig *open_way(const world *m, const way *w, const arithmetic *a, uint64_t seed)
+{
+    isa each[64];
+    uint32_t n = w->stages == STAGES_EACH ? m->L : w->stages < m->L ? w->stages : m->L;
+    for (uint32_t i = 0; i < n; i++)
+        each[i] = w->isas == ISAS_PLAIN ? ISA_PLAIN : w->isas == ISAS_AVX2 ? ISA_AVX2 : (i + support_draw(seed, 7, 2)) % 2 ? ISA_PLAIN : ISA_AVX2;
+    /* the coordinator's own prefill asks the environment; with mixed stages it is AVX2 on one side of a plain stage */
+    setenv("SLUICE_ISA", w->isas == ISAS_PLAIN ? "plain" : "avx2", 1);
+    return rig_open(&(rig_options){ .model = m->file, .stages = n, .threads = w->threads, .isas = each, .kv = a->kv, .arith = a->path,
+                                    .chunk = w->chunk, .max_rows = CHUNK_ALL, .prefill = w->local ? "local" : "pipeline" });
+}
+
+/* ---- running -------------------------------------------------------------------------------------------------------- */
+
+/* Sessions that share steps with ours: their own prompts, half of them scoring, half generating. */
+static void add_others(rig *g, const world *m, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t ids[96], len = 1 + (uint32_t)support_draw(m->seed, 1000 + i, 95);
+        for (uint32_t k = 0; k < len; k++) ids[k] = (uint32_t)support_draw(m->seed, 2000 + 100 * i + k, m->V);
+        message s = i % 2 ? rig_score(0) : rig_generate(2 * DECODED);
+        s.submit.score_rows = 0;
+        rig_submit(g, s, &(rig_input){ .ids = ids, .n = len });
+    }
+}
+
+static message drawn_message(void)
+{
+    message s = rig_generate(DECODED);
+    s.submit.temperature = 0.9;
+    s.submit.top_k = 40;
+    s.submit.top_p = 0.95;
+    s.submit.seed = 17;
+    s.submit.logprobs = TOPS;
+    return s;
+}
+
+static answers run_way(const world *m, const way *w, const arithmetic *a, uint64_t seed)
+{
+    answers r = { .g = open_way(m, w, a, seed) };
+    rig_input all = { .ids = m->ids, .n = m->n }, few = { .ids = m->ids, .n = DECODED };
+    message greedy = rig_generate(DECODED);
+    greedy.submit.logprobs = TOPS;
+    add_others(r.g, m, w->others / 2);
+    r.prompt = rig_submit(r.g, rig_score(0), &all);
+    if (!w->others) rig_wait(r.g, r.prompt);        /* alone means alone */
+    r.decode = rig_submit(r.g, rig_score(1), &few);
+    if (!w->others) rig_wait(r.g, r.decode);
+    r.greedy = rig_submit(r.g, greedy, &all);
+    if (!w->others) rig_wait(r.g, r.greedy);
+    add_others(r.g, m, w->others - w->others / 2);
+    r.drawn = rig_submit(r.g, drawn_message(), &all);
+    rig_wait_all(r.g);
+    return r;
+}
+
+/* Greedy tokens must be the argmax of what was scored, so that a rig which answers nonsense twice is not "the same". */
+static bool sane(const answers *r, uint32_t n)
+{
+    if (r->prompt->fail.code || r->prompt->n_full != n || r->greedy->choice[0].n_tok != DECODED) return false;
+    const float *row = r->prompt->full + (size_t)(n - 1) * r->prompt->vocab;
+    uint32_t best = 0;
+    for (uint32_t i = 0; i < r->prompt->vocab; i++) {
+        if (!isfinite(row[i])) return false;
+        if (row[i] > row[best]) best = i;
+    }
+    return best == r->greedy->choice[0].tok[0].id;
+}
+
+static bool same_answers(const answers *got, const answers *want, const char *what)
+{
+    bool ok = rig_same_rows(got->prompt, want->prompt, "logits, prompt role");
+    ok &= rig_same_rows(got->decode, want->decode, "logits, decode role");
+    ok &= rig_same_choice(&got->greedy->choice[0], &want->greedy->choice[0], "greedy tokens");
+    ok &= rig_same_choice(&got->drawn->choice[0], &want->drawn->choice[0], "drawn tokens");
+    if (!ok) printf("# DIFFERENT: %s\n", what);
+    return ok;
+}
+
+/* ---- which ways ------------------------------------------------------------------------------------------------------ */
+
+static const uint32_t stage_set[] = { 1, 2, 3, STAGES_EACH }, chunk_set[] = { 1, 7, 64, CHUNK_ALL };
+
+static uint32_t single_changes(way *out, bool avx2)
+{
+    uint32_t n = 12;
+    for (uint32_t i = 0; i < n; i++) out[i] = base;
+    for (uint32_t i = 0; i < 3; i++) out[i].stages = stage_set[1 + i];
+    out[3].chunk = 1;
+    out[4].chunk = 7;
+    out[5].chunk = CHUNK_ALL;
+    out[6].threads = 2;
+    out[7].others = 7;
+    out[8].local = true;
+    out[9].isas = ISAS_AVX2;
+    out[10].isas = out[11].isas = ISAS_MIXED;
+    out[10].stages = 2;
+    out[11].stages = 3;
+    return avx2 ? n : 9;
+}
+
+static way random_way(uint64_t seed, uint64_t i, bool avx2)
+{
+    uint64_t at = 100000 + 16 * i;
+    return (way){ .stages = stage_set[support_draw(seed, at, 4)], .chunk = chunk_set[support_draw(seed, at + 1, 4)],
+                  .threads = 1 + (uint32_t)support_draw(seed, at + 2, 2), .others = support_draw(seed, at + 3, 2) ? 7 : 0,
+                  .local = support_draw(seed, at + 4, 2), .isas = avx2 ? (isas)support_draw(seed, at + 5, 3) : ISAS_PLAIN };
+}
+
+/* ---- counters --------------------------------------------------------------------------------------------------------- */
+
+static kernel_counts since(kernel_counts a)
+{
+    kernel_counts b = kernels_counted();
+#define X(n) b.n -= a.n;
+    KERNEL_COUNTERS(X)
+#undef X
+    return b;
+}
+
+static void print_counts(const char *what, const arithmetic *a, const kernel_counts *k)
+{
+    printf("# kernels, path %-5s %-6s", a->path, what);
+#define X(n) printf(" %s=%llu", #n, (unsigned long long)k->n);
+    KERNEL_COUNTERS(X)
+#undef X
+    printf("\n");
+}
+
+/* Prompt chunks of 64 rows must go through the kernels that take several rows, decoding through those for few. */
+static void check_counts(const kernel_counts *k, const arithmetic *a, bool quant)
+{
+    bool q = quant && !strcmp(a->path, "i8b32");
+    cr_expect_gt(q ? k->quant_many : k->float_many, 0u, "no multi-row kernel ran");
+    cr_expect_gt(q ? k->quant_few : k->float_few, 0u, "no few-row kernel ran");
+    cr_expect(q || !(k->quant_few + k->quant_many), "a quantised kernel ran where float ones were due");
+}
+
+/* ---- the test of one model -------------------------------------------------------------------------------------------- */
+
+static void compare(const world *m, const answers *want, const way *w, const arithmetic *a, uint64_t seed)
+{
+    answers got = run_way(m, w, a, seed);
+    cr_expect(same_answers(&got, want, way_text(w, a)), "%s", way_text(w, a));
+    cr_expect_eq(got.greedy->choice[0].end.prefill_mode, w->local, "prefill was not as asked for");
+    rig_close(&got.g);
+}
+
+static void hold(const world *m, const arithmetic *a, bool quant, bool singles, uint32_t randoms)
+{
+    bool avx2 = isa_supported() >> ISA_AVX2 & 1;
+    kernel_counts k = kernels_counted();
+    answers want = run_way(m, &base, a, m->seed);
+    kernel_counts used = since(k);
+    print_counts("base", a, &used);
+    check_counts(&used, a, quant);
+    cr_assert(sane(&want, m->n), "the base answers make no sense: %s %s", want.prompt->fail.text, want.greedy->fail.text);
+    cr_expect(support_same(want.decode->full, want.prompt->full, (size_t)DECODED * m->V, "decode role against prompt role"));
+    way w[32];
+    uint32_t n = singles ? single_changes(w, avx2) : 0;
+    for (uint32_t i = 0; i < randoms; i++) w[n++] = random_way(m->seed + (uint64_t)(a - ariths), i, avx2);
+    k = kernels_counted();
+    for (uint32_t i = 0; i < n; i++) compare(m, &want, &w[i], a, m->seed + i);
+    used = since(k);
+    print_counts("others", a, &used);
+    printf("# %s: %u ways of running, kv %s, path %s\n", strrchr(m->file, '/') + 1, n + 1, a->kv, a->path);
+    fflush(stdout);
+    rig_close(&want.g);
+}
+
+static uint32_t random_count(void)
+{
+    const char *s = getenv("CONTRACT_N");
+    return s ? (uint32_t)(strtoul(s, NULL, 10) % 16) : 4;
+}
+
+/* All single changes on the default arithmetic, random combinations on the others. */
+static void contract_of(const char *path, bool quant)
+{
+    world m;
+    uint64_t t = clock_ns();
+    open_world(&m, path);
+    for (uint32_t i = 0; i < 4; i++) hold(&m, &ariths[i], quant, i == 0, i == 0 ? random_count() : (random_count() + 1) / 2);
+    printf("# %.1f s\n", (double)(clock_ns() - t) / 1e9);
+}
+
+Test(contract, holds_for_the_bundled_model)
+{
+    contract_of(support_root("models/sluice-tiny-Q8_0.gguf"), true);
+}
+
+#define CONTRACT_SHARED(id, file, quant)             \
+    Test(contract, holds_for_##id)                   \
+    {                                                \
+        SHARED_OR_SKIP(path, "data/models/" file);   \
+        contract_of(path, quant);                    \
+    }
+CONTRACT_SHARED(stories_in_f32, "stories260K-f32.gguf", false)
+CONTRACT_SHARED(stories_in_q8_0_whose_ffn_is_no_multiple_of_32, "stories260K-q8_0.gguf", true)
+CONTRACT_SHARED(bf16, "tiny-llama-BF16.gguf", false)
+CONTRACT_SHARED(f16, "tiny-llama-F16.gguf", false)
+CONTRACT_SHARED(q4_0, "tiny-llama-Q4_0.gguf", true)
+CONTRACT_SHARED(q4_k, "tiny-llama-Q4_K.gguf", true)
+CONTRACT_SHARED(q6_k, "tiny-llama-Q6_K.gguf", true)
+CONTRACT_SHARED(qwen3_in_f32, "tiny-qwen3-f32.gguf", false)
