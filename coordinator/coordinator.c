@@ -122,6 +122,7 @@ static void close_all(coordinator *c)
         snprintf(name, sizeof name, "stage-%u.bulk", i);
         unlink_in(c, name);
     }
+    if (ours && c->set->die_with_parent) rmdir(c->dir); /* a private one, whose maker may have been killed */
     while (c->sessions.head) session_free(&c->sessions, c->sessions.head);
     pump_close(c);
     job_list_free(&c->jobs);

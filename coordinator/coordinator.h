@@ -19,6 +19,10 @@ typedef struct {                /* a worker that is here or was started */
     msg_hello hello;
     pid_t pid;                  /* of a child; 0: joined by itself */
     bool hello_seen, ready, rag;
+    uint64_t t_pong;            /* last answer of its compute loop */
+    uint64_t t_again;           /* a dead child is started again at this time, 0: it is not dead */
+    uint64_t t_died[8];         /* last deaths, to see a crash loop */
+    uint32_t deaths, slot;      /* slot: its number among the stages of this host */
     uint32_t stage;             /* place in the plan, STAGE_NONE: spare */
     plan_part part;
     msg_ready took;
@@ -49,6 +53,10 @@ typedef struct {
 
 typedef enum { COORD_STARTING, COORD_READY, COORD_DRAINING, COORD_STOPPED } coord_state;
 
+/* Is every stage there and ready under the current plan? Else it is being put together (again). */
+struct coordinator;
+bool fleet_is_whole(const struct coordinator *c);
+
 typedef struct coordinator {
     const settings *set;
     atomic_bool *stop;
@@ -71,6 +79,10 @@ typedef struct coordinator {
     member *by_stage[512];      /* plan order */
     member *rag;
     uint32_t epoch;
+    bool plan_due;              /* the plan must be made (again) as soon as enough stages are here */
+    bool whole;                 /* all stages are ready under this epoch */
+    uint64_t t_broken;          /* since when it is not whole */
+    uint32_t repairs;           /* times it was put together again */
     uint64_t t_ping, t_probe, t_start;
     job_list jobs;
     session_list sessions;
@@ -92,6 +104,9 @@ void coordinator_fail(coordinator *c, const err *why);
 err_code fleet_start(coordinator *c, err *e);
 void fleet_message(coordinator *c, link_t *from);
 void fleet_tick(coordinator *c);
+/* A worker is gone or cannot be reached: its place is filled again (restart, spare, or a plan over the others) and live
+ * sessions are rebuilt. */
+void fleet_lost(coordinator *c, member *m, const err *why);
 void fleet_stop(coordinator *c);
 /* Ask all stages for STATS; fleet_stats_fresh says when the answers are here (or are not coming). */
 void fleet_ask_stats(coordinator *c);
@@ -114,6 +129,8 @@ void job_begin(coordinator *c, job *j);
 void session_opened(coordinator *c, uint64_t id);       /* a stage answered SESSION_READY */
 void session_filled(coordinator *c, uint64_t id);       /* a stage answered KV_DONE */
 void session_failed(coordinator *c, uint64_t id, const err *why);
+void sessions_break(coordinator *c);                    /* their KV is gone */
+void sessions_reopen(coordinator *c);                   /* all stages are ready again */
 void sessions_sweep(coordinator *c);                    /* drop those that are over and in no step */
 
 /* pump.c: steps out, results in */
@@ -121,6 +138,7 @@ err_code pump_open(coordinator *c, err *e);
 void pump_close(coordinator *c);
 void pump_fill(coordinator *c);
 void pump_result(coordinator *c);
+void pump_reset(coordinator *c);
 void pump_step_failed(coordinator *c, uint64_t step, const err *why);
 
 /* prefill.c: the coordinator's own engine */
@@ -131,6 +149,7 @@ void prefill_close(coordinator *c);
 /* retrieve.c */
 err_code retrieve_ask(coordinator *c, job *j, err *e);
 void retrieve_answer(coordinator *c);
+void retrieve_again(coordinator *c);            /* the rag worker died: questions under way are asked again */
 
 /* report.c: JSON for ASK; the text is appended to *out */
 bool report_status(coordinator *c, text *out);

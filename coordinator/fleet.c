@@ -1,11 +1,12 @@
 /* Who is here: starts children, hears HELLO, makes and sends the PLAN, waits for READY, notices deaths. Does not know jobs:
- * what a death means for them is coordinator_fail's business. */
+ * what a death means for them is lifecycle.c's business. */
 #include "coordinator/coordinator.h"
 #include "coordinator/spawn.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,12 @@
 #include <unistd.h>
 
 #define PING_NS 1000000000u   /* joined workers leave after 15 s of silence (workers/stage/stage.c) */
+#define BACKOFF_NS 50000000u  /* first wait before a dead child is started again; doubles with every recent death */
+#define CRASH_LOOP 8u         /* so many deaths of one child ... */
+#define CRASH_NS_S 60u        /* ... within a minute are a crash loop */
+#define CRASH_NS (CRASH_NS_S * 1000000000ull)
+#define GRACE_NS 2000000000u  /* a spare or a worker that comes back has so long before the others take its layers */
+#define JOINED UINT32_MAX     /* slot of a worker that is no child */
 #define STOP_MS 3000          /* a child gets this long between SIGTERM and SIGKILL */
 
 err_code fleet_send(coordinator *c, member *m, const message *msg, const view *frames, err *e)
@@ -62,7 +69,7 @@ static void nth(const char *list, char sep, uint32_t i, char *out, size_t cap)
 static member *add_member(coordinator *c)
 {
     member *m = c->n_members < MAX_MEMBERS ? &c->member[c->n_members++] : NULL;
-    if (m) *m = (member){ .stage = STAGE_NONE };
+    if (m) *m = (member){ .stage = STAGE_NONE, .slot = JOINED };
     return m;
 }
 
@@ -78,11 +85,11 @@ static void arg(args *a, const char *fmt, ...)
     a->ok = a->ok && n >= 0 && (size_t)n < sizeof word && string_list_add(&a->l, word);
 }
 
-static void common_args(coordinator *c, args *a, const char *name)
+static void common_args(coordinator *c, args *a, const member *m)
 {
     arg(a, "--connect=%s", link_addr(c->control));
-    arg(a, "--name=%s", name);
-    arg(a, "--cookie=%" PRIu64, (uint64_t)c->n_members);
+    arg(a, "--name=%s", m->name);
+    arg(a, "--cookie=%" PRIu64, (uint64_t)(m - c->member) + 1);
     arg(a, "--die-with-parent");
     if (c->set->log_level) arg(a, "--log-level=%s", c->set->log_level);
 }
@@ -98,18 +105,16 @@ static err_code start_child(coordinator *c, member *m, const char *program, args
     return rc;
 }
 
-static err_code start_stage(coordinator *c, uint32_t i, err *e)
+static err_code start_stage(coordinator *c, member *m, err *e)
 {
     const settings *s = c->set;
-    member *m = add_member(c);
-    if (!m) return err_set(e, ERR_CONFIG, "more than %u workers", MAX_MEMBERS);
-    snprintf(m->name, sizeof m->name, "stage-%u", i);
+    uint32_t i = m->slot;
     char bind[256], use[32], env[64];
     nth(s->bind, ';', i, bind, sizeof bind);
     nth(s->stage_isa, ',', i, use, sizeof use);
     snprintf(env, sizeof env, "SLUICE_ISA=%s", use);
     args a = { .ok = true };
-    common_args(c, &a, m->name);
+    common_args(c, &a, m);
     arg(&a, "--model=%s", gguf_path(c->file));
     arg(&a, "--share=%u/%" PRIu64, i, s->stages);
     arg(&a, "--threads=%" PRIu64, s->threads);
@@ -119,26 +124,36 @@ static err_code start_stage(coordinator *c, uint32_t i, err *e)
     return start_child(c, m, "sluice-stage", &a, use[0] ? env : NULL, e);
 }
 
-static err_code start_rag(coordinator *c, err *e)
+static err_code start_rag(coordinator *c, member *m, err *e)
 {
-    member *m = add_member(c);
-    if (!m) return err_set(e, ERR_CONFIG, "more than %u workers", MAX_MEMBERS);
-    snprintf(m->name, sizeof m->name, "rag");
-    m->rag = true;
     args a = { .ok = true };
-    common_args(c, &a, m->name);
+    common_args(c, &a, m);
     arg(&a, "--rag=%s", c->set->rag);
     arg(&a, "--rag-min-share=%.17g", c->set->rag_min_share);
     return start_child(c, m, "sluice-rag", &a, NULL, e);
+}
+
+static err_code start_member(coordinator *c, member *m, err *e)
+{
+    m->t_again = 0;
+    return m->rag ? start_rag(c, m, e) : start_stage(c, m, e);
 }
 
 err_code fleet_start(coordinator *c, err *e)
 {
     c->member = calloc(MAX_MEMBERS, sizeof *c->member);
     if (!c->member) return err_set(e, ERR_NOMEM, "out of memory");
+    c->plan_due = true;
     err_code rc = ERR_OK;
-    for (uint32_t i = 0; !rc && i < c->set->stages; i++) rc = start_stage(c, i, e);
-    if (!rc && c->set->rag) rc = start_rag(c, e);
+    for (uint32_t i = 0; !rc && i < c->set->stages + (c->set->rag != NULL); i++) {
+        member *m = add_member(c);
+        if (!m) return err_set(e, ERR_CONFIG, "more than %u workers", MAX_MEMBERS);
+        m->rag = i == c->set->stages;
+        m->slot = i;
+        if (m->rag) snprintf(m->name, sizeof m->name, "rag");
+        else snprintf(m->name, sizeof m->name, "stage-%u", i);
+        rc = start_member(c, m, e);
+    }
     return rc;
 }
 
@@ -189,7 +204,10 @@ static member *place_for(coordinator *c, const msg_hello *h, err *e)
         err_set(e, ERR_STATE, "worker %s is no child of this coordinator", h->name);
         return NULL;
     }
-    member *m = add_member(c);
+    member *m = NULL; /* the place of one that left, or a new one */
+    for (uint32_t i = 0; !m && i < c->n_members; i++)
+        if (c->member[i].slot == JOINED && !c->member[i].hello_seen) m = &c->member[i];
+    if (!m) m = add_member(c);
     if (!m) err_set(e, ERR_FULL, "no room for worker %s: %u are here", h->name, c->n_members);
     return m;
 }
@@ -246,6 +264,8 @@ static err_code send_plan(coordinator *c, member *m, const text *addrs, err *e)
 static uint32_t seat(coordinator *c)
 {
     uint32_t n = 0;
+    memset(c->by_stage, 0, sizeof c->by_stage);
+    for (uint32_t i = 0; i < c->n_members; i++) c->member[i].stage = STAGE_NONE, c->member[i].ready &= c->member[i].rag;
     for (uint32_t i = 0; i < c->n_members && n < c->n_stages; i++)
         if (c->member[i].hello_seen && !c->member[i].rag) c->by_stage[n] = &c->member[i], c->member[i].stage = n, n++;
     return n;
@@ -270,15 +290,24 @@ static err_code plan_all(coordinator *c, err *e)
         if (!text_addf(&addrs, "%s\n", c->by_stage[i]->hello.data_addr)) rc = err_set(e, ERR_NOMEM, "out of memory");
     for (uint32_t i = 0; !rc && i < c->n_stages; i++) rc = send_plan(c, c->by_stage[i], &addrs, e);
     text_free(&addrs);
+    if (c->first_hop) link_close(&c->first_hop);
     if (!rc) rc = link_connect(&c->first_hop, c->hub, LINK_PUSH, LINK_DATA, c->by_stage[0]->hello.data_addr, e);
     if (!rc) link_trace(c->first_hop, c->trace, "first");
     return rc;
 }
 
+static uint32_t stages_here(const coordinator *c)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->n_members; i++) n += c->member[i].hello_seen && !c->member[i].rag;
+    return n;
+}
+
 static void make_plan(coordinator *c)
 {
     err e;
-    if (c->epoch || seat(c) < c->n_stages) return;
+    if (!c->plan_due || stages_here(c) < c->n_stages || seat(c) < c->n_stages) return;
+    c->plan_due = false;
     if (plan_all(c, &e)) coordinator_fail(c, &e);
 }
 
@@ -301,15 +330,14 @@ static void on_fail(coordinator *c, member *m)
     LOG(LOG_WARN, "WORKER-FAIL", "name=%s session=%" PRIu64 " step=%" PRIu64 " text=\"%s\"", m->name, f->session, f->step, f->text);
     if (f->step) pump_step_failed(c, f->step, &e);
     else if (f->session) session_failed(c, f->session, &e);
-    else if (c->state == COORD_STARTING) coordinator_fail(c, &e);
+    else if (m->rag ? !m->ready : !c->whole && f->epoch == c->epoch) coordinator_fail(c, &e); /* no corpus, or it cannot take its plan */
 }
 
 static void on_bye(coordinator *c, member *m)
 {
     err e;
-    if (c->state == COORD_STOPPED || (m->stage == STAGE_NONE && !m->rag)) return;
     err_set(&e, ERR_GONE, "%s left: %s", m->name, c->in.head.bye.reason);
-    coordinator_fail(c, &e);
+    fleet_lost(c, m, &e);
 }
 
 void fleet_message(coordinator *c, link_t *from)
@@ -326,18 +354,63 @@ void fleet_message(coordinator *c, link_t *from)
     }
     switch (h->type) {
     case MSG_READY: on_ready(c, m); break;
-    case MSG_SESSION_READY: session_opened(c, h->session_ready.session); break;
-    case MSG_KV_DONE: session_filled(c, h->kv_done.session); break;
+    case MSG_SESSION_READY:
+        if (h->session_ready.epoch == c->epoch) session_opened(c, h->session_ready.session);
+        break;
+    case MSG_KV_DONE:
+        if (h->kv_done.epoch == c->epoch) session_filled(c, h->kv_done.session);
+        break;
     case MSG_PASSAGES: retrieve_answer(c); break;
     case MSG_STATS: m->stats = h->stats; break;
     case MSG_FAIL: on_fail(c, m); break;
     case MSG_BYE: on_bye(c, m); break;
-    case MSG_PONG: break;
+    case MSG_PONG: m->t_pong = clock_ns(); break;
     default: LOG(LOG_WARN, "WORKER-STRAY", "name=%s message=%s", m->name, msg_name(h->type));
     }
 }
 
-/* ---- time ---------------------------------------------------------------------------------------------------------- */
+/* ---- deaths and repair --------------------------------------------------------------------------------------------- */
+
+bool fleet_is_whole(const coordinator *c) { return c->whole; }
+
+static void start_again_later(coordinator *c, member *m, const err *why)
+{
+    uint64_t now = clock_ns(), oldest = m->t_died[m->deaths % CRASH_LOOP];
+    m->t_died[m->deaths++ % CRASH_LOOP] = now;
+    if (oldest && now - oldest < CRASH_NS) { /* so many deaths in so short a time: starting it again does not help */
+        err e = *why;
+        err_wrap(&e, "%s died %u times within %u s", m->name, CRASH_LOOP, CRASH_NS_S);
+        coordinator_fail(c, &e);
+        return;
+    }
+    uint32_t n = 0; /* recent deaths: 0.05 s, 0.1 s, ... 3.2 s */
+    for (uint32_t i = 0; i < CRASH_LOOP; i++) n += m->t_died[i] && now - m->t_died[i] < CRASH_NS;
+    m->t_again = now + (BACKOFF_NS << (n > 7 ? 6 : n - 1));
+}
+
+void fleet_lost(coordinator *c, member *m, const err *why)
+{
+    if (c->state == COORD_STOPPED || (!m->hello_seen && !m->pid && m->t_again)) return;
+    LOG(LOG_WARN, "WORKER-LOST", "name=%s stage=%d text=\"%s\"", m->name, (int)m->stage, why->text);
+    if (c->state == COORD_STARTING) {
+        coordinator_fail(c, why);
+        return;
+    }
+    bool seated = m->stage != STAGE_NONE;
+    m->hello_seen = m->ready = false;
+    m->control = NULL;
+    if (m->rag && c->rag) c->rag = NULL, retrieve_again(c);
+    bool child = m->slot != JOINED;
+    if (m->pid) kill(m->pid, SIGKILL); /* hung or unreachable: reap() comes back here when it is gone */
+    else if (child) start_again_later(c, m, why);
+    if (!seated) return;
+    m->stage = STAGE_NONE;
+    if (c->whole) c->t_broken = clock_ns(), c->repairs++;
+    c->whole = false;
+    c->plan_due = true;
+    sessions_break(c);
+    make_plan(c); /* a spare takes its place at once */
+}
 
 static void reap(coordinator *c)
 {
@@ -349,48 +422,87 @@ static void reap(coordinator *c)
             member *m = &c->member[i];
             if (m->pid != pid) continue;
             m->pid = 0;
-            m->control = NULL;
             spawn_status_text(status, how, sizeof how);
             err e;
             err_set(&e, ERR_GONE, "%s (pid %d) %s", m->name, (int)pid, how);
-            coordinator_fail(c, &e);
+            fleet_lost(c, m, &e);
         }
 }
 
-static void check_start(coordinator *c)
+static void start_due(coordinator *c)
 {
-    uint32_t here = 0, ready = 0;
-    for (uint32_t i = 0; i < c->n_members; i++) here += c->member[i].hello_seen && !c->member[i].rag, ready += c->member[i].ready && !c->member[i].rag;
-    if (ready == c->n_stages && (!c->set->rag || c->rag)) {
-        c->state = COORD_READY;
-        return;
-    }
-    if ((double)(clock_ns() - c->t_start) / 1e9 < c->set->start_timeout) return;
     err e;
-    err_set(&e, ERR_TIMEOUT, "not ready after %g s: %u of %u stages have said hello, %u are ready%s", c->set->start_timeout, here, c->n_stages, ready,
-            c->set->rag && !c->rag ? ", the rag worker is missing" : "");
+    for (uint32_t i = 0; i < c->n_members; i++)
+        if (c->member[i].t_again && clock_ns() >= c->member[i].t_again && start_member(c, &c->member[i], &e)) coordinator_fail(c, &e);
+}
+
+/* Nobody came for the place of a lost worker: the others share its layers. */
+static void plan_over_survivors(coordinator *c)
+{
+    uint32_t here = stages_here(c);
+    if (!c->plan_due || clock_ns() - c->t_broken < GRACE_NS || !here || here >= c->n_stages) return;
+    for (uint32_t i = 0; i < c->n_members; i++)
+        if (c->member[i].t_again || (c->member[i].pid && !c->member[i].hello_seen)) return; /* a child is on its way */
+    LOG(LOG_WARN, "PLAN-SMALLER", "stages=%u was=%u", here, c->n_stages);
+    c->n_stages = here;
+    make_plan(c);
+}
+
+static void check_whole(coordinator *c)
+{
+    uint32_t ready = 0;
+    for (uint32_t i = 0; i < c->n_stages; i++) ready += c->by_stage[i] && c->by_stage[i]->ready;
+    if (c->plan_due || ready < c->n_stages || (c->set->rag && !c->rag)) return;
+    bool repaired = c->repairs > 0;
+    c->whole = true;
+    if (c->state == COORD_STARTING) c->state = COORD_READY;
+    if (!repaired) return;
+    LOG(LOG_WARN, "CLUSTER-WHOLE", "epoch=%u ms=%" PRIu64, c->epoch, (clock_ns() - c->t_broken) / 1000000);
+    sessions_reopen(c);
+}
+
+static void check_time(coordinator *c)
+{
+    uint64_t since = c->state == COORD_STARTING ? c->t_start : c->t_broken;
+    if ((double)(clock_ns() - since) / 1e9 < c->set->start_timeout) return;
+    uint32_t ready = 0;
+    for (uint32_t i = 0; i < c->n_stages; i++) ready += c->by_stage[i] && c->by_stage[i]->ready;
+    err e;
+    err_set(&e, ERR_TIMEOUT, "not ready after %g s: %u of %u stages have said hello, %u are ready%s", c->set->start_timeout, stages_here(c), c->n_stages,
+            ready, c->set->rag && !c->rag ? ", the rag worker is missing" : "");
     coordinator_fail(c, &e);
 }
 
-static void worker_lost(coordinator *c, const member *m, err *e)
+/* ---- time ---------------------------------------------------------------------------------------------------------- */
+
+static void ping(coordinator *c)
 {
-    err_wrap(e, "%s is gone", m->name);
-    coordinator_fail(c, e);
+    message m = msg_init(MSG_PING);
+    err e;
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        member *w = &c->member[i];
+        if (!w->control) continue;
+        if (!w->t_pong || !w->ready) w->t_pong = clock_ns(); /* while it loads its compute loop does not answer */
+        err_code rc = fleet_send(c, w, &m, NULL, &e);
+        double silent = (double)(clock_ns() - w->t_pong) / 1e9;
+        if (rc != ERR_GONE && silent > c->set->stage_timeout) rc = err_set(&e, ERR_TIMEOUT, "%s has not answered for %.1f s", w->name, silent);
+        if (rc == ERR_GONE || (rc == ERR_TIMEOUT && silent > c->set->stage_timeout)) fleet_lost(c, w, &e);
+    }
 }
 
 void fleet_tick(coordinator *c)
 {
     reap(c);
-    if (c->state == COORD_STARTING && !c->fatal.code) check_start(c);
+    start_due(c);
+    if (!c->whole && !c->fatal.code) {
+        make_plan(c);
+        plan_over_survivors(c);
+        check_whole(c);
+        if (!c->whole) check_time(c);
+    }
     if (clock_ns() - c->t_ping < PING_NS) return;
     c->t_ping = clock_ns();
-    message ping = msg_init(MSG_PING);
-    err e;
-    for (uint32_t i = 0; i < c->n_members; i++) {
-        member *m = &c->member[i];
-        if (!m->control) continue;
-        if (fleet_send(c, m, &ping, NULL, &e) == ERR_GONE && !m->pid && m->stage != STAGE_NONE) worker_lost(c, m, &e);
-    }
+    ping(c);
     if (c->sessions.n) fleet_ask_stats(c); /* an idle cluster stays idle */
 }
 

@@ -125,7 +125,7 @@ static void on_submit(coordinator *c)
     uint64_t ref = c->in.head.submit.ref;
     err_code rc = c->state == COORD_READY ? job_new(&c->jobs, &c->in, c->shape.V, &j, &e)
                                           : err_set(&e, ERR_STATE, "the cluster is %s", c->state == COORD_STARTING ? "not ready" : "stopping");
-    if (!rc && j->ask.rag && !c->rag) rc = err_set(&e, ERR_INPUT, "retrieval was asked for, but the cluster has no corpus (--rag)");
+    if (!rc && j->ask.rag && !c->set->rag) rc = err_set(&e, ERR_INPUT, "retrieval was asked for, but the cluster has no corpus (--rag)");
     if (rc) {
         send_fail(c, &c->in.from, ref, &e);
         if (j) j->has_client = false, job_fail(c, j, &e);
@@ -216,6 +216,7 @@ static void probe_clients(coordinator *c)
     for (job *j = c->jobs.head; j; j = j->next) {
         message m = msg_init(MSG_TOKEN);
         m.token.job = j->id;
+        m.token.offset = j->choice[0].sent_tok;
         if (j->state != JOB_DONE && j->has_client && to_client(c, &j->client, &m, (view[MSG_FRAMES_MAX]){ { 0 } }, &e) == ERR_GONE) client_gone(c, j);
     }
 }

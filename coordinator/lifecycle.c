@@ -80,6 +80,14 @@ static err_code tokenize(coordinator *c, job *j, err *e)
     return ERR_OK;
 }
 
+static void open_everywhere(coordinator *c, const session *s)
+{
+    message m = msg_init(MSG_SESSION_OPEN);
+    m.session_open.epoch = c->epoch;
+    m.session_open.session = s->id;
+    fleet_send_all(c, &m, &(view){ NULL, 0 });
+}
+
 void job_begin(coordinator *c, job *j)
 {
     err e;
@@ -91,10 +99,27 @@ void job_begin(coordinator *c, job *j)
         return;
     }
     j->state = JOB_RUNNING;
-    message m = msg_init(MSG_SESSION_OPEN);
-    m.session_open.epoch = c->epoch;
-    m.session_open.session = s->id;
-    fleet_send_all(c, &m, &(view){ NULL, 0 });
+    open_everywhere(c, s);
+}
+
+/* ---- a stage died -------------------------------------------------------------------------------------------------- */
+
+void sessions_break(coordinator *c)
+{
+    prefill_close(c);
+    pump_reset(c);
+    for (session *s = c->sessions.head; s; s = s->next) {
+        session_rebuild(s);
+        s->refs = 0;
+    }
+}
+
+void sessions_reopen(coordinator *c)
+{
+    uint32_t n = 0;
+    for (session *s = c->sessions.head; s; s = s->next)
+        if (s->state == SESSION_OPENING) open_everywhere(c, s), n++;
+    LOG(LOG_WARN, "SESSIONS-REBUILT", "epoch=%u sessions=%u", c->epoch, n);
 }
 
 static bool wants_local(const coordinator *c, const job *j)
@@ -112,9 +137,11 @@ void session_opened(coordinator *c, uint64_t id)
     err e;
     if (!s || s->state != SESSION_OPENING || ++s->acks < c->n_stages) return;
     s->acks = 0;
-    s->job->t_start = clock_ns();
+    bool first = !s->job->t_start;
+    if (first) s->job->t_start = clock_ns();
     s->state = s->job->ask.kind == 1 && s->job->ask.role == 1 ? SESSION_DECODE : SESSION_PROMPT;
-    if (!wants_local(c, s->job) || s->n_prompt < 2) return;
+    if (!first && s->made) s->state = SESSION_PROMPT; /* a rebuild: all its rows go again, in chunks */
+    if (!first || !wants_local(c, s->job) || s->n_prompt < 2) return;
     s->state = SESSION_LOCAL;
     s->job->local = true;
     if (prefill_start(c, s, &e)) job_fail(c, s->job, &e);
@@ -139,9 +166,10 @@ void jobs_advance(coordinator *c)
 {
     err e;
     uint32_t taken = c->sessions.n;
+    if (!fleet_is_whole(c)) return;
     for (job *j = c->jobs.head; j; j = j->next) {
         if (j->state == JOB_RETRIEVING) taken += j->n_choices;
-        if (j->state != JOB_QUEUED) continue;
+        if (j->state != JOB_QUEUED || (j->ask.rag && !c->rag)) continue;
         if (taken && taken + j->n_choices > c->set->max_sessions) return; /* first come, first served */
         taken += j->n_choices;
         if (!j->ask.rag || j->ask.kind == 1) {

@@ -191,16 +191,13 @@ static void start_step(coordinator *c, bool decode)
     *(decode ? &p->decode_steps : &p->prompt_steps) += b.n_rows > 0;
     *(decode ? &p->decode_rows : &p->prompt_rows) += b.n_rows;
     err e;
-    if (send_step(c, &b, &e)) {
-        err_wrap(&e, "step %" PRIu64, f->step);
-        coordinator_fail(c, &e);
-    }
+    if (send_step(c, &b, &e)) fleet_lost(c, c->by_stage[0], &e);
 }
 
 void pump_fill(coordinator *c)
 {
     bool decode;
-    while (c->state != COORD_STARTING && c->state != COORD_STOPPED && !c->fatal.code && c->pump.n < c->pump.width && choose(c, &decode))
+    while (fleet_is_whole(c) && c->state != COORD_STOPPED && !c->fatal.code && c->pump.n < c->pump.width && choose(c, &decode))
         start_step(c, decode);
 }
 
@@ -273,6 +270,7 @@ static void take_score(coordinator *c, session *s, const session_answer *a)
 {
     job *j = s->job;
     uint32_t i = a->row->row;
+    if (i < j->first_scored + j->n_scored) return; /* counted before a rebuild */
     size_t V = a->full ? c->shape.V : 0;
     score_rec *r = realloc(j->score, (j->n_scored + 1) * sizeof *r);
     if (r) j->score = r;
@@ -282,7 +280,7 @@ static void take_score(coordinator *c, session *s, const session_answer *a)
     }
     j->score[j->n_scored++] = (score_rec){ s->tokens.id[i], a->row->target_logit, a->row->lse, a->row->entropy };
     if (i + 1 == s->tokens.n) session_end(s, FINISH_SCORED);
-    else if (j->ask.role == 1) s->state = SESSION_DECODE;
+    else if (j->ask.role == 1 && s->state == SESSION_WAIT && s->cursor == i + 1) s->state = SESSION_DECODE;
 }
 
 static void take_row(coordinator *c, const result_row *r, const view *full, const candidate *cand)
@@ -343,7 +341,7 @@ void pump_result(coordinator *c)
     candidate *cand;
     view full;
     void *copy = aligned_frames(&c->in, &rows, &cand, &full);
-    if (!copy || !rows_fit(c, m, rows)) {
+    if (!copy || !rows_fit(c, m, rows)) { /* the rows are lost: their jobs end with an error that says why */
         err e;
         if (copy) err_set(&e, ERR_PROTO, "result of step %" PRIu64 ": counts of its rows do not fit its tables", m->step);
         else err_set(&e, ERR_NOMEM, "out of memory for the result of step %" PRIu64, m->step);
@@ -358,6 +356,15 @@ void pump_result(coordinator *c)
     free(copy);
     LOG(LOG_DEBUG, "STEP-DONE", "step=%" PRIu64 " rows=%u us=%" PRIu64, m->step, c->pump.at[at].n_rows, (clock_ns() - c->pump.at[at].t_sent) / 1000);
     end_flight(c, at);
+}
+
+/* Every step on its way is lost: a stage is gone. */
+void pump_reset(coordinator *c)
+{
+    pump *p = &c->pump;
+    p->n = 0;
+    p->n_op = 0;
+    p->last_was_prompt = false;
 }
 
 void pump_step_failed(coordinator *c, uint64_t step, const err *why)

@@ -96,3 +96,9 @@ void retrieve_answer(coordinator *c)
     j->prompt = prompt;
     job_begin(c, j);
 }
+
+void retrieve_again(coordinator *c)
+{
+    for (job *j = c->jobs.head; j; j = j->next)
+        if (j->state == JOB_RETRIEVING) j->state = JOB_QUEUED;
+}

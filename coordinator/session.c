@@ -67,7 +67,7 @@ session_rows session_next(const session *s, uint32_t room, uint32_t score_max)
         r.decode = s->cursor >= s->n_prompt || s->job->ask.role == 1;
         r.n = 1;
     } else if (s->state == SESSION_PROMPT) {
-        r.n = s->n_prompt - s->cursor;
+        r.n = (uint32_t)s->tokens.n - s->cursor; /* after a rebuild also rows that were generated: each keeps its role */
         if (r.n > room) r.n = room;
         if (s->job->ask.chunk && r.n > s->job->ask.chunk) r.n = (uint32_t)s->job->ask.chunk;
         if (s->job->ask.kind == 1 && s->job->ask.score_rows && r.n > score_max) r.n = score_max;
@@ -99,7 +99,16 @@ void session_sent(session *s, const session_rows *r)
     s->cursor += r->n;
     s->again = s->slide = false;
     s->fork_of = 0;
-    if (r->decode || s->cursor == s->n_prompt || s->state == SESSION_DECODE) s->state = SESSION_WAIT;
+    if (s->state == SESSION_DECODE || s->cursor == s->tokens.n) s->state = SESSION_WAIT;
+}
+
+void session_rebuild(session *s)
+{
+    if (s->state == SESSION_OVER) return;
+    s->state = SESSION_OPENING;
+    s->cursor = s->acks = s->refs = 0;
+    s->again = s->slide = false;
+    s->fork_of = 0;
 }
 
 /* ---- what came back ----------------------------------------------------------------------------------------------- */

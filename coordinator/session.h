@@ -59,6 +59,10 @@ step_row session_row(const session *s, uint32_t i, const session_rows *r, path_i
 /* Rows were put into a step. */
 void session_sent(session *s, const session_rows *r);
 
+/* Its KV is gone (a stage died): every row is to be sent again, each on the path of its own role, so that the bits, and what
+ * is sampled next, stay the same. */
+void session_rebuild(session *s);
+
 typedef struct { const result_row *row; const candidate *cand; const float *full; uint32_t V; } session_answer;
 /* The row that decides the next token came back: sample, add to the choice, decide what is next. n_ctx: rows a session may
  * hold. Sets SESSION_OVER and the choice's finish reason at the end; SESSION_DECODE else. If the whole row of logits is

@@ -18,8 +18,11 @@ atomic_bool *signals_catch(void)
     struct sigaction a = { .sa_handler = on_signal };
     sigemptyset(&a.sa_mask);
     int sigs[] = { SIGTERM, SIGINT, SIGHUP };
-    for (int i = 0; i < 3; i++) sigaction(sigs[i], &a, NULL);
+    sigset_t open;
+    sigemptyset(&open);
+    for (int i = 0; i < 3; i++) sigaction(sigs[i], &a, NULL), sigaddset(&open, sigs[i]);
     signal(SIGPIPE, SIG_IGN);
+    sigprocmask(SIG_UNBLOCK, &open, NULL); /* whoever started us may have blocked them until now */
     return &stop_flag;
 }
 

@@ -5,16 +5,21 @@
  * y[t][o] = sum_k W[o][k] * x[t][k], for rows t < T and outputs o in [o0, o1).
  *
  * Path f32: acc = +0; for k ascending acc = fma(W[o][k], x[t][k], acc). Every weight type is turned to f32 first
- * (exactly). SIMD lanes lie across outputs, so the order of k is the plain one.
+ * (exactly; where a type has a minimum, the difference is rounded once). SIMD lanes lie across outputs, so the order of k is the plain one.
  *
  * Path i8b32: float weights use f32 arithmetic as above. For quantised ones x is quantised in blocks of 32:
  *   d = max|x| / 127, id = d >= 2^-126 ? 1/d : 0 (so that id is finite), q = rint(x * id) (nearest even), clamped to
  *   [-127, 127], d kept as f32. A NaN in the block makes d NaN, so that it shows in y; an inf makes d inf.
  * A block's integer dot is exact, sub-scales inside a block of 32 are folded in integers, and blocks go ascending:
- *   Q8_0, Q4_0:  acc = fma((float)I, dw*dx, acc),            I = sum w_k q_k  (Q4_0: w in [-8,7])
- *   Q6_K:        I = s0*sum16(w q) + s1*sum16(w q), w in [-32,31];  acc = fma((float)I, dw*dx, acc)
- *   Q4_K:        I = sc*sum(w q), w in [0,15]; acc = fma((float)I, dw*dx, acc);
+ *   Q8_0, Q4_0, Q5_0, IQ4_NL:  acc = fma((float)I, dw*dx, acc),
+ *                I = sum w_k q_k  (w in [-128,127], [-8,7], [-16,15]; IQ4_NL: of the 16 values of its table)
+ *   Q4_1, Q5_1:  I = sum w_k q_k, w in [0,15], [0,31]; acc = fma((float)I, dw*dx, acc);
+ *                then acc = fma((float)sum(q), m*dx, acc)
+ *   Q3_K, Q6_K:  I = s0*sum16(w q) + s1*sum16(w q), w in [-4,3], [-32,31];  acc = fma((float)I, dw*dx, acc)
+ *   Q4_K, Q5_K:  I = sc*sum(w q), w in [0,15], [0,31]; acc = fma((float)I, dw*dx, acc);
  *                then acc = fma((float)(-m*sum(q)), dmin*dx, acc)
+ *   Q2_K:        I = s0*sum16(w q) + s1*sum16(w q), w in [0,3]; acc = fma((float)I, dw*dx, acc);
+ *                then acc = fma((float)(-(m0*sum16(q) + m1*sum16(q))), dmin*dx, acc)
  * dw*dx is one rounded f32 product; dw is the exact f32 of the stored half.
  *
  * The same bits for T = 1 or 1000: a (t, o) pair never depends on its neighbours.

@@ -62,7 +62,7 @@ static void matmul_float(const mat *w, const act *a, uint32_t T, float *y, size_
 /* 32 weights in integers. */
 typedef struct {
     int w[KERNELS_BLOCK];
-    int scale[2], min;              /* of each half; the minimum of the block (Q4_K) */
+    int scale[2], min[2];           /* of each half, the minimum counted downwards: w - min */
     float d, dmin;
 } qblock;
 
@@ -82,15 +82,95 @@ static void q4_0_block(const uint8_t *row, uint32_t b, qblock *out)
     out->d = wtype_half(p);
 }
 
+/* Nibble i of 16 bytes of a 32 block: low nibbles first. */
+static int nibble(const uint8_t *q, int i)
+{
+    return q[i % 16] >> (i / 16 * 4) & 15;
+}
+
+static void q5_0_block(const uint8_t *row, uint32_t b, qblock *out)
+{
+    const uint8_t *p = row + (size_t)b * 22;
+    for (int i = 0; i < 32; i++) out->w[i] = (nibble(p + 6, i) | wtype_bit32(p + 2, i) << 4) - 16;
+    out->scale[0] = out->scale[1] = 1;
+    out->d = wtype_half(p);
+}
+
+static void iq4_nl_block(const uint8_t *row, uint32_t b, qblock *out)
+{
+    const uint8_t *p = row + (size_t)b * 18;
+    for (int i = 0; i < 32; i++) out->w[i] = wtype_iq4_nl[nibble(p + 2, i)];
+    out->scale[0] = out->scale[1] = 1;
+    out->d = wtype_half(p);
+}
+
+/* Q4_1 and Q5_1 add their minimum, so that it counts -1. */
+static void added_min(const uint8_t *p, qblock *out)
+{
+    out->scale[0] = out->scale[1] = 1;
+    out->min[0] = out->min[1] = -1;
+    out->d = wtype_half(p);
+    out->dmin = wtype_half(p + 2);
+}
+
+static void q4_1_block(const uint8_t *row, uint32_t b, qblock *out)
+{
+    const uint8_t *p = row + (size_t)b * 20;
+    for (int i = 0; i < 32; i++) out->w[i] = nibble(p + 4, i);
+    added_min(p, out);
+}
+
+static void q5_1_block(const uint8_t *row, uint32_t b, qblock *out)
+{
+    const uint8_t *p = row + (size_t)b * 24;
+    for (int i = 0; i < 32; i++) out->w[i] = nibble(p + 8, i) | wtype_bit32(p + 4, i) << 4;
+    added_min(p, out);
+}
+
+/* What Q4_K and Q5_K share: d, dmin, and the scale and minimum of sub-block j. */
+static void k_scales(const uint8_t *p, int j, qblock *out)
+{
+    wtype_q4_k_scale(p + 4, j, &out->scale[0], &out->min[0]);
+    out->scale[1] = out->scale[0];
+    out->min[1] = out->min[0];
+    out->d = wtype_half(p);
+    out->dmin = wtype_half(p + 2);
+}
+
 static void q4_k_block(const uint8_t *row, uint32_t b, qblock *out)
 {
     const uint8_t *p = row + (size_t)(b / 8) * 144;
     int j = (int)(b % 8);
     for (int i = 0; i < 32; i++) out->w[i] = p[16 + j / 2 * 32 + i] >> (j % 2 * 4) & 15;
-    wtype_q4_k_scale(p + 4, j, &out->scale[0], &out->min);
-    out->scale[1] = out->scale[0];
-    out->d = wtype_half(p);
-    out->dmin = wtype_half(p + 2);
+    k_scales(p, j, out);
+}
+
+static void q5_k_block(const uint8_t *row, uint32_t b, qblock *out)
+{
+    const uint8_t *p = row + (size_t)(b / 8) * 176;
+    int j = (int)(b % 8);
+    for (int i = 0; i < 32; i++) out->w[i] = (p[48 + j / 2 * 32 + i] >> (j % 2 * 4) & 15) | (p[16 + i] >> j & 1) << 4;
+    k_scales(p, j, out);
+}
+
+static void q2_k_block(const uint8_t *row, uint32_t b, qblock *out)
+{
+    const uint8_t *p = row + (size_t)(b / 8) * 84, *q = p + 16 + b % 8 / 4 * 32, *s = p + b % 8 * 2;
+    for (int i = 0; i < 32; i++) out->w[i] = q[i] >> (b % 4 * 2) & 3;
+    for (int i = 0; i < 2; i++) {
+        out->scale[i] = s[i] & 15;
+        out->min[i] = s[i] >> 4;
+    }
+    out->d = wtype_half(p + 80);
+    out->dmin = wtype_half(p + 82);
+}
+
+static void q3_k_block(const uint8_t *row, uint32_t b, qblock *out)
+{
+    const uint8_t *p = row + (size_t)(b / 8) * 110, *q = p + 32 + b % 8 / 4 * 32;
+    for (int i = 0; i < 32; i++) out->w[i] = ((q[i] >> (b % 4 * 2) & 3) | (p[i] >> b % 8 & 1) << 2) - 4;
+    for (int i = 0; i < 2; i++) out->scale[i] = wtype_q3_k_scale(p + 96, (int)(b % 8) * 2 + i);
+    out->d = wtype_half(p + 108);
 }
 
 static void q6_k_block(const uint8_t *row, uint32_t b, qblock *out)
@@ -104,10 +184,10 @@ static void q6_k_block(const uint8_t *row, uint32_t b, qblock *out)
 }
 
 static const struct { void (*block)(const uint8_t *row, uint32_t b, qblock *out); bool has_min; } quants[WTYPE_COUNT] = {
-    [WTYPE_Q8_0] = { q8_0_block, false },
-    [WTYPE_Q4_0] = { q4_0_block, false },
-    [WTYPE_Q4_K] = { q4_k_block, true },
-    [WTYPE_Q6_K] = { q6_k_block, false },
+    [WTYPE_Q8_0] = { q8_0_block, false }, [WTYPE_Q4_0] = { q4_0_block, false }, [WTYPE_Q5_0] = { q5_0_block, false },
+    [WTYPE_Q3_K] = { q3_k_block, false }, [WTYPE_Q6_K] = { q6_k_block, false }, [WTYPE_IQ4_NL] = { iq4_nl_block, false },
+    [WTYPE_Q4_1] = { q4_1_block, true },  [WTYPE_Q5_1] = { q5_1_block, true },  [WTYPE_Q2_K] = { q2_k_block, true },
+    [WTYPE_Q4_K] = { q4_k_block, true },  [WTYPE_Q5_K] = { q5_k_block, true },
 };
 
 static float quant_step(const qblock *w, bool has_min, const int8_t *q, float dx, const int16_t s[2], float acc)
@@ -115,7 +195,7 @@ static float quant_step(const qblock *w, bool has_min, const int8_t *q, float dx
     int sum[2] = { 0, 0 };
     for (int i = 0; i < KERNELS_BLOCK; i++) sum[i / 16] += w->w[i] * q[i];
     acc = fmaf((float)(w->scale[0] * sum[0] + w->scale[1] * sum[1]), w->d * dx, acc);
-    return has_min ? fmaf((float)(-w->min * (s[0] + s[1])), w->dmin * dx, acc) : acc;
+    return has_min ? fmaf((float)(-w->min[0] * s[0] - w->min[1] * s[1]), w->dmin * dx, acc) : acc;
 }
 
 static void matmul_quant(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)

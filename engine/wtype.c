@@ -93,6 +93,79 @@ static void q4_0_block(const uint8_t *p, float *out)
     }
 }
 
+/* Nibble i of 16 bytes of a 32 block: low nibbles first. */
+static int nibble32(const uint8_t *q, int i)
+{
+    return q[i % 16] >> (i / 16 * 4) & 15;
+}
+
+/* { f16 d, m; uint8 q[16] }: d q + m */
+static void q4_1_block(const uint8_t *p, float *out)
+{
+    float d = wtype_half(p), m = wtype_half(p + 2);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)nibble32(p + 4, i) + m;
+}
+
+/* { f16 d; uint8 high[4], q[16] }: d (q - 16), bit i of `high` on top of nibble i */
+static void q5_0_block(const uint8_t *p, float *out)
+{
+    float d = wtype_half(p);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)((nibble32(p + 6, i) | wtype_bit32(p + 2, i) << 4) - 16);
+}
+
+/* { f16 d, m; uint8 high[4], q[16] }: d q + m */
+static void q5_1_block(const uint8_t *p, float *out)
+{
+    float d = wtype_half(p), m = wtype_half(p + 2);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)(nibble32(p + 8, i) | wtype_bit32(p + 4, i) << 4) + m;
+}
+
+/* { f16 d; uint8 q[16] }: d table[q] */
+static void iq4_nl_block(const uint8_t *p, float *out)
+{
+    float d = wtype_half(p);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)wtype_iq4_nl[nibble32(p + 2, i)];
+}
+
+/* Two bits of 64 bytes: each half block of 128 takes 32 of them, run i of 32 is bits 2i. */
+static int crumb256(const uint8_t *q, int n)
+{
+    return q[n / 128 * 32 + n % 32] >> (n % 128 / 32 * 2) & 3;
+}
+
+/* { uint8 scales[16], q[64]; f16 d, dmin }: d sc q - dmin m, sc and m the low and high nibbles of scales[n/16]. */
+static void q2_k_block(const uint8_t *p, float *out)
+{
+    float d = wtype_half(p + 80), dmin = wtype_half(p + 82);
+    for (int n = 0; n < 256; n++) {
+        int s = p[n / 16];
+        out[n] = d * (float)(s & 15) * (float)crumb256(p + 16, n) - dmin * (float)(s >> 4);
+    }
+}
+
+/* { uint8 high[32], q[64], scales[12]; f16 d }: d sc (q - 4), exact. Bit n/32 of high[n%32] is on top of the two bits. */
+static void q3_k_block(const uint8_t *p, float *out)
+{
+    float d = wtype_half(p + 108);
+    for (int n = 0; n < 256; n++) {
+        int q = (crumb256(p + 32, n) | (p[n % 32] >> (n / 32) & 1) << 2) - 4;
+        out[n] = d * (float)wtype_q3_k_scale(p + 96, n / 16) * (float)q;
+    }
+}
+
+/* { f16 d, dmin; uint8 scales[12], high[32], q[128] }: as Q4_K, bit j of high[i] on top of nibble i of sub-block j. */
+static void q5_k_block(const uint8_t *p, float *out)
+{
+    float d = wtype_half(p), dmin = wtype_half(p + 2);
+    for (int j = 0; j < 8; j++) {
+        const uint8_t *q = p + 48 + j / 2 * 32;
+        int sc, m;
+        wtype_q4_k_scale(p + 4, j, &sc, &m);
+        float ds = d * (float)sc, dm = dmin * (float)m;
+        for (int i = 0; i < 32; i++) out[32 * j + i] = ds * (float)((q[i] >> (j % 2 * 4) & 15) | (p[16 + i] >> j & 1) << 4) - dm;
+    }
+}
+
 /* { f16 d, dmin; uint8 scales[12], q[128] }: d sc q - dmin m. Both products are exact in f32 (21 and 17 bits), so the
  * difference is rounded once. */
 static void q4_k_block(const uint8_t *p, float *out)
@@ -122,7 +195,9 @@ static void q6_k_block(const uint8_t *p, float *out)
 
 static void (*const blocks[WTYPE_COUNT])(const uint8_t *, float *) = {
     [WTYPE_F32] = f32_block,   [WTYPE_F16] = f16_block,   [WTYPE_BF16] = bf16_block, [WTYPE_Q8_0] = q8_0_block,
-    [WTYPE_Q4_0] = q4_0_block, [WTYPE_Q4_K] = q4_k_block, [WTYPE_Q6_K] = q6_k_block,
+    [WTYPE_Q4_0] = q4_0_block, [WTYPE_Q4_1] = q4_1_block, [WTYPE_Q5_0] = q5_0_block, [WTYPE_Q5_1] = q5_1_block,
+    [WTYPE_Q2_K] = q2_k_block, [WTYPE_Q3_K] = q3_k_block, [WTYPE_Q4_K] = q4_k_block, [WTYPE_Q5_K] = q5_k_block,
+    [WTYPE_Q6_K] = q6_k_block, [WTYPE_IQ4_NL] = iq4_nl_block,
 };
 
 void wtype_to_f32(wtype t, const void *row, uint32_t n, float *out)

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -71,6 +72,20 @@ static err_code launch_prepare(launch *l, const settings *s, const char *dir, bo
     snprintf(fd, sizeof fd, "%d", l->notify[1]);
     const char *const own[] = { "--dir", dir, "--notify-fd", fd, "--die-with-parent" };
     return add_words(&l->argv, own, ours ? 5 : 4) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
+}
+
+/* A coordinator of our own ends with us even when we are killed, and then removes the directory. SIGTERM stays blocked until
+ * it can catch it (core/signals.c). */
+static void tie_to_parent(pid_t parent, const char *dir)
+{
+    sigset_t term;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    sigprocmask(SIG_BLOCK, &term, NULL);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() == parent) return;
+    rmdir(dir);
+    _exit(126);
 }
 
 /* After fork. A session of its own: a Ctrl-C on the terminal reaches us alone, and we stop the cluster in order. */
@@ -160,8 +175,9 @@ static err_code start(cluster *c, launch *l, const settings *s, const char *dir,
     err_code rc = launch_prepare(l, s, dir, ours, e);
     if (rc != ERR_OK) return rc;
     fflush(NULL);
-    pid_t pid = fork();
+    pid_t self = getpid(), pid = fork();
     if (pid < 0) return err_set(e, ERR_IO, "fork: %s", strerror(errno));
+    if (!pid && ours) tie_to_parent(self, dir);
     if (!pid) child(l);
     c->pid = pid;
     close(l->notify[1]);

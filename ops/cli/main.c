@@ -1,6 +1,8 @@
 #include "core/log.h"
 #include "ops/cli/command.h"
 #include "ops/cli/signals.h"
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 
@@ -108,6 +110,14 @@ static int run_command(const command *c, int argc, char **argv)
     return status_of(c, rc, &e);
 }
 
+/* A closed standard descriptor would become a socket of ours, and text would go there. In its place comes /dev/null, opened
+ * the wrong way round: reading and writing fail as they should. */
+static void hold_standard_descriptors(void)
+{
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", fd ? O_RDONLY : O_WRONLY) < 0) return;
+}
+
 /* `sluice help`, `sluice help run`, `sluice --help`, `sluice --version`, or nothing at all. */
 static bool is_plain(int argc, char **argv, int *status)
 {
@@ -126,6 +136,7 @@ static bool is_plain(int argc, char **argv, int *status)
 int main(int argc, char **argv)
 {
     int status;
+    hold_standard_descriptors();
     log_role("sluice", false);
     if (is_plain(argc, argv, &status)) return status;
     const command *c = find(argv[1]);

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -45,9 +46,23 @@ static err_code announce(const settings *s, const char *dir, err *e)
     return rc;
 }
 
+/* Nothing stays of a start that failed, but what the coordinator had to say. */
+static void tidy_failure(const char *dir, bool made, err *e)
+{
+    struct stat st;
+    char path[600];
+    snprintf(path, sizeof path, "%s/lock", dir);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/log", dir);
+    if (!stat(path, &st) && !st.st_size) unlink(path);
+    else if (!stat(path, &st)) err_wrap(e, "not up (%s may say more)", path);
+    if (made) rmdir(dir);
+}
+
 static err_code up_in(settings *s, const char *dir, err *e)
 {
     cluster c = { 0 };
+    bool made = access(dir, F_OK) != 0;
     err_code rc = path_check_dir(dir, true, e);
     int lock = rc == ERR_OK ? take_lock(dir, e) : -1;
     if (rc == ERR_OK && lock < 0) rc = e->code;
@@ -55,7 +70,7 @@ static err_code up_in(settings *s, const char *dir, err *e)
         rc = err_set(e, ERR_STATE, "a cluster is already up in %s (pid %d); sluice down stops it", dir, (int)client_read_pid(dir));
     if (rc == ERR_OK) {
         rc = cluster_start_detached(&c, s, dir, e);
-        if (rc != ERR_OK && rc != ERR_CANCELLED) err_wrap(e, "not up (%s/log may say more)", dir);
+        if (rc != ERR_OK) tidy_failure(dir, made, e);
     }
     if (rc == ERR_OK) {
         c.pid = 0; /* it outlives us */
