@@ -83,7 +83,7 @@ $(BINS):
 	$(Q)echo "  LD    $@"; $(LINK) $(LIBS)
 # Tests, benches and tools link the programs' parts as an archive: each takes only the objects that it names.
 $(LIB): $(call obj,$(LIB_SRC))
-$(PARTS): $(call obj,$(CO_SRC) $(ST_SRC) $(RAG_SRC))
+$(PARTS): $(call obj,$(CO_SRC) $(ST_SRC) $(RAG_SRC) $(filter-out ops/cli/main.c,$(CLI_SRC)))
 $(LIB) $(PARTS):
 	$(Q)echo "  AR    $@"; rm -f $@; ar rcs $@ $^
 $(TESTS): $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(HELP_SRC)) $(PARTS) $(LIB)

@@ -1,5 +1,6 @@
 /* The event loop: opens what a cluster needs, then waits for clients, workers and results, one message at a time. */
 #include "coordinator/coordinator.h"
+#include "coordinator/journal.h"
 #include "coordinator/prefill.h"
 #include "core/clock.h"
 #include "core/log.h"
@@ -97,6 +98,19 @@ static err_code bind_all(coordinator *c, err *e)
     return rc ? rc : write_pid(c, e);
 }
 
+/* A cluster that stays records its jobs; one that goes with its starter has nobody to give them to later. */
+static err_code open_journal(coordinator *c, err *e)
+{
+    char path[512];
+    const char *at = c->set->journal;
+    if (at ? !strcmp(at, "none") : c->set->die_with_parent) return ERR_OK;
+    snprintf(path, sizeof path, "%s/journal.db", c->dir);
+    err_code rc = journal_open(&c->journal, at ? at : path, e);
+    if (!rc) rc = journal_load(c->journal, &c->jobs, c->shape.V, e);
+    if (!rc && c->jobs.n) LOG(LOG_INFO, "JOURNAL-LOADED", "jobs=%u", c->jobs.n);
+    return rc;
+}
+
 static void unlink_in(const coordinator *c, const char *name)
 {
     char path[256];
@@ -115,16 +129,10 @@ static void close_all(coordinator *c)
     for (size_t i = 0; i < sizeof links / sizeof *links; i++)
         if (*links[i]) link_close(links[i]);
     for (size_t i = 0; ours && i < sizeof files / sizeof *files; i++) unlink_in(c, files[i]);
-    for (uint32_t i = 0; ours && i < c->set->stages; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "stage-%u.data", i);
-        unlink_in(c, name);
-        snprintf(name, sizeof name, "stage-%u.bulk", i);
-        unlink_in(c, name);
-    }
-    if (ours && c->set->die_with_parent) rmdir(c->dir); /* a private one, whose maker may have been killed */
+    if (ours && c->set->die_with_parent) rmdir(c->dir); /* a private one; its starter may be dead */
     while (c->sessions.head) session_free(&c->sessions, c->sessions.head);
     pump_close(c);
+    if (c->journal) journal_close(&c->journal);
     job_list_free(&c->jobs);
     if (c->trace) trace_close(&c->trace);
     if (c->tok) tokenizer_close(&c->tok);
@@ -300,6 +308,7 @@ err_code coordinator_run(const settings *s, hub *h, atomic_bool *stop, int notif
     c->jobs.keep = KEEP_JOBS;
     err_code rc = load(c, e);
     if (!rc) rc = bind_all(c, e);
+    if (!rc) rc = open_journal(c, e);
     if (!rc) rc = pump_open(c, e);
     if (!rc) rc = fleet_start(c, e);
     if (rc) tell(notify_fd, "ERROR %d %s\n", rc, e->text);

@@ -84,6 +84,7 @@ typedef struct coordinator {
     uint64_t t_broken;          /* since when it is not whole */
     uint32_t repairs;           /* times it was put together again */
     uint64_t t_ping, t_probe, t_start;
+    struct journal *journal;    /* NULL: jobs live as long as this process */
     job_list jobs;
     session_list sessions;
     pump pump;

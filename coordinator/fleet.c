@@ -166,13 +166,14 @@ static member *member_of(coordinator *c, const link_id *id)
     return NULL;
 }
 
-static bool has_model(const coordinator *c, const msg_hello *h, view models)
+/* hex: the digest of the worker's last model, "nothing" when it has none. */
+static bool has_model(const coordinator *c, const msg_hello *h, view models, char hex[static 40])
 {
+    snprintf(hex, 40, "nothing");
     for (uint64_t i = 0; i < h->n_models; i++) {
         digest_rec d;
-        char hex[40];
         memcpy(&d, (const uint8_t *)models.ptr + i * sizeof d, sizeof d);
-        snprintf(hex, sizeof hex, "%016" PRIx64 "%016" PRIx64, d.hi, d.lo);
+        snprintf(hex, 40, "%016" PRIx64 "%016" PRIx64, d.hi, d.lo);
         if (!strcmp(hex, c->shape.digest)) return true;
     }
     return false;
@@ -184,7 +185,10 @@ static err_code check_hello(const coordinator *c, const msg_hello *h, view model
         return err_set(e, ERR_PROTO, "coordinator speaks protocol %u.%u, worker %s speaks %" PRIu64 ".%" PRIu64, PROTO_MAJOR, PROTO_MINOR,
                        h->name, h->major, h->minor);
     if (h->role == 1) return ERR_OK;
-    if (!has_model(c, h, models)) return err_set(e, ERR_MODEL, "worker %s has no file of model %s (%s)", h->name, c->shape.name, c->shape.digest);
+    char theirs[40];
+    if (!has_model(c, h, models, theirs))
+        return err_set(e, ERR_MODEL, "worker %s has another model: its file has digest %s, the cluster runs %s, digest %s", h->name, theirs, c->shape.name,
+                       c->shape.digest);
     if (!(h->paths >> c->path & 1)) return err_set(e, ERR_CONFIG, "worker %s cannot compute path %s of the plan", h->name, path_name(c->path));
     if (!h->data_addr[0] || !h->bulk_addr[0]) return err_set(e, ERR_PROTO, "worker %s names no data or bulk address", h->name);
     return ERR_OK;
@@ -412,6 +416,13 @@ void fleet_lost(coordinator *c, member *m, const err *why)
     make_plan(c); /* a spare takes its place at once */
 }
 
+/* A killed child leaves its ipc sockets behind. */
+static void unlink_sockets(const member *m)
+{
+    if (!strncmp(m->hello.data_addr, "ipc://", 6)) unlink(m->hello.data_addr + 6);
+    if (!strncmp(m->hello.bulk_addr, "ipc://", 6)) unlink(m->hello.bulk_addr + 6);
+}
+
 static void reap(coordinator *c)
 {
     int status;
@@ -422,6 +433,7 @@ static void reap(coordinator *c)
             member *m = &c->member[i];
             if (m->pid != pid) continue;
             m->pid = 0;
+            unlink_sockets(m);
             spawn_status_text(status, how, sizeof how);
             err e;
             err_set(&e, ERR_GONE, "%s (pid %d) %s", m->name, (int)pid, how);
@@ -440,7 +452,7 @@ static void start_due(coordinator *c)
 static void plan_over_survivors(coordinator *c)
 {
     uint32_t here = stages_here(c);
-    if (!c->plan_due || clock_ns() - c->t_broken < GRACE_NS || !here || here >= c->n_stages) return;
+    if (c->state == COORD_STARTING || !c->plan_due || clock_ns() - c->t_broken < GRACE_NS || !here || here >= c->n_stages) return;
     for (uint32_t i = 0; i < c->n_members; i++)
         if (c->member[i].t_again || (c->member[i].pid && !c->member[i].hello_seen)) return; /* a child is on its way */
     LOG(LOG_WARN, "PLAN-SMALLER", "stages=%u was=%u", here, c->n_stages);
@@ -514,7 +526,7 @@ void fleet_stop(coordinator *c)
     for (uint32_t i = 0; i < c->n_members; i++)
         if (c->member[i].control) fleet_send(c, &c->member[i], &bye, NULL, &e);
     for (uint32_t i = 0; i < c->n_members; i++)
-        if (c->member[i].pid) spawn_stop(c->member[i].pid, STOP_MS);
+        if (c->member[i].pid) spawn_stop(c->member[i].pid, STOP_MS), unlink_sockets(&c->member[i]);
     free(c->member);
     c->member = NULL;
     c->n_members = 0;

@@ -1,6 +1,7 @@
 /* Clients: messages in, answers out. A client that is slow or gone never holds anything up: what it has not had yet stays
  * with the job and is sent when it can take it; a client that is gone ends its job unless the job was detached. */
 #include "coordinator/coordinator.h"
+#include "coordinator/journal.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <inttypes.h>
@@ -116,6 +117,43 @@ void front_flush_job(coordinator *c, job *j)
     if (rc == ERR_GONE) client_gone(c, j); /* ERR_TIMEOUT: the client is slow, the next flush goes on from here */
 }
 
+/* ---- the journal --------------------------------------------------------------------------------------------------- */
+
+static bool durable(const coordinator *c, const job *j) { return c->journal && j->ask.kind == 0; /* scores are not kept */ }
+
+static void accept_job(coordinator *c, job *j, const err *bad)
+{
+    err e;
+    j->acked = true;
+    if (bad->code) {
+        send_fail(c, &j->client, j->ask.ref, bad);
+        j->has_client = false;
+        job_fail(c, j, bad);
+        return;
+    }
+    message m = msg_init(MSG_ACCEPTED);
+    m.accepted.ref = j->ask.ref;
+    m.accepted.job = j->id;
+    if (to_client(c, &j->client, &m, NULL, &e) == ERR_GONE && !j->ask.detach) job_cancel(c, j);
+    if (j->ask.detach) j->has_client = false;
+}
+
+/* Before anybody hears of them: new jobs and ends of jobs become durable, all of this round with one fsync. */
+static void record(coordinator *c)
+{
+    err e = { 0 };
+    err_code rc = ERR_OK;
+    for (job *j = c->jobs.head; j && !rc; j = j->next)
+        if (j->state == JOB_DONE && !j->recorded) {
+            if (durable(c, j)) rc = journal_finish(c->journal, j, &e);
+            j->recorded = true;
+        }
+    if (!rc && c->journal) rc = journal_commit(c->journal, &e);
+    if (rc) LOG(LOG_ERROR, "JOURNAL-FAILED", "text=\"%s\"", e.text);
+    for (job *j = c->jobs.head; j; j = j->next)
+        if (!j->acked) accept_job(c, j, &e);
+}
+
 /* ---- requests ------------------------------------------------------------------------------------------------------ */
 
 static void on_submit(coordinator *c)
@@ -125,6 +163,7 @@ static void on_submit(coordinator *c)
     uint64_t ref = c->in.head.submit.ref;
     err_code rc = c->state == COORD_READY ? job_new(&c->jobs, &c->in, c->shape.V, &j, &e)
                                           : err_set(&e, ERR_STATE, "the cluster is %s", c->state == COORD_STARTING ? "not ready" : "stopping");
+    if (!rc && durable(c, j)) rc = journal_add(c->journal, j, &e);
     if (!rc && j->ask.rag && !c->set->rag) rc = err_set(&e, ERR_INPUT, "retrieval was asked for, but the cluster has no corpus (--rag)");
     if (rc) {
         send_fail(c, &c->in.from, ref, &e);
@@ -132,11 +171,6 @@ static void on_submit(coordinator *c)
         return;
     }
     LOG(LOG_INFO, "JOB-NEW", "job=%" PRIu64 " custom_id=\"%s\" prompt_bytes=%zu max_tokens=%" PRIu64, j->id, j->ask.custom_id, j->prompt.len, j->ask.max_tokens);
-    message m = msg_init(MSG_ACCEPTED);
-    m.accepted.ref = ref;
-    m.accepted.job = j->id;
-    if (to_client(c, &j->client, &m, NULL, &e) == ERR_GONE && !j->ask.detach) job_cancel(c, j);
-    if (j->ask.detach) j->has_client = false;
     jobs_advance(c);
 }
 
@@ -223,6 +257,7 @@ static void probe_clients(coordinator *c)
 
 void front_flush(coordinator *c)
 {
+    record(c);
     probe_clients(c);
     for (job *j = c->jobs.head; j; j = j->next)
         if (j->state == JOB_RUNNING || j->state == JOB_DONE) front_flush_job(c, j);

@@ -123,7 +123,7 @@ bool job_is_done(const job *j)
 
 static bool may_go(const job *j)
 {
-    if (j->state != JOB_DONE) return false;
+    if (j->state != JOB_DONE || !j->recorded) return false;
     for (uint32_t i = 0; j->has_client && i < j->n_choices; i++)
         if (!j->choice[i].done_sent) return false;
     return true;

@@ -51,6 +51,9 @@ typedef struct job {
     uint32_t n_passages, full_rows;
     bool local;                  /* prefill mode taken */
     bool cancelled;
+    bool acked;                  /* the client has its ACCEPTED: only after the record is durable */
+    bool recorded;               /* its end is in the journal */
+    bool retrieved;              /* passages are in the prompt */
     err failure;                 /* code != OK: the job failed */
     uint64_t t_submit, t_start, t_prefilled;
     struct job *next;

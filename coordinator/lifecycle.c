@@ -1,6 +1,7 @@
 /* The life of a job in the cluster: queued -> (retrieving) -> sessions opened in every stage -> prompt -> decoding -> done.
  * Owns the order in which these happen; sends only SESSION_OPEN and DROP. */
 #include "coordinator/coordinator.h"
+#include "coordinator/journal.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <inttypes.h>
@@ -62,7 +63,11 @@ void sessions_sweep(coordinator *c)
     }
     finish_jobs(c);
     /* a finished job may be forgotten only when no session points at it */
+    uint64_t first = c->jobs.head ? c->jobs.head->id : 0;
     job_list_trim(&c->jobs);
+    err e;
+    if (c->journal && c->jobs.head && c->jobs.head->id != first && journal_forget(c->journal, c->jobs.head->id, &e))
+        LOG(LOG_ERROR, "JOURNAL-FAILED", "text=\"%s\"", e.text);
 }
 
 /* ---- beginnings ---------------------------------------------------------------------------------------------------- */
@@ -172,7 +177,7 @@ void jobs_advance(coordinator *c)
         if (j->state != JOB_QUEUED || (j->ask.rag && !c->rag)) continue;
         if (taken && taken + j->n_choices > c->set->max_sessions) return; /* first come, first served */
         taken += j->n_choices;
-        if (!j->ask.rag || j->ask.kind == 1) {
+        if (!j->ask.rag || j->retrieved || j->ask.kind == 1) {
             job_begin(c, j);
         } else {
             j->state = JOB_RETRIEVING;

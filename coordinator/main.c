@@ -38,7 +38,7 @@ int main(int argc, char **argv)
     }
     if (!rc && s.die_with_parent) signals_die_with_parent();
     if (!rc) rc = coordinator_main(&s, stop, &e);
-    if (rc) fprintf(stderr, "sluice-coordinator: %s\n", e.text);
+    if (rc && !settings_was_given(&s, "notify-fd")) fprintf(stderr, "sluice-coordinator: %s\n", e.text); /* else the starter says it */
     settings_free(&s);
     return err_exit_status(rc);
 }

@@ -39,6 +39,17 @@ struct prefill {
 
 /* ---- one task ------------------------------------------------------------------------------------------------------ */
 
+#define SEND_MS 10000   /* a stage that takes nothing for so long is stuck or gone */
+#define SLICE_MS 200    /* how soon the end of this thread is seen meanwhile */
+
+static bool quits(prefill *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool q = p->quit;
+    pthread_mutex_unlock(&p->lock);
+    return q;
+}
+
 static bool given_up(prefill *p, const task *t)
 {
     pthread_mutex_lock(&p->lock);
@@ -59,6 +70,14 @@ static err_code run_chunk(prefill *p, kv_seq *q, const uint32_t *token, uint32_t
     return kv_commit(q, first + n - 1, e);
 }
 
+static err_code send_patiently(prefill *p, uint32_t stage, const message *m, view stream, err *e)
+{
+    for (int waited = 0;; waited += SLICE_MS) {
+        err_code rc = link_send(p->bulk[stage], NULL, m, &stream, SLICE_MS, e);
+        if (rc != ERR_TIMEOUT || waited >= SEND_MS || quits(p)) return rc;
+    }
+}
+
 static err_code push_chunk(prefill *p, kv_seq *q, uint64_t session, uint32_t from, uint32_t to, bool last, err *e)
 {
     err_code rc = ERR_OK;
@@ -72,7 +91,7 @@ static err_code push_chunk(prefill *p, kv_seq *q, uint64_t session, uint32_t fro
         m.kv_push.epoch = p->o.epoch;
         m.kv_push.session = session;
         m.kv_push.last = last;
-        if (!rc) rc = link_send(p->bulk[i], NULL, &m, &(view){ p->stream.ptr, n }, 10000, e);
+        if (!rc) rc = send_patiently(p, i, &m, (view){ p->stream.ptr, n }, e);
     }
     return rc;
 }

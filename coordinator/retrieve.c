@@ -1,5 +1,6 @@
 /* Passages for a job: asks the rag worker, puts what it found in front of the prompt. */
 #include "coordinator/coordinator.h"
+#include "coordinator/journal.h"
 #include "core/log.h"
 #include "coordinator/rag_prompt.h"
 #include <inttypes.h>
@@ -94,7 +95,9 @@ void retrieve_answer(coordinator *c)
     }
     text_free(&j->prompt);
     j->prompt = prompt;
-    job_begin(c, j);
+    j->retrieved = true;
+    if (c->journal && journal_passages(c->journal, j, &e)) job_fail(c, j, &e);
+    else job_begin(c, j);
 }
 
 void retrieve_again(coordinator *c)

@@ -16,8 +16,8 @@
 
 const opt_row opt_table[] = {
 #define OPT(field, kind, lng, sht, ini, cmds, def, lo, hi, meta, help, why) \
-    { lng, ini, meta, help, why, cmds, KIND_##kind, sht, offsetof(settings, field), DEF_##kind(def), (uint64_t)(lo), (uint64_t)(hi), \
-      (double)(lo), (double)(hi) },
+    { lng, ini, meta, help, why, cmds, KIND_##kind, sht, offsetof(settings, field), \
+      DEF_##kind(def), (uint64_t)(lo), (uint64_t)(hi), (double)(lo), (double)(hi) },
 #include "core/options.def"
 #undef OPT
 };

@@ -60,7 +60,9 @@ static err_code unknown_key(ini_state *t, const char *section, const char *key)
     const char *near = nearest_word(key, keys, n);
     const char *hint = near ? " (did you mean " : "", *close = near ? "?)" : "";
     if (!near) near = "";
-    if (!*section) return err_set(t->e, ERR_CONFIG, "%s:%d: key \"%.60s\" stands in front of any [section]%s%s%s", t->name, t->line, key, hint, near, close);
+    if (!*section)
+        return err_set(t->e, ERR_CONFIG, "%s:%d: key \"%.60s\" stands in front of any [section]%s%s%s", t->name, t->line, key, hint,
+                       near, close);
     return err_set(t->e, ERR_CONFIG, "%s:%d: unknown key \"%.110s\"%s%s%s", t->name, t->line, key, hint, near, close);
 }
 
@@ -77,7 +79,8 @@ static err_code unescape(ini_state *t, text *out)
     for (const char *c = t->value.ptr; *c; c++) {
         const char *esc = *c == '\\' ? strchr(from, c[1]) : NULL;
         if (*c == '\\' && (!c[1] || !esc))
-            return err_set(t->e, ERR_CONFIG, "%s:%d: \"\\%.1s\" is no escape (\\n, \\t, \\s for a space, \\\\)", t->name, t->value_line, c + 1);
+            return err_set(t->e, ERR_CONFIG, "%s:%d: \"\\%.1s\" is no escape (\\n, \\t, \\s for a space, \\\\)", t->name,
+                           t->value_line, c + 1);
         if (!text_add(out, esc ? &to[esc - from] : c, 1)) return err_set(t->e, ERR_NOMEM, "out of memory");
         if (esc) c++;
     }

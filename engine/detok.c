@@ -24,7 +24,7 @@ err_code tokenizer_piece(const tokenizer *t, uint32_t id, bool special, text *ou
     uint8_t type = t->type[id];
     if ((type == TOKEN_CONTROL || type == TOKEN_UNKNOWN) && !special) return ERR_OK;
     view v = token_bytes(t, id);
-    bool escaped = t->spm && (type == TOKEN_NORMAL || type == TOKEN_UNUSED);
+    bool escaped = token_blanks(t) && (type == TOKEN_NORMAL || type == TOKEN_UNUSED);
     bool ok = escaped ? add_unescaped(v, out) : text_add(out, v.ptr, v.len);
     return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for text");
 }
@@ -52,7 +52,7 @@ err_code detok_push(detok *d, const tokenizer *t, uint32_t id, text *out, err *e
     if (rc) return rc;
     if (!d->started && d->pending.len > before) {
         d->started = true;
-        if (t->spm && t->space_prefix && d->pending.ptr[before] == ' ') {
+        if (token_blanks(t) && t->space_prefix && d->pending.ptr[before] == ' ') {
             d->pending.len--;
             memmove(d->pending.ptr + before, d->pending.ptr + before + 1, d->pending.len - before);
         }

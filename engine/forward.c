@@ -6,6 +6,7 @@
 #include <string.h>
 
 typedef struct { uint32_t lo, hi; path_id path; } row_run;   /* neighbouring rows with the same path */
+typedef struct { uint32_t layer; lora_mat which; } place;    /* a matrix, as adapters name it */
 
 struct runner {
     const model *m;
@@ -122,8 +123,18 @@ static void find_runs(runner *r, uint32_t T)
     }
 }
 
-/* y [T][ldy], outputs [o0,o1): one product for each run of rows with the same path */
-static void product(const runner *r, const mat *w, const act *a, float *y, size_t ldy, uint32_t o0, uint32_t o1)
+/* What a row's adapter adds to a product, whatever the row's path. Every thread computes u = A x for itself: that is less
+ * work than a barrier and scratch for all rows. */
+static void adapt(const runner *r, const place *p, uint32_t t, const act *a, float *y, uint32_t o0, uint32_t o1)
+{
+    const forward_row *row = &r->rows[t];
+    const lora_pair *pair = row->adapter ? lora_find(row->adapter, p->layer, p->which) : NULL;
+    if (pair) lora_apply(pair, r->k->vec, row->adapter_scale, a->x + t * a->ld, y, o0, o1);
+}
+
+/* y [T][ldy], outputs [o0,o1): one product for each run of rows with the same path, then what adapters add. The weights are
+ * read once for rows with different adapters. */
+static void product(const runner *r, place p, const mat *w, const act *a, float *y, size_t ldy, uint32_t o0, uint32_t o1)
 {
     if (o0 == o1) return;
     for (uint32_t i = 0; i < r->n_runs; i++) {
@@ -134,6 +145,7 @@ static void product(const runner *r, const mat *w, const act *a, float *y, size_
         b.d += u->lo * (a->ld / 32);
         b.s += u->lo * (a->ld / 16);
         kernels_matmul(r->k, u->path, w, &b, u->hi - u->lo, y + u->lo * ldy, ldy, o0, o1);
+        for (uint32_t t = u->lo; t < u->hi; t++) adapt(r, &p, t, a, y + t * ldy, o0, o1);
     }
 }
 
@@ -166,11 +178,13 @@ static void phase_qkv(const worker *k)
 {
     runner *r = k->r;
     const layer_weights *w = k->w;
-    const struct { const mat *w; float *y; } out[] = { { &w->wq, r->q }, { &w->wk, r->key }, { &w->wv, r->val } };
+    const struct { const mat *w; float *y; lora_mat which; } out[] = {
+        { &w->wq, r->q, LORA_Q }, { &w->wk, r->key, LORA_K }, { &w->wv, r->val, LORA_V },
+    };
     for (int i = 0; i < 3; i++) {
         uint32_t lo, hi, n = out[i].w->n_out;
         pool_part(n, 8, k->tid, k->n, &lo, &hi);
-        product(r, out[i].w, &r->in, out[i].y, n, lo, hi);
+        product(r, (place){ k->l, out[i].which }, out[i].w, &r->in, out[i].y, n, lo, hi);
     }
 }
 
@@ -211,12 +225,12 @@ static void phase_attend(const worker *k)
 }
 
 /* h += W a, each thread its own outputs */
-static void phase_project(const worker *k, const mat *w, const act *a)
+static void phase_project(const worker *k, lora_mat which, const mat *w, const act *a)
 {
     runner *r = k->r;
     uint32_t lo, hi, D = r->m->shape.D;
     pool_part(D, 8, k->tid, k->n, &lo, &hi);
-    product(r, w, a, r->out, D, lo, hi);
+    product(r, (place){ k->l, which }, w, a, r->out, D, lo, hi);
     for (uint32_t t = 0; t < r->T; t++) r->k->vec->add(r->h + (size_t)t * D + lo, r->out + (size_t)t * D + lo, hi - lo);
 }
 
@@ -225,8 +239,8 @@ static void phase_gate_up(const worker *k)
     runner *r = k->r;
     uint32_t lo, hi, F = r->m->shape.F;
     pool_part(F, 8, k->tid, k->n, &lo, &hi);
-    product(r, &k->w->gate, &r->in, r->x_ffn, r->ffn.ld, lo, hi);
-    product(r, &k->w->up, &r->in, r->up, F, lo, hi);
+    product(r, (place){ k->l, LORA_GATE }, &k->w->gate, &r->in, r->x_ffn, r->ffn.ld, lo, hi);
+    product(r, (place){ k->l, LORA_UP }, &k->w->up, &r->in, r->up, F, lo, hi);
     for (uint32_t t = 0; t < r->T; t++) {
         float *g = r->x_ffn + t * r->ffn.ld + lo;
         r->k->vec->silu_mul(g, g, r->up + (size_t)t * F + lo, hi - lo);
@@ -248,7 +262,7 @@ static void layer(worker *k)
     pool_barrier(r->pool);
     quantize(r, &r->att, any_quant(&w->wo, 1), k->t0, k->t1);
     pool_barrier(r->pool);
-    phase_project(k, &w->wo, &r->att);
+    phase_project(k, LORA_O, &w->wo, &r->att);
     pool_barrier(r->pool);
     phase_norm(k, w->ffn_norm, q_ffn);
     pool_barrier(r->pool);
@@ -256,7 +270,7 @@ static void layer(worker *k)
     pool_barrier(r->pool);
     quantize(r, &r->ffn, any_quant(&w->down, 1), k->t0, k->t1);
     pool_barrier(r->pool);
-    phase_project(k, &w->down, &r->ffn);
+    phase_project(k, LORA_DOWN, &w->down, &r->ffn);
     pool_barrier(r->pool);
 }
 
@@ -301,16 +315,14 @@ static void head_rows(void *arg, uint32_t tid, uint32_t n)
     pool_barrier(r->pool);
     uint32_t o0, o1;
     pool_part(s->V, 8, tid, n, &o0, &o1);
-    product(r, &r->m->head, &r->in, r->logits, s->V, o0, o1);
+    product(r, (place){ 0, LORA_HEAD }, &r->m->head, &r->in, r->logits, s->V, o0, o1);
     pool_barrier(r->pool);
     for (uint32_t i = lo; i < hi; i++) r->head.stats[i] = row_stats_of(r->k->vec, r->logits + (size_t)i * s->V, s->V);
 }
 
-const float *runner_head(runner *r, const float *h, const uint32_t *pick, const path_id *path, uint32_t n, row_stats *stats)
+const float *runner_head(runner *r, const float *h, const uint32_t *pick, const forward_row *rows, uint32_t n, row_stats *stats)
 {
-    forward_row rows[RUNNER_HEAD_ROWS];
     if (n > RUNNER_HEAD_ROWS) n = RUNNER_HEAD_ROWS;
-    for (uint32_t i = 0; i < n; i++) rows[i] = (forward_row){ .path = path[i] };
     r->rows = rows;
     find_runs(r, n);
     r->head.pick = pick;

@@ -2,8 +2,10 @@
 #define ENGINE_FORWARD_H
 /* One step over a batch of rows: embed, layers, head. The same code runs in a stage and in the coordinator's local prefill.
  * A runner owns the scratch of one compute loop (sized at open: a step allocates nothing); one thread calls it, the pool's
- * threads work inside. Rows may belong to different sequences and have different paths. */
+ * threads work inside. Rows may belong to different sequences and have different paths and adapters; what a row gives
+ * depends on neither its neighbours nor theirs. */
 #include "core/pool.h"
+#include "engine/lora.h"
 #include "engine/model.h"
 #include "kvstore/kv.h"
 
@@ -11,6 +13,8 @@ typedef struct {
     kv_seq *seq;
     uint32_t slot;             /* from kv_reserve */
     path_id path;
+    const lora *adapter;       /* NULL: the model as it is */
+    float adapter_scale;
 } forward_row;
 
 typedef struct {               /* what the head says of one row of logits */
@@ -32,10 +36,10 @@ void runner_close(runner **r);
 void runner_embed(runner *r, const uint32_t *ids, uint32_t T, float *h);
 /* h [T][D] through layers [first,last) of the shard, in place. */
 void runner_layers(runner *r, const forward_row *rows, uint32_t T, float *h);
-/* logits [n][V] of rows h[pick[i]] (final norm, head), and stats [n]; n <= RUNNER_HEAD_ROWS. path[i] as in forward_row.
- * The logits live in the runner until the next call. h is not changed. */
+/* logits [n][V] of rows h[pick[i]] (final norm, head), and stats [n]; n <= RUNNER_HEAD_ROWS. Of rows[i] only path and
+ * adapter matter. The logits live in the runner until the next call. h is not changed. */
 #define RUNNER_HEAD_ROWS 32u /* bounds the logits buffer: 32 rows of a 128k vocabulary are 16 MiB */
-const float *runner_head(runner *r, const float *h, const uint32_t *pick, const path_id *path, uint32_t n, row_stats *stats);
+const float *runner_head(runner *r, const float *h, const uint32_t *pick, const forward_row *rows, uint32_t n, row_stats *stats);
 /* The n largest of logits [V], descending, ties by lower id. Any thread. Returns how many (min(n, V)). */
 typedef struct { uint32_t id; float logit; } candidate;
 uint32_t forward_top(const float *logits, uint32_t V, candidate *out, uint32_t n);

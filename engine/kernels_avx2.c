@@ -4,7 +4,7 @@
  * integers. Many rows: 256 columns of the tile are unpacked and transposed once (a `qpanel`), so that register j holds
  * bytes 4j..4j+3 of each row; then four q, broadcast, meet all 8 rows and nothing is left to fold. Allocates nothing. */
 #ifdef __AVX2__
-#include "engine/kernels_avx2.h"
+#include "engine/kernels_types_avx2.h"
 
 enum { BLOCKS = CHUNK / KERNELS_BLOCK };             /* of a panel */
 
@@ -56,118 +56,7 @@ static void quantize(const act *a, uint32_t t0, uint32_t t1)
         }
 }
 
-/* ---- quantised weights: what differs from type to type ---- */
-
-/* Scales of one unit (a block of 32, or the 8 blocks of a K block) of 8 rows. */
-typedef struct {
-    __m256 d, dmin;
-    __m256i b[4];        /* Q4_K: scales 0-3, 4-7, minima 0-3, 4-7; Q6_K: scales 4i..4i+3; bytes of a row in its lane */
-} scales;
-
-INLINE const uint8_t *unit_at(wtype t, const uint8_t *row, uint32_t u)
-{
-    return row + (size_t)u * unit_bytes[t];
-}
-
-/* A half of each of 8 rows, `at` bytes into the unit. */
-INLINE __m256 halves(wtype t, const tile *rows, uint32_t u, uint32_t at)
-{
-    uint16_t h[TILE];
-    UNROLL for (int r = 0; r < TILE; r++) memcpy(&h[r], unit_at(t, rows->row[r], u) + at, 2);
-    __m128i lo = _mm_setr_epi16(h[0], h[1], h[2], h[3], 0, 0, 0, 0), hi = _mm_setr_epi16(h[4], h[5], h[6], h[7], 0, 0, 0, 0);
-    return _mm256_cvtph_ps(_mm_unpacklo_epi64(lo, hi));
-}
-
-/* 16 bytes of each of 8 rows, turned: out[i] has bytes 4i..4i+3 of row r in lane r. */
-INLINE void bytes16(wtype t, const tile *rows, uint32_t u, uint32_t at, __m256i out[4])
-{
-    __m256i v[4];
-    UNROLL for (int r = 0; r < 4; r++) v[r] = load2x128(unit_at(t, rows->row[r], u) + at, unit_at(t, rows->row[r + 4], u) + at);
-    __m256i a = _mm256_unpacklo_epi32(v[0], v[1]), b = _mm256_unpackhi_epi32(v[0], v[1]);
-    __m256i c = _mm256_unpacklo_epi32(v[2], v[3]), d = _mm256_unpackhi_epi32(v[2], v[3]);
-    out[0] = _mm256_unpacklo_epi64(a, c);
-    out[1] = _mm256_unpackhi_epi64(a, c);
-    out[2] = _mm256_unpacklo_epi64(b, d);
-    out[3] = _mm256_unpackhi_epi64(b, d);
-}
-
-/* Lanes whose low (from = 0) or high 16 bits are a half, to floats. */
-INLINE __m256 lane_halves(__m256i v, int from)
-{
-    v = from ? _mm256_srli_epi32(v, 16) : _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
-    v = _mm256_permute4x64_epi64(_mm256_packus_epi32(v, v), 0x08);
-    return _mm256_cvtph_ps(_mm256_castsi256_si128(v));
-}
-
-INLINE void scales_q4_k(const tile *rows, uint32_t u, scales *s)
-{
-    __m256i h[4], low6 = _mm256_set1_epi8(63), low4 = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30);
-    bytes16(WTYPE_Q4_K, rows, u, 0, h);                    /* d and dmin, then the 12 scale bytes */
-    s->d = lane_halves(h[0], 0);
-    s->dmin = lane_halves(h[0], 1);
-    s->b[0] = _mm256_and_si256(h[1], low6);
-    s->b[2] = _mm256_and_si256(h[2], low6);
-    s->b[1] = _mm256_or_si256(_mm256_and_si256(h[3], low4), _mm256_and_si256(_mm256_srli_epi32(h[1], 2), top));
-    s->b[3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi32(h[3], 4), low4),
-                              _mm256_and_si256(_mm256_srli_epi32(h[2], 2), top));
-}
-
-INLINE void scales_of(wtype t, const tile *rows, uint32_t u, scales *s)
-{
-    if (t == WTYPE_Q4_K) {
-        scales_q4_k(rows, u, s);
-        return;
-    }
-    s->d = halves(t, rows, u, t == WTYPE_Q6_K ? 208 : 0);
-    if (t == WTYPE_Q6_K) bytes16(t, rows, u, 192, s->b);
-}
-
-/* Shuffle masks: lane r of four gets r * 4 in the bytes that `ones` names, plus `base`; 0x80 makes a byte 0. */
-INLINE __m256i lane_mask(uint32_t ones, uint32_t base)
-{
-    int32_t a = (int32_t)base, b = (int32_t)(base + 4 * ones), c = (int32_t)(base + 8 * ones), d = (int32_t)(base + 12 * ones);
-    return _mm256_setr_epi32(a, b, c, d, a, b, c, d);
-}
-
-/* Byte i of every lane: unsigned as 32 bits, unsigned in both 16-bit halves, signed in both. */
-INLINE __m256i lane_u32(__m256i v, uint32_t i)
-{
-    return _mm256_shuffle_epi8(v, lane_mask(1u, 0x80808000u + i));
-}
-
-INLINE __m256i lane_u16x2(__m256i v, uint32_t i)
-{
-    return _mm256_shuffle_epi8(v, lane_mask(0x00010001u, 0x80008000u + 0x00010001u * i));
-}
-
-INLINE __m256i lane_s16x2(__m256i v, uint32_t i)
-{
-    return _mm256_srai_epi16(_mm256_shuffle_epi8(v, lane_mask(0x01000100u, 0x00800080u + 0x01000100u * i)), 8);
-}
-
-INLINE __m256i nibbles(__m256i v, int high)
-{
-    return _mm256_and_si256(high ? _mm256_srli_epi16(v, 4) : v, _mm256_set1_epi8(15));
-}
-
-INLINE __m256i weights_q6_k(const uint8_t *p, uint32_t j)
-{
-    uint32_t half = j / 4, run = j % 4;
-    __m256i lo = nibbles(load256(p + 64 * half + run % 2 * 32), run / 2), hi = load256(p + 128 + 32 * half);
-    hi = run == 0 ? _mm256_slli_epi16(hi, 4) : run == 1 ? _mm256_slli_epi16(hi, 2) : run == 3 ? _mm256_srli_epi16(hi, 2) : hi;
-    return _mm256_or_si256(lo, _mm256_and_si256(hi, _mm256_set1_epi8(0x30)));
-}
-
-/* 32 weights of block j of a unit: signed for Q8_0, else unsigned with an offset of 8 (Q4_0), 0 (Q4_K) or 32 (Q6_K). */
-INLINE __m256i weights(wtype t, const uint8_t *p, uint32_t j)
-{
-    if (t == WTYPE_Q8_0) return load256(p + 2);
-    if (t == WTYPE_Q6_K) return weights_q6_k(p, j);
-    if (t == WTYPE_Q4_K) return nibbles(load256(p + 16 + 32 * (j / 2)), j & 1);
-    __m256i v = _mm256_broadcastsi128_si256(load128(p + 2));
-    v = _mm256_srlv_epi64(v, _mm256_setr_epi64x(0, 0, 4, 4));
-    return _mm256_and_si256(v, _mm256_set1_epi8(15));
-}
+/* ---- quantised weights ---- */
 
 /* acc after the block's own FMA, and the one of the minimum: I, d and dmin as the header names them. */
 INLINE __m256 step(__m256i I, __m256 d, __m256 dx, __m256 acc)
@@ -175,9 +64,28 @@ INLINE __m256 step(__m256i I, __m256 d, __m256 dx, __m256 acc)
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(I), _mm256_mul_ps(d, dx), acc);
 }
 
-INLINE __m256 step_min(__m256i m, int32_t sum, __m256 dmin, __m256 dx, __m256 acc)
+INLINE __m256i two_sums(const int16_t *s)
 {
-    return step(_mm256_mullo_epi32(m, _mm256_set1_epi32(-sum)), dmin, dx, acc);
+    int32_t v;
+    memcpy(&v, s, sizeof v);
+    return _mm256_set1_epi32(v);
+}
+
+/* The integer of the minimum's FMA, for types that have one. */
+INLINE __m256i min_sum(wtype t, __m256i corr, const int16_t *s)
+{
+    if (is(t, ADDS_MIN)) return _mm256_set1_epi32(s[0] + s[1]);
+    if (is(t, MIN)) return _mm256_mullo_epi32(corr, _mm256_set1_epi32(-(s[0] + s[1])));
+    return _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_madd_epi16(corr, two_sums(s)));
+}
+
+/* I without what the offset of unsigned weights put into it (HALVES: scales and all). */
+INLINE __m256i less_offset(wtype t, __m256i I, __m256i corr, const int16_t *s)
+{
+    int offset = traits[t].offset;
+    if (!offset) return I;
+    if (!is(t, HALVES)) return _mm256_sub_epi32(I, _mm256_set1_epi32(offset * (s[0] + s[1])));
+    return _mm256_sub_epi32(I, _mm256_slli_epi32(_mm256_madd_epi16(corr, two_sums(s)), t == WTYPE_Q6_K ? 5 : 2));
 }
 
 /* ---- quantised weights, few rows of x ---- */
@@ -199,28 +107,28 @@ INLINE __m256i fold4(__m256i ab, __m256i cd, bool wide)
     return add_any(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd), wide);
 }
 
-/* I of 8 rows from their folded sums; wide: 32-bit lanes. */
-INLINE __m256i finish_few(wtype t, __m256i lo, __m256i hi, uint32_t j, const scales *sc, const int16_t *s)
+/* I of 8 rows from their folded sums of each half block. */
+INLINE __m256i finish_few(wtype t, __m256i lo, __m256i hi, const block_scales *b, const int16_t *s)
 {
-    __m256i one = _mm256_set1_epi16(1);
-    if (t == WTYPE_Q6_K) {                                 /* lo and hi are half blocks: s0 (lo - 32 sum) + s1 (...) */
-        __m256i s0 = lane_s16x2(sc->b[j / 2], j % 2 * 2), s1 = lane_s16x2(sc->b[j / 2], j % 2 * 2 + 1);
-        lo = _mm256_mullo_epi32(_mm256_sub_epi32(lo, _mm256_set1_epi32(32 * s[0])), _mm256_srai_epi32(s0, 16));
-        hi = _mm256_mullo_epi32(_mm256_sub_epi32(hi, _mm256_set1_epi32(32 * s[1])), _mm256_srai_epi32(s1, 16));
-        return _mm256_add_epi32(lo, hi);
+    if (t == WTYPE_Q6_K) {                                 /* 32-bit sums already: s0 (lo - 32 sum) + s1 (...) */
+        lo = _mm256_sub_epi32(lo, _mm256_set1_epi32(32 * s[0]));
+        hi = _mm256_sub_epi32(hi, _mm256_set1_epi32(32 * s[1]));
+        lo = _mm256_mullo_epi32(lo, _mm256_srai_epi32(b->scale[0], 16));
+        return _mm256_add_epi32(lo, _mm256_mullo_epi32(hi, _mm256_srai_epi32(b->scale[1], 16)));
     }
-    lo = add_any(lo, hi, t == WTYPE_Q8_0);
-    if (t == WTYPE_Q4_0) return _mm256_sub_epi32(_mm256_madd_epi16(lo, one), _mm256_set1_epi32(8 * (s[0] + s[1])));
-    if (t == WTYPE_Q4_K) return _mm256_madd_epi16(lo, lane_u16x2(sc->b[j / 4], j % 4));
-    return lo;
+    if (is(t, SIGNED)) return _mm256_add_epi32(lo, hi);
+    if (is(t, HALVES | FIVE_BITS)) lo = _mm256_add_epi32(_mm256_madd_epi16(lo, b->scale[0]), _mm256_madd_epi16(hi, b->scale[1]));
+    else lo = _mm256_madd_epi16(_mm256_add_epi16(lo, hi), b->scale[0]);
+    return less_offset(t, lo, b->corr, s);
 }
 
-/* I of 8 rows. A maddubs pair is at most 128*127*2 = 32512 (Q8_0), 15*127*2 = 3810 (Q4) or 63*127*2 = 16002 (Q6_K), so a
- * 16-bit lane holds 1, 8 or 2 of them: Q8_0 widens at once, Q6_K after one fold, Q4 after the last. */
-INLINE __m256i dots_few(wtype t, const tile *rows, uint32_t u, uint32_t j, const scales *sc, __m256i q, const int16_t *s)
+/* I of 8 rows. A maddubs pair is at most 128*127*2 = 32512 (signed), 63*127*2 = 16002 (Q6_K), 31*127*2 = 7874 (five bits) or
+ * 15*127*2 = 3810, so a 16-bit lane holds 1, 2, 4 or 8 of them: signed ones widen at once, Q6_K after one fold, five bits
+ * and types whose halves have a scale each after two, others after the last. */
+INLINE __m256i dots_few(wtype t, const tile *rows, uint32_t u, uint32_t j, const block_scales *b, __m256i q, const int16_t *s)
 {
     __m256i v[TILE], one = _mm256_set1_epi16(1);
-    bool wide = t == WTYPE_Q8_0;
+    bool wide = is(t, SIGNED);
     UNROLL for (int r = 0; r < TILE; r++) {
         __m256i w = weights(t, unit_at(t, rows->row[r], u), j);
         v[r] = wide ? _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w)), one)
@@ -232,7 +140,7 @@ INLINE __m256i dots_few(wtype t, const tile *rows, uint32_t u, uint32_t j, const
     v[0] = fold4(v[0], v[1], wide);
     v[1] = fold4(v[2], v[3], wide);
     __m256i lo = _mm256_permute2x128_si256(v[0], v[1], 0x20), hi = _mm256_permute2x128_si256(v[0], v[1], 0x31);
-    return finish_few(t, lo, hi, j, sc, s);
+    return finish_few(t, lo, hi, b, s);
 }
 
 /* One row of x. */
@@ -245,8 +153,9 @@ INLINE __m256 quant_few(wtype t, const tile *rows, const int8_t *q, const float 
         scales_of(t, rows, u, &sc);
         UNROLL for (uint32_t j = 0; j < unit_blocks[t]; j++, q += KERNELS_BLOCK, d++, s += 2) {
             __m256 dx = _mm256_broadcast_ss(d);
-            acc = step(dots_few(t, rows, u, j, &sc, load256(q), s), sc.d, dx, acc);
-            if (t == WTYPE_Q4_K) acc = step_min(lane_u32(sc.b[2 + j / 4], j % 4), s[0] + s[1], sc.dmin, dx, acc);
+            block_scales b = block_scales_of(t, &sc, j);
+            acc = step(dots_few(t, rows, u, j, &b, load256(q), s), sc.d, dx, acc);
+            if (is(t, ANY_MIN)) acc = step(min_sum(t, b.corr, s), sc.dmin, dx, acc);
         }
     }
     return acc;
@@ -254,11 +163,12 @@ INLINE __m256 quant_few(wtype t, const tile *rows, const int8_t *q, const float 
 
 /* ---- quantised weights, many rows of x ---- */
 
+enum { WIDE = SIGNED | HALVES | FIVE_BITS };         /* types whose quads are summed in 32 bits */
+
 typedef struct {
     __m256i w[8];            /* register j: bytes 4j..4j+3 of every row */
-    __m256i abs[8];          /* Q8_0: |w| */
-    __m256i scale[2];        /* K types: of each half block, in both 16-bit halves (Q4_K has one) */
-    __m256i both;            /* Q6_K: scale 0 in the low, scale 1 in the high half; Q4_K: the minimum */
+    __m256i abs[8];          /* SIGNED: |w| */
+    block_scales s;
     __m256 d, dmin;
 } qblock;
 typedef struct { qblock b[BLOCKS]; } qpanel;
@@ -285,17 +195,12 @@ INLINE void unpack_block(wtype t, const tile *rows, uint32_t u, uint32_t j, cons
 {
     UNROLL for (int r = 0; r < TILE; r++) out->w[r] = weights(t, unit_at(t, rows->row[r], u), j);
     transpose(out->w);
-    UNROLL for (int r = 0; t == WTYPE_Q8_0 && r < TILE; r++) out->abs[r] = _mm256_abs_epi8(out->w[r]);
+    if (is(t, SIGNED)) {
+        UNROLL for (int r = 0; r < TILE; r++) out->abs[r] = _mm256_abs_epi8(out->w[r]);
+    }
+    out->s = block_scales_of(t, sc, j);
     out->d = sc->d;
-    if (t == WTYPE_Q4_K) {
-        out->dmin = sc->dmin;
-        out->scale[0] = lane_u16x2(sc->b[j / 4], j % 4);
-        out->both = lane_u32(sc->b[2 + j / 4], j % 4);
-    }
-    if (t == WTYPE_Q6_K) {
-        UNROLL for (uint32_t h = 0; h < 2; h++) out->scale[h] = lane_s16x2(sc->b[j / 2], j % 2 * 2 + h);
-        out->both = _mm256_blend_epi16(out->scale[0], out->scale[1], 0xaa);
-    }
+    if (is(t, ANY_MIN)) out->dmin = sc->dmin;
 }
 
 /* Blocks [b0, b0+n) of 8 rows; b0 is a multiple of BLOCKS. */
@@ -320,7 +225,7 @@ INLINE __m256i quad(const int8_t *q)
 INLINE __m256i dots_two(wtype t, const qblock *b, const int8_t *q, uint32_t i)
 {
     __m256i q0 = quad(q + 8 * i), q1 = quad(q + 8 * i + 4), w0 = b->w[2 * i], w1 = b->w[2 * i + 1];
-    if (t != WTYPE_Q8_0) return _mm256_add_epi16(_mm256_maddubs_epi16(w0, q0), _mm256_maddubs_epi16(w1, q1));
+    if (!is(t, SIGNED)) return _mm256_add_epi16(_mm256_maddubs_epi16(w0, q0), _mm256_maddubs_epi16(w1, q1));
     __m256i one = _mm256_set1_epi16(1);
     w0 = _mm256_maddubs_epi16(b->abs[2 * i], _mm256_sign_epi8(q0, w0));
     w1 = _mm256_maddubs_epi16(b->abs[2 * i + 1], _mm256_sign_epi8(q1, w1));
@@ -329,15 +234,8 @@ INLINE __m256i dots_two(wtype t, const qblock *b, const int8_t *q, uint32_t i)
 
 INLINE __m256i finish_many(wtype t, const qblock *b, __m256i I, const int16_t *s)
 {
-    if (t == WTYPE_Q4_0)
-        return _mm256_sub_epi32(_mm256_madd_epi16(I, _mm256_set1_epi16(1)), _mm256_set1_epi32(8 * (s[0] + s[1])));
-    if (t == WTYPE_Q4_K) return _mm256_madd_epi16(I, b->scale[0]);
-    if (t == WTYPE_Q6_K) {
-        int32_t sums;
-        memcpy(&sums, s, sizeof sums);
-        return _mm256_sub_epi32(I, _mm256_slli_epi32(_mm256_madd_epi16(b->both, _mm256_set1_epi32(sums)), 5));
-    }
-    return I;
+    if (!is(t, WIDE)) I = _mm256_madd_epi16(I, b->s.scale[0]);
+    return less_offset(t, I, b->s.corr, s);
 }
 
 /* The rows of x of one group: nt of them, ld elements apart. */
@@ -356,15 +254,15 @@ INLINE void block_many(wtype t, const qblock *b, xrows x, uint32_t at, __m256 *a
     UNROLL for (uint32_t i = 0; i < 4; i++)
         UNROLL for (uint32_t r = 0; r < nt; r++) {
             __m256i v = dots_two(t, b, x.q + r * x.ld + at * KERNELS_BLOCK, i);
-            if (t == WTYPE_Q6_K) v = _mm256_madd_epi16(v, b->scale[i / 2]);
-            I[r] = add_any(I[r], v, t == WTYPE_Q8_0 || t == WTYPE_Q6_K);
+            if (is(t, HALVES | FIVE_BITS)) v = _mm256_madd_epi16(v, b->s.scale[i / 2]);
+            I[r] = add_any(I[r], v, is(t, WIDE));
             pin(&I[r]);
         }
     UNROLL for (uint32_t r = 0; r < nt; r++) {
         __m256 dx = _mm256_broadcast_ss(x.d + r * x.ld / KERNELS_BLOCK + at);
         const int16_t *s = x.s + r * x.ld / 16 + 2 * at;
         acc[r] = step(finish_many(t, b, I[r], s), b->d, dx, acc[r]);
-        if (t == WTYPE_Q4_K) acc[r] = step_min(b->both, s[0] + s[1], b->dmin, dx, acc[r]);
+        if (is(t, ANY_MIN)) acc[r] = step(min_sum(t, b->s.corr, s), b->dmin, dx, acc[r]);
     }
 }
 
@@ -401,7 +299,7 @@ INLINE void quant_many(wtype t, const tile *rows, const act *a, uint32_t t0, uin
 typedef __m256 few_fn(const tile *rows, const int8_t *q, const float *d, const int16_t *s, uint32_t blocks);
 typedef void many_fn(const tile *rows, const act *a, uint32_t t0, uint32_t T, __m256 *acc);
 
-#define QUANT_MAP(X) X(Q8_0) X(Q4_0) X(Q4_K) X(Q6_K)
+#define QUANT_MAP(X) X(Q8_0) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL)
 #define X(N) \
     static __m256 few_##N(const tile *rows, const int8_t *q, const float *d, const int16_t *s, uint32_t blocks) \
     { \

@@ -7,7 +7,7 @@
 
 typedef struct {
     const char *names;            /* values of tokenizer.ggml.pre, a blank between and around */
-    const char *pattern[4];       /* applied one after the other, each to the pieces of the one before */
+    const char *pattern[6];       /* applied one after the other, each to the pieces of the one before */
     bool ignore_merges;           /* a word that is a token as a whole stays whole */
     bool add_bos;                 /* when the file does not say */
 } pretoken_row;

@@ -44,15 +44,18 @@ static err_code count_tokens(tokenizer *t, const gguf *g, err *e)
     t->at = calloc(n + 1, sizeof *t->at);
     t->type = calloc(n, 1);
     t->eog = calloc(n, 1);
+    t->strip = calloc(n, 1);
     t->score = calloc(n, sizeof *t->score);
-    return t->at && t->type && t->eog && t->score ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for %" PRIu64 " tokens", n);
+    bool ok = t->at && t->type && t->eog && t->strip && t->score;
+    return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for %" PRIu64 " tokens", n);
 }
 
 /* Tokens that end a turn, and those that mark places in code: many files give them a wrong type, so their text decides
- * (llama.cpp's list). */
+ * (llama.cpp's list; U+FF5C and U+2581 in DeepSeek's). */
 static const struct { const char *text; bool eog; } known[] = {
     { "<|eot_id|>", true }, { "<|im_end|>", true }, { "<|end|>", true }, { "<end_of_turn>", true }, { "<|endoftext|>", true },
-    { "<|eom_id|>", true }, { "<EOT>", true }, { "_<EOT>", true }, { "<|fim_pad|>", true }, { "<|repo_name|>", true },
+    { "<|eom_id|>", true }, { "<|end_of_text|>", true }, { "[EOT]", true }, { "<end_of_utterance>", true },
+    { "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", true }, { "<EOT>", true }, { "_<EOT>", true }, { "<|fim_pad|>", true }, { "<|repo_name|>", true },
     { "<|file_sep|>", true }, { "<|fim_prefix|>", false }, { "<|fim_suffix|>", false }, { "<|fim_middle|>", false },
 };
 
@@ -94,10 +97,10 @@ static bool hex_byte(view v, char *out)
 static err_code add_piece(tokenizer *t, text *all, uint32_t id, view v, err *e)
 {
     char byte;
-    if (t->spm && t->type[id] == TOKEN_BYTE) {
+    if (t->kind == TOKENIZER_SPM && t->type[id] == TOKEN_BYTE) {
         if (!hex_byte(v, &byte)) return err_set(e, ERR_MODEL, "tokenizer.ggml.tokens: token %u is a byte but not spelt <0xXX>", id);
         v = (view){ &byte, 1 };
-    } else if (!t->spm && (t->type[id] == TOKEN_NORMAL || t->type[id] == TOKEN_UNUSED)) {
+    } else if (t->kind == TOKENIZER_BPE && (t->type[id] == TOKEN_NORMAL || t->type[id] == TOKEN_UNUSED)) {
         if (byte_alphabet_decode(v, all)) return ERR_OK;
         t->type[id] = TOKEN_LITERAL;                     /* not of the alphabet: no text becomes it, it stands for itself */
     }
@@ -138,15 +141,24 @@ static err_code read_id(const tokenizer *t, const gguf *g, const char *key, uint
 
 static err_code read_ids(tokenizer *t, const gguf *g, err *e)
 {
-    uint32_t eot = TOKEN_NONE, eom = TOKEN_NONE;
-    t->unk = t->spm ? 0 : TOKEN_NONE;                    /* SentencePiece's own numbers, when the file says nothing */
-    t->bos = t->spm ? 1 : TOKEN_NONE;
-    t->eos = t->spm ? 2 : TOKEN_NONE;
+    /* What SentencePiece and BERT's own vocabularies number so, when the file says nothing. */
+    static const struct { uint32_t unk, bos, eos; } usual[] = {
+        [TOKENIZER_SPM] = { 0, 1, 2 },
+        [TOKENIZER_BPE] = { TOKEN_NONE, TOKEN_NONE, TOKEN_NONE },
+        [TOKENIZER_WPM] = { 100, 101, 102 },
+    };
+    uint32_t eot = TOKEN_NONE, eom = TOKEN_NONE, no_cls = TOKEN_NONE, no_sep = TOKEN_NONE;
+    bool bert = t->kind == TOKENIZER_WPM;
+    t->unk = usual[t->kind].unk;
+    t->bos = usual[t->kind].bos;
+    t->eos = usual[t->kind].eos;
     struct { const char *key; uint32_t *id;
     } ids[] = {
+        { "tokenizer.ggml.cls_token_id", bert ? &t->bos : &no_cls },
         { "tokenizer.ggml.bos_token_id", &t->bos },     { "tokenizer.ggml.eos_token_id", &t->eos },
         { "tokenizer.ggml.unknown_token_id", &t->unk }, { "tokenizer.ggml.eot_token_id", &eot },
         { "tokenizer.ggml.eom_token_id", &eom },
+        { "tokenizer.ggml.seperator_token_id", bert ? &t->eos : &no_sep },      /* the format's spelling */
     };
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
         err_code rc = read_id(t, g, ids[i].key, ids[i].id, e);
@@ -162,6 +174,7 @@ static err_code open_spm(tokenizer *t, const gguf *g, err *e)
 {
     t->has_bos = t->space_prefix = true;
     (void)gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", &t->space_prefix);
+    (void)gguf_get_bool(g, "tokenizer.ggml.remove_extra_whitespaces", &t->squeeze);
     return spm_open(t, g, e);
 }
 
@@ -183,21 +196,39 @@ static err_code open_bpe(tokenizer *t, const gguf *g, err *e)
     return bpe_open(t, g, row, e);
 }
 
+static const struct { const char *name; tokenizer_kind kind; err_code (*open)(tokenizer *, const gguf *, err *); } models[] = {
+    { "llama", TOKENIZER_SPM, open_spm },
+    { "gpt2", TOKENIZER_BPE, open_bpe },
+    { "bert", TOKENIZER_WPM, wpm_open },
+};
+#define N_MODELS (sizeof models / sizeof *models)
+
+static err_code find_model(const gguf *g, size_t *i, err *e)
+{
+    view v;
+    char buf[96];
+    if (!gguf_get_str(g, "tokenizer.ggml.model", &v))
+        return err_set(e, ERR_MODEL, "tokenizer.ggml.model is missing or not a string");
+    for (*i = 0; *i < N_MODELS; ++*i)
+        if (v.len == strlen(models[*i].name) && !memcmp(v.ptr, models[*i].name, v.len)) return ERR_OK;
+    return err_set(e, ERR_MODEL, "tokenizer.ggml.model '%s' is not supported (llama, gpt2, bert)", gguf_printable(buf, v));
+}
+
 static err_code open_parts(tokenizer *t, const gguf *g, err *e)
 {
-    view model;
-    char buf[96];
-    if (!gguf_get_str(g, "tokenizer.ggml.model", &model))
-        return err_set(e, ERR_MODEL, "tokenizer.ggml.model is missing or not a string");
-    t->spm = model.len == 5 && !memcmp(model.ptr, "llama", 5);
-    if (!t->spm && !(model.len == 4 && !memcmp(model.ptr, "gpt2", 4)))
-        return err_set(e, ERR_MODEL, "tokenizer.ggml.model '%s' is not supported (llama, gpt2)", gguf_printable(buf, model));
-    err_code rc = read_pieces(t, g, e);
+    size_t i;
+    err_code rc = find_model(g, &i, e);
+    if (rc) return rc;
+    t->kind = models[i].kind;
+    rc = read_pieces(t, g, e);
     if (!rc) rc = read_ids(t, g, e);
-    if (!rc) rc = t->spm ? open_spm(t, g, e) : open_bpe(t, g, e);
+    if (!rc) rc = models[i].open(t, g, e);
     if (!rc) rc = special_open(t, e);
-    if (!rc) (void)gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &t->has_bos);
-    return rc;
+    if (rc) return rc;
+    strip_open(t, g);
+    (void)gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &t->has_bos);
+    (void)gguf_get_bool(g, "tokenizer.ggml.add_eos_token", &t->has_eos);
+    return ERR_OK;
 }
 
 err_code tokenizer_open(tokenizer **out, const gguf *g, err *e)
@@ -223,6 +254,7 @@ void tokenizer_close(tokenizer **tp)
     free(t->at);
     free(t->type);
     free(t->eog);
+    free(t->strip);
     free(t->score);
     free(t->special_len);
     piece_table_close(&t->words);
@@ -237,6 +269,7 @@ uint32_t tokenizer_vocab(const tokenizer *t) { return t->n; }
 uint32_t tokenizer_bos(const tokenizer *t) { return t->bos; }
 uint32_t tokenizer_eos(const tokenizer *t) { return t->eos; }
 bool tokenizer_adds_bos(const tokenizer *t) { return t->has_bos && t->bos != TOKEN_NONE; }
+bool tokenizer_adds_eos(const tokenizer *t) { return t->has_eos && t->eos != TOKEN_NONE; }
 bool tokenizer_is_eog(const tokenizer *t, uint32_t id) { return id < t->n && t->eog[id]; }
 bool tokenizer_is_control(const tokenizer *t, uint32_t id) { return id < t->n && t->type[id] == TOKEN_CONTROL; }
 
@@ -246,7 +279,12 @@ bool tokenizer_is_control(const tokenizer *t, uint32_t id) { return id < t->n &&
 static err_code encode_plain(const tokenizer *t, view v, token_list *out, err *e)
 {
     if (!v.len) return ERR_OK;
-    return t->spm ? spm_encode(t, v, t->space_prefix, out, e) : bpe_encode(t, v, out, e);
+    switch (t->kind) {
+    case TOKENIZER_SPM: return spm_encode(t, v, out, e);
+    case TOKENIZER_BPE: return bpe_encode(t, v, out, e);
+    case TOKENIZER_WPM: return wpm_encode(t, v, out, e);
+    }
+    return ERR_OK;
 }
 
 static err_code encode_parts(const tokenizer *t, view v, const special_list *special, token_list *out, err *e)
@@ -263,15 +301,17 @@ static err_code encode_parts(const tokenizer *t, view v, const special_list *spe
     return rc || at == v.len ? rc : encode_plain(t, (view){ p + at, v.len - at }, out, e);
 }
 
-err_code tokenizer_encode(const tokenizer *t, view v, bool add_bos, bool parse_special, token_list *out, err *e)
+err_code tokenizer_encode(const tokenizer *t, view v, bool add_ends, bool parse_special, token_list *out, err *e)
 {
     if (v.len > TEXT_MAX) return err_set(e, ERR_INPUT, "text of %zu bytes is longer than %zu", v.len, TEXT_MAX);
     size_t before = out->n;
     special_list special;
     err_code rc = special_find(t, v, parse_special, &special, e);
-    if (!rc && add_bos && tokenizer_adds_bos(t) && !token_list_add(out, t->bos))
+    if (!rc && add_ends && tokenizer_adds_bos(t) && !token_list_add(out, t->bos))
         rc = err_set(e, ERR_NOMEM, "out of memory for tokens");
     if (!rc) rc = encode_parts(t, v, &special, out, e);
+    if (!rc && add_ends && tokenizer_adds_eos(t) && !token_list_add(out, t->eos))
+        rc = err_set(e, ERR_NOMEM, "out of memory for tokens");
     free(special.hit);
     if (rc) out->n = before;
     return rc;

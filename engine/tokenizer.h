@@ -1,9 +1,11 @@
 #ifndef ENGINE_TOKENIZER_H
 #define ENGINE_TOKENIZER_H
 /* Text <-> token ids, from the tokenizer.ggml.* keys of a GGUF (tokenizer-only files too).
- * Models: "llama" (SentencePiece BPE with byte fallback), "gpt2" (byte-level BPE; pre-tokenizers in engine/pretoken.c:
- * gpt-2, default, llama-bpe, qwen2 and their other names). Immutable after open, and the GGUF may be closed: any thread.
- * Input is bytes; invalid UTF-8 is tokenized, never refused: words are cut as if U+FFFD stood there, the bytes stay. */
+ * Models: "llama" (SentencePiece BPE with byte fallback), "gpt2" (byte-level BPE; pre-tokenizers by name in
+ * engine/pretoken.c), "bert" (WordPiece, for embedders). Immutable after open, and the GGUF may be closed: any thread.
+ * Input is bytes; invalid UTF-8 is tokenized, never refused: words are cut as if U+FFFD stood there, and the bytes stay, each
+ * as its own token (SentencePiece and llama.cpp put U+FFFD itself in their place); a byte that no token stands for becomes
+ * the unknown token, or nothing where there is none. WordPiece drops them, as it drops control characters. */
 #include "core/buf.h"
 #include "engine/gguf.h"
 
@@ -19,15 +21,17 @@ void tokenizer_close(tokenizer **t);
 uint32_t tokenizer_vocab(const tokenizer *t);
 #define TOKEN_NONE UINT32_MAX
 uint32_t tokenizer_bos(const tokenizer *t);                    /* TOKEN_NONE when the file has none */
-uint32_t tokenizer_eos(const tokenizer *t);
+uint32_t tokenizer_eos(const tokenizer *t);                    /* "bert": [CLS] and [SEP] are BOS and EOS */
 bool tokenizer_adds_bos(const tokenizer *t);
+bool tokenizer_adds_eos(const tokenizer *t);
 /* End of generation: eos, eot and the well-known end-of-turn tokens (<|eot_id|>, <|im_end|>, <|endoftext|>, <end_of_turn>). */
 bool tokenizer_is_eog(const tokenizer *t, uint32_t id);
 bool tokenizer_is_control(const tokenizer *t, uint32_t id);
 
-/* Append the ids of text to *out. add_bos puts BOS in front when the model has one and asks for it.
- * parse_special: text such as "<s>" or "<|im_start|>" becomes its control token; otherwise it is plain text. */
-err_code tokenizer_encode(const tokenizer *t, view text, bool add_bos, bool parse_special, token_list *out, err *e);
+/* Append the ids of text to *out. add_ends puts BOS in front and EOS behind where the model has them and asks for them.
+ * parse_special: text such as "<s>" or "<|im_start|>" becomes its control token; otherwise it is plain text. User-defined
+ * tokens are always found. The white space beside a special token goes with it where the model says so (phi-3). */
+err_code tokenizer_encode(const tokenizer *t, view text, bool add_ends, bool parse_special, token_list *out, err *e);
 
 /* The token's bytes as text (not always whole characters; empty for control tokens unless `special`), appended. */
 err_code tokenizer_piece(const tokenizer *t, uint32_t id, bool special, text *out, err *e);

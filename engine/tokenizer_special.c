@@ -55,6 +55,20 @@ static bool is_free(const scan *s, size_t at, size_t len)
     return !(s->taken[at / 8] >> at % 8 & 1) && !(s->taken[last / 8] >> last % 8 & 1);
 }
 
+static bool blank(uint8_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+/* Take the token at [at, at + len) and the white space that belongs to it. */
+static bool take(scan *s, uint32_t id, size_t at, size_t len)
+{
+    size_t end = at + len;
+    if (s->t->strip[id] & STRIP_LEFT)
+        while (at && blank(s->text[at - 1]) && is_free(s, at - 1, 1)) at--;
+    if (s->t->strip[id] & STRIP_RIGHT)
+        while (end < s->len && blank(s->text[end]) && is_free(s, end, 1)) end++;
+    for (size_t i = at; i < end; i++) s->taken[i / 8] |= (uint8_t)(1u << i % 8);
+    return hit_add(s->out, (special_hit){ (uint32_t)at, (uint32_t)(end - at), id });
+}
+
 static bool scan_length(scan *s, uint32_t len)
 {
     for (size_t at = 0; at + len <= s->len;) {
@@ -64,8 +78,7 @@ static bool scan_length(scan *s, uint32_t len)
             at++;
             continue;
         }
-        if (!hit_add(s->out, (special_hit){ (uint32_t)at, len, id })) return false;
-        for (size_t i = at; i < at + len; i++) s->taken[i / 8] |= (uint8_t)(1u << i % 8);
+        if (!take(s, id, at, len)) return false;
         at += len;
     }
     return true;

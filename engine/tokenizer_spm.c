@@ -103,10 +103,26 @@ static bool encode_word(const tokenizer *t, merger *m, const char *p, size_t len
     return true;
 }
 
+/* tokenizer.ggml.remove_extra_whitespaces: SentencePiece's normaliser keeps one blank of a run, and none at the ends. */
+static bool squeeze(view in, text *out)
+{
+    const char *p = in.ptr;
+    bool ok = text_reserve(out, in.len + 1), pending = false;
+    for (size_t i = 0; ok && i < in.len; i++) {
+        if (p[i] == ' ') {
+            pending = out->len > 0;
+            continue;
+        }
+        ok = (!pending || text_add(out, " ", 1)) && text_add(out, p + i, 1);
+        pending = false;
+    }
+    return ok;
+}
+
 static bool escape(view in, bool blank, text *out)
 {
     const char *p = in.ptr;
-    bool ok = text_reserve(out, in.len + in.len / 2 + SPACE_LEN) && (!blank || text_adds(out, SPM_SPACE));
+    bool ok = text_reserve(out, in.len + in.len / 2 + SPACE_LEN) && (!blank || !in.len || text_adds(out, SPM_SPACE));
     for (size_t i = 0, run; ok && i < in.len; i += run) {
         const char *space = memchr(p + i, ' ', in.len - i);
         run = space ? (size_t)(space - (p + i)) : in.len - i;
@@ -126,16 +142,18 @@ static size_t word_end(const text *s, size_t i)
     return i;
 }
 
-err_code spm_encode(const tokenizer *t, view in, bool blank, token_list *out, err *e)
+err_code spm_encode(const tokenizer *t, view in, token_list *out, err *e)
 {
-    text escaped = { 0 };
+    text squeezed = { 0 }, escaped = { 0 };
     merger m = { 0 };
-    bool ok = escape(in, blank, &escaped);
+    bool ok = !t->squeeze || squeeze(in, &squeezed);
+    ok = ok && escape(t->squeeze ? (view){ squeezed.ptr, squeezed.len } : in, t->space_prefix, &escaped);
     for (size_t i = 0, end; ok && i < escaped.len; i = end) {
         end = t->split_words ? word_end(&escaped, i) : escaped.len;
         ok = encode_word(t, &m, escaped.ptr + i, end - i, out);
     }
     merger_free(&m);
     text_free(&escaped);
+    text_free(&squeezed);
     return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for %zu bytes of text", in.len);
 }

@@ -48,7 +48,8 @@ static err_code write_error(batch *b, const char *id, uint64_t line, const err *
 static err_code remember(batch *b, const char *id, err *why, err *e)
 {
     json_t *line = json_object_get(b->seen, id);
-    if (line) return err_set(why, ERR_INPUT, "custom_id \"%.200s\" is already in line %lld", id, (long long)json_integer_value(line));
+    if (line)
+        return err_set(why, ERR_INPUT, "custom_id \"%.200s\" is already in line %lld", id, (long long)json_integer_value(line));
     char **more = realloc(b->id, (b->n + 1) * sizeof *more), *copy = strdup(id);
     if (more) b->id = more;
     if (!more || !copy || json_object_set_new(b->seen, id, json_integer((json_int_t)b->in.number)))
@@ -102,7 +103,8 @@ static err_code open_files(batch *b, err *e)
     bool file = b->s->out && strcmp(b->s->out, "-");
     b->out_name = file ? b->s->out : "standard output";
     struct stat in, out;
-    bool same = file && !fstat(fileno(b->in.f), &in) && !stat(b->s->out, &out) && in.st_dev == out.st_dev && in.st_ino == out.st_ino;
+    bool same =
+        file && !fstat(fileno(b->in.f), &in) && !stat(b->s->out, &out) && in.st_dev == out.st_dev && in.st_ino == out.st_ino;
     if (same && S_ISREG(in.st_mode)) return err_set(e, ERR_USAGE, "%s is the input too", b->s->out);
     b->out = file ? fopen(b->s->out, "we") : stdout;
     return b->out ? ERR_OK : err_set(e, ERR_IO, "%s: %s", b->out_name, strerror(errno));
@@ -112,7 +114,8 @@ static err_code close_files(batch *b, err_code rc, err *e)
 {
     progress_close(&b->bar);
     lines_close(&b->in);
-    if (b->out && b->out != stdout && fclose(b->out) && rc == ERR_OK) rc = err_set(e, ERR_IO, "%s: %s", b->out_name, strerror(errno));
+    if (b->out && b->out != stdout && fclose(b->out) && rc == ERR_OK)
+        rc = err_set(e, ERR_IO, "%s: %s", b->out_name, strerror(errno));
     for (size_t i = 0; i < b->n; i++) free(b->id[i]);
     free(b->id);
     json_decref(b->seen);

@@ -118,7 +118,8 @@ err_code cluster_read_line(const char *line, err *e)
 static err_code how_it_ended(int status, const char *when, err *e)
 {
     if (WIFSIGNALED(status))
-        return err_set(e, ERR_GONE, "the coordinator died %s with signal %d (%s)", when, WTERMSIG(status), strsignal(WTERMSIG(status)));
+        return err_set(e, ERR_GONE, "the coordinator died %s with signal %d (%s)", when, WTERMSIG(status),
+                       strsignal(WTERMSIG(status)));
     return err_set(e, ERR_GONE, "the coordinator ended %s with status %d", when, WEXITSTATUS(status));
 }
 
@@ -161,7 +162,8 @@ static err_code wait_ready(cluster *c, int fd, double timeout_s, err *e)
     while (rc == ERR_OK && !eof && !(line.len && memchr(line.ptr, '\n', line.len))) {
         struct pollfd p = { .fd = fd, .events = POLLIN };
         if (signals_caught()) rc = err_set(e, ERR_CANCELLED, "stopped while the cluster was starting");
-        else if (!clock_left_ms(end)) rc = err_set(e, ERR_TIMEOUT, "the cluster was not ready after %g s (--start-timeout)", timeout_s);
+        else if (!clock_left_ms(end))
+            rc = err_set(e, ERR_TIMEOUT, "the cluster was not ready after %g s (--start-timeout)", timeout_s);
         else if (poll(&p, 1, 100) > 0) rc = read_more(fd, &line, &eof, e);
     }
     if (rc == ERR_OK && !(line.len && memchr(line.ptr, '\n', line.len))) rc = died_early(c, e);

@@ -84,7 +84,8 @@ void describe_status(FILE *out, const json_t *status)
     const json_t *m = json_object_get(status, "model"), *j = json_object_get(status, "jobs"), *r = json_object_get(status, "rag");
     fprintf(out, "%s, epoch %llu\n", yes(status, "ready") ? "ready" : "not ready", (unsigned long long)number(status, "epoch"));
     fprintf(out, "model    %s (%s), %llu layers, vocabulary %llu, context %llu\n", word(m, "name"), word(m, "file"),
-            (unsigned long long)number(m, "layers"), (unsigned long long)number(m, "vocab"), (unsigned long long)number(m, "context"));
+            (unsigned long long)number(m, "layers"), (unsigned long long)number(m, "vocab"),
+            (unsigned long long)number(m, "context"));
     describe_stages(out, status);
     if (json_is_object(r)) {
         char *words = json_dumps(r, JSON_COMPACT);

@@ -44,7 +44,8 @@ static err_code event(void *me, size_t index, const answer *a, const packet *p, 
     if (p->head.type != MSG_SCORED) return ERR_OK;
     const view *full = &p->frame[SCORED_FULL];
     if (p->head.scored.n_full != p->head.scored.n) return err_set(e, ERR_PROTO, "rows came without their logits");
-    if (full->len && fwrite(full->ptr, 1, full->len, l->out) != full->len) return err_set(e, ERR_IO, "%s: %s", l->s->out, strerror(errno));
+    if (full->len && fwrite(full->ptr, 1, full->len, l->out) != full->len)
+        return err_set(e, ERR_IO, "%s: %s", l->s->out, strerror(errno));
     l->rows = a->n_full;
     l->vocab = a->vocab;
     return ERR_OK;
@@ -64,7 +65,8 @@ static err_code open_out(logits *l, err *e)
     struct stat st;
     const char *path = l->s->out;
     bool plain = stat(path, &st) ? errno == ENOENT : S_ISREG(st.st_mode);
-    if (plain && asprintf(&l->temp, "%s.part-%d", path, (int)getpid()) < 0) return l->temp = NULL, err_set(e, ERR_NOMEM, "out of memory");
+    if (plain && asprintf(&l->temp, "%s.part-%d", path, (int)getpid()) < 0)
+        return l->temp = NULL, err_set(e, ERR_NOMEM, "out of memory");
     l->out = fopen(plain ? l->temp : path, "we");
     return l->out ? ERR_OK : err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
 }
@@ -82,8 +84,9 @@ static err_code print(evaluation *v, const logits *l, err *e)
 {
     const char *role = l->s->role ? l->s->role : "prompt";
     if (l->s->json)
-        return show_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:o}", "schema", "sluice.eval/1", "eval", "logits", "path", role, "rows",
-                                   (json_int_t)l->rows, "vocab", (json_int_t)l->vocab, "stages", evaluation_stages(v)), e);
+        return show_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:o}", "schema", "sluice.eval/1", "eval", "logits", "path", role,
+                                   "rows", (json_int_t)l->rows, "vocab", (json_int_t)l->vocab, "stages", evaluation_stages(v)),
+                         e);
     printf("%s: %llu rows of %llu logits (%s path)\n", l->s->out, (unsigned long long)l->rows, (unsigned long long)l->vocab, role);
     return show_write("", 0, e);
 }

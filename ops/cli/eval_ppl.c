@@ -79,10 +79,12 @@ static err_code cut(ppl *p, uint64_t n_ctx, err *e)
     uint64_t want = p->s->window ? p->s->window : n_ctx && n_ctx < DEFAULT_CTX ? n_ctx : DEFAULT_CTX;
     if (want < 4) return err_set(e, ERR_INPUT, "-c %llu: a window has 4 tokens at least", (unsigned long long)want);
     if (n_ctx && want > n_ctx)
-        return err_set(e, ERR_INPUT, "-c %llu is more than the context of the model (%llu)", (unsigned long long)want, (unsigned long long)n_ctx);
+        return err_set(e, ERR_INPUT, "-c %llu is more than the context of the model (%llu)", (unsigned long long)want,
+                       (unsigned long long)n_ctx);
     p->ctx = (uint32_t)want;
     p->n = windows_count(p->tokens.n, p->ctx);
-    if (!p->n) return err_set(e, ERR_INPUT, "%s: %zu tokens, and a window has %u (-c makes it smaller)", p->s->file, p->tokens.n, p->ctx);
+    if (!p->n)
+        return err_set(e, ERR_INPUT, "%s: %zu tokens, and a window has %u (-c makes it smaller)", p->s->file, p->tokens.n, p->ctx);
     p->window = calloc(p->ctx, sizeof *p->window);
     p->part = calloc(p->n, sizeof *p->part);
     return p->window && p->part ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
@@ -98,11 +100,12 @@ static err_code print(evaluation *v, const ppl *p, err *e)
     }
     if (p->s->json)
         return show_json(json_pack("{s:s, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:o}", "schema", "sluice.eval/1", "eval", "ppl", "ppl",
-                                   json_finite(ppl_value(&sum)), "error", json_finite(ppl_error(&sum)), "context", (json_int_t)p->ctx, "windows",
-                                   (json_int_t)p->n, "tokens", (json_int_t)p->tokens.n, "scored", (json_int_t)sum.n, "stages",
-                                   evaluation_stages(v)), e);
-    printf("ppl %.4f +/- %.5f  (%zu tokens, %zu windows of %u, %llu scored)\n", ppl_value(&sum), ppl_error(&sum), p->tokens.n, p->n, p->ctx,
-           (unsigned long long)sum.n);
+                                   json_finite(ppl_value(&sum)), "error", json_finite(ppl_error(&sum)), "context",
+                                   (json_int_t)p->ctx, "windows", (json_int_t)p->n, "tokens", (json_int_t)p->tokens.n, "scored",
+                                   (json_int_t)sum.n, "stages", evaluation_stages(v)),
+                         e);
+    printf("ppl %.4f +/- %.5f  (%zu tokens, %zu windows of %u, %llu scored)\n", ppl_value(&sum), ppl_error(&sum), p->tokens.n, p->n,
+           p->ctx, (unsigned long long)sum.n);
     return show_write("", 0, e);
 }
 

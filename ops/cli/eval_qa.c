@@ -66,7 +66,8 @@ static err_code next(void *me, request *out, bool *more, err *e)
 static err_code write_one(const quiz *z, const question *q, view got, bool right, const answer *a, err *e)
 {
     if (!z->out) return ERR_OK;
-    json_t *o = json_pack("{s:s, s:s, s:o, s:b}", "id", q->id, "want", q->answer, "got", json_bytes(got.ptr, got.len), "right", right);
+    json_t *o =
+        json_pack("{s:s, s:s, s:o, s:b}", "id", q->id, "want", q->answer, "got", json_bytes(got.ptr, got.len), "right", right);
     if (o && a->passages) json_object_set(o, "passages", a->passages);
     char *line = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(10)) : NULL;
     json_decref(o);
@@ -95,8 +96,9 @@ static err_code print(const quiz *z, err *e)
 {
     double share = (double)z->right / (double)z->n;
     if (z->s->json)
-        return show_json(json_pack("{s:s, s:s, s:I, s:I, s:f}", "schema", "sluice.eval/1", "eval", "qa", "right", (json_int_t)z->right, "total",
-                                   (json_int_t)z->n, "accuracy", share), e);
+        return show_json(json_pack("{s:s, s:s, s:I, s:I, s:f}", "schema", "sluice.eval/1", "eval", "qa", "right",
+                                   (json_int_t)z->right, "total", (json_int_t)z->n, "accuracy", share),
+                         e);
     printf("accuracy %zu/%zu (%.1f %%)\n", z->right, z->n, 100 * share);
     return show_write("", 0, e);
 }

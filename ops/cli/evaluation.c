@@ -46,6 +46,6 @@ err_code cmd_eval(settings *s, err *e)
     for (size_t i = 0; i < 3; i++)
         if (!strcmp(w, words[i])) return run[i](s, e);
     const char *near = nearest_word(w, words, 3);
-    return err_set(e, ERR_USAGE, "eval logits, eval ppl or eval qa, not \"%.60s\"%s%s%s", w, near ? " (did you mean " : "", near ? near : "",
-                   near ? "?)" : "");
+    return err_set(e, ERR_USAGE, "eval logits, eval ppl or eval qa, not \"%.60s\"%s%s%s", w, near ? " (did you mean " : "",
+                   near ? near : "", near ? "?)" : "");
 }

@@ -17,8 +17,9 @@ static err_code print_stats(const settings *s, const corpus_stats *n, err *e)
 {
     if (s->json)
         return show_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "schema", "sluice.index/1", "corpus", s->out, "files",
-                                   (json_int_t)n->files, "documents", (json_int_t)n->documents, "chunks", (json_int_t)n->chunks, "bytes",
-                                   (json_int_t)n->bytes, "binary_files", (json_int_t)n->binary_files), e);
+                                   (json_int_t)n->files, "documents", (json_int_t)n->documents, "chunks", (json_int_t)n->chunks,
+                                   "bytes", (json_int_t)n->bytes, "binary_files", (json_int_t)n->binary_files),
+                         e);
     printf("%s: %llu files, %llu documents, %llu chunks, %llu bytes of text\n", s->out, (unsigned long long)n->files,
            (unsigned long long)n->documents, (unsigned long long)n->chunks, (unsigned long long)n->bytes);
     if (n->binary_files) fprintf(stderr, "%llu files look binary and were passed over\n", (unsigned long long)n->binary_files);

@@ -27,7 +27,8 @@ bool lines_next(lines *l, view *out, err *e)
         }
         if (n < 0) return feof(l->f) ? false : (err_set(e, ERR_IO, "%s: %s", l->path, strerror(errno)), false);
         l->number++;
-        if (n > LINE_BYTES_MAX) return err_set(e, ERR_INPUT, "%s:%llu: the line is too long", l->path, (unsigned long long)l->number), false;
+        if (n > LINE_BYTES_MAX)
+            return err_set(e, ERR_INPUT, "%s:%llu: the line is too long", l->path, (unsigned long long)l->number), false;
         while (n && strchr(" \t\r\n", l->line[n - 1])) n--;
         if (!n) continue;
         *out = (view){ l->line, (size_t)n };

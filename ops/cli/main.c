@@ -18,24 +18,28 @@ typedef struct {
 static const command commands[] = {
     { "run", CMD_RUN, cmd_run, "answer one prompt; starts a cluster of its own when none is up", "[-m MODEL] -p TEXT | -f FILE | -",
       "sluice run -p 'Once upon a time' -n 64 --stages 2" },
-    { "up", CMD_UP, cmd_up, "start a cluster that stays", "[-m MODEL] [--stages N] [-c CONF]", "sluice up -m model.gguf --stages 2 --rag corpus.db" },
+    { "up", CMD_UP, cmd_up, "start a cluster that stays", "[-m MODEL] [--stages N] [-c CONF]",
+      "sluice up -m model.gguf --stages 2 --rag corpus.db" },
     { "down", CMD_DOWN, cmd_down, "stop it, after the jobs that run", "[--now]", "sluice down" },
     { "status", CMD_STATUS, cmd_status, "the cluster's model, stages and load", "", "sluice status --json" },
     { "worker", CMD_WORKER, cmd_worker, "join a cluster with a stage of this machine", "--connect ENDPOINT -m FILE",
       "sluice worker --connect tcp://127.0.0.1:7711 -m model.gguf" },
-    { "submit", CMD_SUBMIT, cmd_submit, "send a job, or a file of jobs, to the cluster", "-p TEXT | -f FILE | - | --batch IN.jsonl [-o OUT.jsonl]",
-      "sluice submit --batch jobs.jsonl -o answers.jsonl" },
+    { "submit", CMD_SUBMIT, cmd_submit, "send a job, or a file of jobs, to the cluster",
+      "-p TEXT | -f FILE | - | --batch IN.jsonl [-o OUT.jsonl]", "sluice submit --batch jobs.jsonl -o answers.jsonl" },
     { "jobs", CMD_JOBS, cmd_jobs, "list the cluster's jobs", "", "sluice jobs" },
     { "result", CMD_RESULT, cmd_result, "text of a job, as far as it is, and what follows", "ID", "sluice result 17" },
     { "cancel", CMD_CANCEL, cmd_cancel, "stop a job", "ID", "sluice cancel 17" },
-    { "tokenize", CMD_TOKENIZE, cmd_tokenize, "text to token ids", "[-m MODEL] -p TEXT | -f FILE | -", "sluice tokenize -p 'Hello there' --pieces" },
+    { "tokenize", CMD_TOKENIZE, cmd_tokenize, "text to token ids", "[-m MODEL] -p TEXT | -f FILE | -",
+      "sluice tokenize -p 'Hello there' --pieces" },
     { "detokenize", CMD_DETOKENIZE, cmd_detokenize, "token ids to text", "[-m MODEL] -t ID,ID,... | ID ... | -f FILE | -",
       "sluice detokenize 411 29 1702" },
     { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, ppl (perplexity), qa (answers)",
-      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]", "sluice eval ppl -m model.gguf -f text.txt -c 256" },
-    { "index", CMD_INDEX, cmd_index, "make a corpus file of a folder of texts", "FOLDER -o CORPUS", "sluice index notes/ -o notes.db" },
-    { "model", CMD_MODEL, cmd_model, "look into a model file; make one of random weights", "info FILE | random --shape NAME [--quant TYPE] -o FILE",
-      "sluice model info model.gguf" },
+      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]",
+      "sluice eval ppl -m model.gguf -f text.txt -c 256" },
+    { "index", CMD_INDEX, cmd_index, "make a corpus file of a folder of texts", "FOLDER -o CORPUS",
+      "sluice index notes/ -o notes.db" },
+    { "model", CMD_MODEL, cmd_model, "look into a model file; make one of random weights",
+      "info FILE | random --shape NAME [--quant TYPE] -o FILE", "sluice model info model.gguf" },
     { "config", CMD_CONFIG, cmd_config, "print every configuration key with its reason", "", "sluice config > sluice.ini" },
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
@@ -67,8 +71,8 @@ static int unknown(const char *name)
     const char *names[N_COMMANDS];
     for (size_t i = 0; i < N_COMMANDS; i++) names[i] = commands[i].name;
     const char *near = nearest_word(name, names, N_COMMANDS);
-    fprintf(stderr, "sluice: unknown command \"%.60s\"%s%s%s; sluice without words lists them\n", name, near ? " (did you mean " : "",
-            near ? near : "", near ? "?)" : "");
+    fprintf(stderr, "sluice: unknown command \"%.60s\"%s%s%s; sluice without words lists them\n", name,
+            near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
     return err_exit_status(ERR_USAGE);
 }
 

@@ -35,7 +35,8 @@ static err_code wrong_shape(const char *name, err *e)
     const char *about, *shape;
     for (size_t i = 0; (shape = model_random_shape(i, &about)) && n < sizeof list - 64; i++)
         n += (size_t)snprintf(list + n, sizeof list - n, "%s%.40s", i ? ", " : "", shape);
-    return err_set(e, ERR_USAGE, "%s%.60s%s; shapes are %s", name ? "no shape \"" : "--shape is missing", name ? name : "", name ? "\"" : "", list);
+    return err_set(e, ERR_USAGE, "%s%.60s%s; shapes are %s", name ? "no shape \"" : "--shape is missing", name ? name : "",
+                   name ? "\"" : "", list);
 }
 
 static err_code make_random(settings *s, err *e)
@@ -56,8 +57,8 @@ err_code cmd_model(settings *s, err *e)
     if (!strcmp(w, "info")) return info(s, e);
     if (!strcmp(w, "random")) return make_random(s, e);
     const char *near = nearest_word(w, words, 2);
-    return err_set(e, ERR_USAGE, "model info FILE or model random --shape NAME -o FILE%s%s%s", near ? " (did you mean " : "", near ? near : "",
-                   near ? "?)" : "");
+    return err_set(e, ERR_USAGE, "model info FILE or model random --shape NAME -o FILE%s%s%s", near ? " (did you mean " : "",
+                   near ? near : "", near ? "?)" : "");
 }
 
 err_code cmd_config(settings *s, err *e)

@@ -104,8 +104,8 @@ err_code path_default_model(settings *s, err *e)
         else if (!access(at.ptr, R_OK)) s->model = realpath(at.ptr, NULL);
     }
     if (rc == ERR_OK && !s->model)
-        rc = err_set(e, ERR_MODEL, "no model: -m FILE names one, and the bundled %s is neither in %s/%s nor in %s/%s", bundled, dir.ptr,
-                     place[0], dir.ptr, place[1]);
+        rc = err_set(e, ERR_MODEL, "no model: -m FILE names one, and the bundled %s is neither in %s/%s nor in %s/%s", bundled,
+                     dir.ptr, place[0], dir.ptr, place[1]);
     text_free(&dir);
     text_free(&at);
     return rc;

@@ -22,7 +22,9 @@ void progress_set(progress *p, uint64_t done, uint64_t total)
     if (!p->on || now - p->last_ns < PERIOD_NS) return;
     int n = total ? (int)((double)done / (double)total * BAR) : 0;
     n = n > BAR ? BAR : n;
-    if (total) fprintf(stderr, "\r%s [%.*s%.*s] %llu/%llu", p->label, n, full, BAR - n, empty, (unsigned long long)done, (unsigned long long)total);
+    if (total)
+        fprintf(stderr, "\r%s [%.*s%.*s] %llu/%llu", p->label, n, full, BAR - n, empty, (unsigned long long)done,
+                (unsigned long long)total);
     else fprintf(stderr, "\r%s %llu", p->label, (unsigned long long)done);
     p->last_ns = now;
     p->drawn = true;

@@ -65,7 +65,9 @@ static err_code take_object(question *q, const json_t *o, bool rag, err *e)
     if (!answer) return err_set(e, ERR_INPUT, "\"answer\" is missing");
     if (!prompt && !ask) return err_set(e, ERR_INPUT, "neither \"prompt\" nor \"question\" is there");
     q->retrieve = rag && ask;
-    bool ok = q->retrieve ? text_adds(&q->prompt, ask) : prompt ? text_adds(&q->prompt, prompt) : text_addf(&q->prompt, "Question: %s\nAnswer:", ask);
+    bool ok = q->retrieve ? text_adds(&q->prompt, ask)
+              : prompt    ? text_adds(&q->prompt, prompt)
+                          : text_addf(&q->prompt, "Question: %s\nAnswer:", ask);
     q->id = strdup(id ? id : "");
     q->answer = strdup(answer);
     return ok && q->id && q->answer ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");

@@ -13,7 +13,8 @@ err_code request_add_stop(request *r, const char *s, err *e)
 {
     size_t n = strlen(s);
     if (!n) return err_set(e, ERR_INPUT, "a stop string is empty");
-    if (r->stop.len + n + 1 > STOP_BYTES_MAX) return err_set(e, ERR_INPUT, "the stop strings have more than %d bytes", STOP_BYTES_MAX);
+    if (r->stop.len + n + 1 > STOP_BYTES_MAX)
+        return err_set(e, ERR_INPUT, "the stop strings have more than %d bytes", STOP_BYTES_MAX);
     return text_add(&r->stop, s, n + 1) ? ERR_OK : no_memory(e);
 }
 

@@ -159,7 +159,8 @@ static err_code unknown_field(const char *name, err *e)
     const char *names[N_FIELDS];
     for (size_t i = 0; i < N_FIELDS; i++) names[i] = fields[i].name;
     const char *near = nearest_word(name, names, N_FIELDS);
-    return err_set(e, ERR_INPUT, "unknown field \"%.60s\"%s%s%s", name, near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "");
+    return err_set(e, ERR_INPUT, "unknown field \"%.60s\"%s%s%s", name, near ? " (did you mean \"" : "", near ? near : "",
+                   near ? "\"?)" : "");
 }
 
 static err_code take_field(request *r, const char *name, const json_t *v, err *e)

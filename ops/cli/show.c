@@ -72,7 +72,8 @@ static err_code write_choices(const answer *a, err *e)
 
 static err_code write_object(const show *w, const answer *a, const json_t *status, uint64_t kv, err *e)
 {
-    json_t *o = answer_json(a, w->s->logprobs > 0), *stages = json_object_get(status, "stages"), *lossy = json_object_get(status, "lossy");
+    json_t *o = answer_json(a, w->s->logprobs > 0), *stages = json_object_get(status, "stages"),
+           *lossy = json_object_get(status, "lossy");
     json_object_set_new(o, "schema", json_string(w->schema));
     json_object_set_new(o, "id", json_integer((json_int_t)a->job));
     json_object_set_new(o, "kv_bytes", json_integer((json_int_t)kv));

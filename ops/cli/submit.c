@@ -10,7 +10,8 @@ static err_code check_options(const settings *s, err *e)
     bool one = s->prompt || s->file || s->args.n;
     if (s->detach && s->wait) return err_set(e, ERR_USAGE, "--detach and --wait exclude each other");
     if (s->batch && one) return err_set(e, ERR_USAGE, "--batch and a prompt exclude each other");
-    if (s->batch && s->detach) return err_set(e, ERR_USAGE, "--batch and --detach exclude each other: results go to the output file");
+    if (s->batch && s->detach)
+        return err_set(e, ERR_USAGE, "--batch and --detach exclude each other: results go to the output file");
     if (s->out && !s->batch) return err_set(e, ERR_USAGE, "-o goes with --batch");
     return ERR_OK;
 }

@@ -75,8 +75,8 @@ Test(cli, without_words_the_commands_are_listed)
 
 Test(cli, every_help_fits_a_screen_and_has_an_example)
 {
-    static const char *const names[] = { "run", "up", "down", "status", "worker", "submit", "jobs", "result", "cancel", "tokenize", "detokenize",
-                                         "eval", "index", "model", "config" };
+    static const char *const names[] = { "run",    "up",       "down",       "status", "worker", "submit", "jobs",  "result",
+                                         "cancel", "tokenize", "detokenize", "eval",   "index",  "model",  "config" };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         result r = SLUICE(names[i], "--help");
         int lines = 0;
@@ -106,7 +106,8 @@ Test(cli, a_configuration_file_is_read_and_its_mistakes_named_with_status_3)
 {
     const char *conf = in_tmp("bad.ini");
     cr_assert(support_write(conf, "[cluster]\nstags = 2\n", 20));
-    expect(SLUICE("run", "-c", conf, "-p", "x"), 3, NULL, "bad.ini:2: unknown key \"cluster.stags\" (did you mean cluster.stages?)");
+    expect(SLUICE("run", "-c", conf, "-p", "x"), 3, NULL,
+           "bad.ini:2: unknown key \"cluster.stags\" (did you mean cluster.stages?)");
 }
 
 Test(cli, without_a_cluster_the_client_commands_say_so_with_status_14)
@@ -147,10 +148,12 @@ static void write_program(const char *dir, const char *name, const char *body)
 /* Coordinators that misbehave, as shell scripts: $5 is not fixed, so they look for the word after --notify-fd. */
 Test(cli, a_coordinator_that_dies_or_talks_nonsense_is_reported, .timeout = 200)
 {
-    static const struct { const char *body; int status; const char *words; } rows[] = {
+    static const struct { const char *body; int status; const char *words;
+    } rows[] = {
         { "#!/bin/sh\nexit 3\n", 7, "ended before it was ready with status 3" },
         { "#!/bin/sh\nkill -9 $$\n", 7, "signal 9" },
-        { "#!/bin/bash\nwhile [ $1 != --notify-fd ]; do shift; done\necho ERROR 5 no such thing >&$2\n", 6, "sluice run: no such thing" },
+        { "#!/bin/bash\nwhile [ $1 != --notify-fd ]; do shift; done\necho ERROR 5 no such thing >&$2\n", 6,
+          "sluice run: no such thing" },
         { "#!/bin/bash\nwhile [ $1 != --notify-fd ]; do shift; done\necho HELLO >&$2\nsleep 100\n", 6, "instead of READY" },
         { "#!/bin/sh\nexec sleep 100\n", 8, "not ready after 0.1 s" },
     };
@@ -159,7 +162,8 @@ Test(cli, a_coordinator_that_dies_or_talks_nonsense_is_reported, .timeout = 200)
     write_program(bin, "sluice-stage", "#!/bin/sh\n");
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         write_program(bin, "sluice-coordinator", rows[i].body);
-        expect(SLUICE("run", "--bin-dir", bin, "-m", "x", "-p", "x", "--start-timeout", "0.1"), rows[i].status, NULL, rows[i].words);
+        expect(SLUICE("run", "--bin-dir", bin, "-m", "x", "-p", "x", "--start-timeout", "0.1"), rows[i].status, NULL,
+               rows[i].words);
     }
     cr_expect_eq(entries("sluice-"), 0, "private directories are left");
 }
@@ -185,9 +189,11 @@ Test(cli, run_prints_text_and_summary_and_leaves_nothing, .timeout = 200)
 Test(cli, run_json_has_the_promised_fields_and_the_same_text, .timeout = 200)
 {
     MODEL_OR_SKIP(m);
-    static const char *const keys[] = { "text", "tokens", "prompt_tokens", "completion_tokens", "finish_reason", "timings", "stages", "lossy", "passages" };
+    static const char *const keys[] = { "text",    "tokens", "prompt_tokens", "completion_tokens", "finish_reason",
+                                        "timings", "stages", "lossy",         "passages" };
     result plain = SLUICE("run", "-m", m, "-p", "Once upon a time", "-n", "6", "--stages", "1");
-    result r = sluice_in("Once upon a time", (const char *const[]){ "run", "-m", m, "-", "-n", "6", "--stages", "3", "--json", NULL });
+    result r =
+        sluice_in("Once upon a time", (const char *const[]){ "run", "-m", m, "-", "-n", "6", "--stages", "3", "--json", NULL });
     json_t *o = json_loads(r.out.ptr, 0, NULL);
     cr_assert_not_null(o, "%s", r.out.ptr);
     cr_expect_str_eq(json_string_value(json_object_get(o, "schema")), "sluice.run/1");
@@ -264,8 +270,9 @@ static void end_by(int sig, int want)
     int out;
     unsetenv("XDG_RUNTIME_DIR");
     setenv("TMPDIR", support_tmpdir(), 1);
-    pid_t pid = start((const char *const[]){ support_bin("sluice"), "run", "-m", m, "-p", "Once", "-n", "1000000", "--ignore-eos", "--context-full",
-                                             "slide", NULL }, &out);
+    pid_t pid = start((const char *const[]){ support_bin("sluice"), "run", "-m", m, "-p", "Once", "-n", "1000000", "--ignore-eos",
+                                             "--context-full", "slide", NULL },
+                      &out);
     cr_assert_eq(read(out, &one, 1), 1, "the first text should come");
     if (sig) kill(pid, sig);
     else close(out); /* the reader of the pipe has gone */
@@ -285,14 +292,16 @@ Test(cli, up_submit_result_batch_and_down, .timeout = 200)
 {
     MODEL_OR_SKIP(m);
     const char *dir = in_tmp("up"), *in = in_tmp("in.jsonl"), *to = in_tmp("out.jsonl");
-    static const char lines[] = "{\"custom_id\":\"a\",\"prompt\":\"Once\",\"max_tokens\":3}\nnonsense\n{\"custom_id\":\"b\",\"prompt\":\"A\",\"n\":2,\"max_tokens\":2}\n";
+    static const char lines[] = "{\"custom_id\":\"a\",\"prompt\":\"Once\",\"max_tokens\":3}\nnonsense\n{\"custom_id\":\"b\","
+                                "\"prompt\":\"A\",\"n\":2,\"max_tokens\":2}\n";
     cr_assert(support_write(in, lines, strlen(lines)));
     expect(SLUICE("up", "--dir", dir, "-m", m, "--stages", "2"), 0, "ready", NULL);
     expect(SLUICE("up", "--dir", dir, "-m", m), 13, NULL, "already up");
     expect(SLUICE("status", "--dir", dir, "--json"), 0, "\"sluice.status/1\"", NULL);
     result r = SLUICE("submit", "--dir", dir, "-p", "Once upon", "-n", "5", "--detach");
     r.out.ptr[strcspn(r.out.ptr, "\n")] = 0;
-    result waited = SLUICE("submit", "--dir", dir, "-p", "Once upon", "-n", "5"), fetched = SLUICE("result", r.out.ptr, "--dir", dir);
+    result waited = SLUICE("submit", "--dir", dir, "-p", "Once upon", "-n", "5"),
+           fetched = SLUICE("result", r.out.ptr, "--dir", dir);
     cr_expect(waited.out.len > 3);
     cr_expect_str_eq(fetched.out.ptr, waited.out.ptr);
     expect(SLUICE("jobs", "--dir", dir), 0, "done", NULL);
@@ -305,7 +314,8 @@ Test(cli, up_submit_result_batch_and_down, .timeout = 200)
     text got = { 0 };
     err e;
     cr_assert_eq(text_read_file(&got, to, 1 << 20, &e), ERR_OK, "%s", e.text);
-    cr_expect(strstr(got.ptr, "\"custom_id\":\"a\"") && strstr(got.ptr, "\"line\":2") && strstr(got.ptr, "\"choices\""), "%s", got.ptr);
+    cr_expect(strstr(got.ptr, "\"custom_id\":\"a\"") && strstr(got.ptr, "\"line\":2") && strstr(got.ptr, "\"choices\""), "%s",
+              got.ptr);
     text_free(&got);
     drop(&r);
     drop(&waited);

@@ -38,10 +38,13 @@ Test(cli_request, a_full_line_sets_every_field)
     request r;
     err e;
     view f[4];
-    cr_assert_eq(read_line(&r,
-                           "{\"prompt\":\"h\\u00e9\",\"custom_id\":\"a\",\"max_tokens\":7,\"temperature\":0.5,\"top_k\":3,\"top_p\":0.9,"
-                           "\"min_p\":0.1,\"seed\":9,\"stop\":[\"x\",\"yy\"],\"n\":2,\"logprobs\":4,\"rag\":true,\"rag_passages\":5,"
-                           "\"logit_bias\":{\"12\":-1.5},\"context_full\":\"slide\",\"prefill\":\"local\",\"ignore_eos\":true}", &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(
+        read_line(&r,
+                  "{\"prompt\":\"h\\u00e9\",\"custom_id\":\"a\",\"max_tokens\":7,\"temperature\":0.5,\"top_k\":3,\"top_p\":0.9,"
+                  "\"min_p\":0.1,\"seed\":9,\"stop\":[\"x\",\"yy\"],\"n\":2,\"logprobs\":4,\"rag\":true,\"rag_passages\":5,"
+                  "\"logit_bias\":{\"12\":-1.5},\"context_full\":\"slide\",\"prefill\":\"local\",\"ignore_eos\":true}",
+                  &e),
+        ERR_OK, "%s", e.text);
     const msg_submit *m = &r.m.submit;
     cr_expect_str_eq(m->custom_id, "a");
     cr_expect_str_eq(r.prompt.ptr, "h\xc3\xa9");

@@ -81,12 +81,15 @@ static void put_half(uint8_t *p, float v)
     memcpy(p, &h, sizeof h);
 }
 
+/* Where the halves d and dmin (or m) are; 0 for dmin: none. */
+static const struct { uint32_t d, dmin; } half_at[WTYPE_COUNT] = {
+    [WTYPE_Q4_1] = { 0, 2 }, [WTYPE_Q5_1] = { 0, 2 },   [WTYPE_Q2_K] = { 80, 82 }, [WTYPE_Q3_K] = { 108, 0 },
+    [WTYPE_Q4_K] = { 0, 2 }, [WTYPE_Q5_K] = { 0, 2 },   [WTYPE_Q6_K] = { 208, 0 },
+};
+
 /* Random bytes, then scales of ordinary size where the type keeps them. */
 static void fill_weights(rig *r, uint64_t salt)
 {
-    static const struct { int d, dmin; } at[WTYPE_COUNT] = {
-        [WTYPE_Q8_0] = { 0, -1 }, [WTYPE_Q4_0] = { 0, -1 }, [WTYPE_Q4_K] = { 0, 2 }, [WTYPE_Q6_K] = { 208, -1 },
-    };
     uint8_t *p = (uint8_t *)(uintptr_t)r->w.data;
     const wtype_info *t = &wtypes[r->w.type];
     size_t n = r->w.row_bytes * r->w.n_out;
@@ -98,8 +101,8 @@ static void fill_weights(rig *r, uint64_t salt)
         if (r->w.type == WTYPE_F32) memcpy(p + i, &v, 4);
         else if (r->w.type == WTYPE_F16) put_half(p + i, v);
         else if (r->w.type == WTYPE_BF16) memcpy(p + i, (uint8_t *)&u + 2, 2);
-        else put_half(p + i + at[r->w.type].d, v * 0.02f);
-        if (t->quant && at[r->w.type].dmin >= 0) put_half(p + i + at[r->w.type].dmin, v * 0.1f);
+        else put_half(p + i + half_at[r->w.type].d, v * 0.02f);
+        if (half_at[r->w.type].dmin) put_half(p + i + half_at[r->w.type].dmin, v * 0.1f);
     }
 }
 
@@ -187,29 +190,37 @@ Test(kernels, hostile_blocks_neither_crash_nor_differ)
             }
 }
 
-/* The largest integers that a block can make: -128 weights (or the top of each type) against +-127 everywhere. */
+/* Every byte of a block but d and dmin. */
+static void fill_block(wtype t, uint8_t *p, uint8_t fill)
+{
+    uint8_t d[2], m[2];
+    memcpy(d, p + half_at[t].d, 2);
+    memcpy(m, p + half_at[t].dmin, 2);
+    memset(p, fill, wtypes[t].bytes);
+    if (half_at[t].dmin) memcpy(p + half_at[t].dmin, m, 2);
+    memcpy(p + half_at[t].d, d, 2);
+    if (t == WTYPE_Q6_K) memset(p + 192, 0x80, 16);
+}
+
+static void check_extremes(wtype t, uint8_t fill, int sign, uint32_t T)
+{
+    rig r = rig_open(t, 8, 512, T);
+    fill_weights(&r, 3);
+    uint8_t *p = (uint8_t *)(uintptr_t)r.w.data;
+    for (size_t u = 0; u < r.w.row_bytes * 8; u += wtypes[t].bytes) fill_block(t, p + u, fill);
+    for (size_t i = 0; i < T * r.a.ld; i++) r.x[i] = (float)sign * 3;
+    check_same(&r, PATH_I8B32, 0, 8);
+    rig_close(&r);
+}
+
+/* The largest integers that a block can make: the top or the bottom of each type against +-127 everywhere. */
 Test(kernels, extreme_weights_and_inputs_do_not_saturate)
 {
-    for (wtype t = 0; have_avx2() && t < WTYPE_COUNT; t++) {
-        if (!wtypes[t].quant) continue;
-        for (int sign = -1; sign <= 1; sign += 2)
-            for (uint32_t T = 1; T < 6; T += 4) {
-                rig r = rig_open(t, 8, 512, T);
-                fill_weights(&r, 3);
-                uint8_t *p = (uint8_t *)(uintptr_t)r.w.data;
-                for (size_t u = 0; u < r.w.row_bytes * 8; u += wtypes[t].bytes) {
-                    uint8_t keep[4];
-                    bool q6 = t == WTYPE_Q6_K;
-                    memcpy(keep, p + u + (q6 ? 208 : 0), q6 ? 2 : t == WTYPE_Q4_K ? 4 : 2);
-                    memset(p + u, t == WTYPE_Q8_0 || q6 ? 0x80 : 0xff, wtypes[t].bytes);
-                    if (q6) memset(p + u, (u / 210) & 1 ? 0xff : 0, 192);
-                    memcpy(p + u + (q6 ? 208 : 0), keep, q6 ? 2 : t == WTYPE_Q4_K ? 4 : 2);
-                }
-                for (size_t i = 0; i < T * r.a.ld; i++) r.x[i] = (float)sign * 3;
-                check_same(&r, PATH_I8B32, 0, 8);
-                rig_close(&r);
-            }
-    }
+    static const uint8_t fills[] = { 0xff, 0x00, 0x80, 0x7f };
+    for (wtype t = 0; have_avx2() && t < WTYPE_COUNT; t++)
+        for (unsigned f = 0; wtypes[t].quant && f < sizeof fills; f++)
+            for (int sign = -1; sign <= 1; sign += 2)
+                for (uint32_t T = 1; T < 6; T += 4) check_extremes(t, fills[f], sign, T);
 }
 
 /* What y should be, in double, from the inputs that the path really uses, and a bound on the rounding. */

@@ -152,7 +152,8 @@ Test(settings, words_for_another_program_carry_the_values_over)
     settings s, child;
     err e;
     string_list out = { 0 };
-    cr_assert_eq(parse(&s, CMD_RUN, "-m a.gguf --stages 3 -t 2 --start-timeout 0.3 -n 5 --json --bind=-x --rag-template=--y", &e), ERR_OK);
+    cr_assert_eq(parse(&s, CMD_RUN, "-m a.gguf --stages 3 -t 2 --start-timeout 0.3 -n 5 --json --bind=-x --rag-template=--y", &e),
+                 ERR_OK);
     cr_assert(string_list_add(&out, "sluice-coordinator"));
     cr_assert_eq(settings_to_argv(&s, CMD_COORDINATOR, &out, &e), ERR_OK);
     settings_init(&child, CMD_COORDINATOR);

@@ -12,6 +12,7 @@
 #define SPIN_US 30           /* a hop over ipc takes about so long: sleeping and waking costs as much again */
 #define SILENT_NS 15000000000u /* a worker that came by itself leaves after 15 s without a PING (one comes every second) */
 #define SEND_MS 10000        /* the next hop takes nothing for so long: it is stuck or gone */
+#define SLICE_MS 200         /* how soon a stop flag is seen meanwhile */
 
 typedef struct {
     const stage_options *o;
@@ -28,6 +29,7 @@ typedef struct {
     packet in;
     uint64_t steps, rows, busy_ns, wait_ns, n_sessions;
     bool bye;
+    err refused;                 /* why the coordinator does not want us */
 } stage;
 
 /* ---- small answers ------------------------------------------------------------------------------------------------ */
@@ -231,7 +233,8 @@ static void on_bye(stage *s)
 /* The coordinator refused our HELLO: there is nothing to stay for. */
 static void on_fail(stage *s)
 {
-    LOG(LOG_ERROR, "STAGE-REFUSED", "text=\"%s\"", s->in.head.fail.text);
+    const msg_fail *f = &s->in.head.fail;
+    err_set(&s->refused, f->code < ERR_COUNT ? (err_code)f->code : ERR_STATE, "refused by %s: %s", s->o->connect, f->text);
     s->bye = true;
 }
 
@@ -265,7 +268,10 @@ static err_code send_on(stage *s, err *e)
         }
         to = s->hop[o->next];
     }
-    return link_send(to, NULL, &o->head, o->frame, SEND_MS, e);
+    for (int waited = 0;; waited += SLICE_MS) {
+        err_code rc = link_send(to, NULL, &o->head, o->frame, SLICE_MS, e);
+        if (rc != ERR_TIMEOUT || waited >= SEND_MS || (s->o->stop && atomic_load(s->o->stop))) return rc;
+    }
 }
 
 static void on_step(stage *s)
@@ -340,14 +346,16 @@ static err_code serve(stage *s, err *e)
         if (s->o->joined && s->epoch && clock_ns() - s->last_heard > SILENT_NS)
             return err_set(e, ERR_GONE, "coordinator %s has been silent for 15 s", s->o->connect);
     }
-    return ERR_OK;
+    if (s->refused.code) *e = s->refused;
+    return s->refused.code;
 }
 
 static err_code bind_lane(stage *s, link_t **l, link_lane lane, const char *given, const char *suffix, err *e)
 {
     char addr[256];
     if (given) snprintf(addr, sizeof addr, "%s", given);
-    else if (s->o->data_dir) snprintf(addr, sizeof addr, "ipc://%s/%s.%s", s->o->data_dir, s->o->name, suffix);
+    else if (s->o->data_dir) /* the pid: the one that died before us may still hold its sockets */
+        snprintf(addr, sizeof addr, "ipc://%s/%s.%d.%s", s->o->data_dir, s->o->name, (int)getpid(), suffix);
     else snprintf(addr, sizeof addr, "tcp://127.0.0.1:*");
     err_code rc = link_bind(l, s->o->hub, LINK_PULL, lane, addr, e);
     if (!rc) link_trace(*l, s->trace, suffix);
@@ -413,8 +421,13 @@ err_code stage_run(const stage_options *o, err *e)
     close_shards(s);
     close_hops(s);
     link_t **links[] = { &s->control, &s->data, &s->bulk };
-    for (int i = 0; i < 3; i++)
-        if (*links[i]) link_close(links[i]);
+    for (int i = 0; i < 3; i++) {
+        if (!*links[i]) continue;
+        char addr[256];
+        snprintf(addr, sizeof addr, "%s", link_addr(*links[i]));
+        link_close(links[i]);
+        if (i && !strncmp(addr, "ipc://", 6)) unlink(addr + 6);
+    }
     step_out_free(&s->out);
     if (s->trace) trace_close(&s->trace);
     if (s->pool) pool_close(&s->pool);
