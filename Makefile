@@ -40,6 +40,7 @@ LIBS      = $(PKG_LIBS) -lmsgpackc -lm -ldl $(LDLIBS)
 # Only these files may use wider instructions; the choice is made at run time (core/isa.c).
 ifeq ($(ARCH),x86_64)
 ISA_AVX2 := -mavx2 -mfma -mf16c
+ISA_AVX512VNNI := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512vnni
 ISA_FMA  := -mfma
 endif
 
@@ -94,6 +95,7 @@ $(TOOLS): $(B)/%: $(B)/obj/%.o $(PARTS) $(LIB)
 	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(LIBS)
 
 $(B)/obj/%_avx2.o: ISA := $(ISA_AVX2)
+$(B)/obj/%_avx512vnni.o: ISA := $(ISA_AVX512VNNI)
 $(B)/obj/%_plain.o: ISA := $(ISA_FMA)
 $(B)/obj/%.o: %.c $(B)/flags.stamp
 	$(Q)mkdir -p $(@D); echo "  CC    $<"; $(COMPILE) $(DEFS) $(ISA) -c $< -o $@

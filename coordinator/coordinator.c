@@ -4,6 +4,7 @@
 #include "coordinator/prefill.h"
 #include "core/clock.h"
 #include "core/log.h"
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -118,6 +119,18 @@ static void unlink_in(const coordinator *c, const char *name)
     unlink(path);
 }
 
+/* Sockets of stages: a stage that was stopped while it started has not told us that it has some. */
+static void unlink_stages(const coordinator *c)
+{
+    DIR *d = opendir(c->dir);
+    struct dirent *f;
+    while (d && (f = readdir(d))) {
+        const char *dot = strrchr(f->d_name, '.');
+        if (dot && !strncmp(f->d_name, "stage-", 6) && (!strcmp(dot, ".data") || !strcmp(dot, ".bulk"))) unlink_in(c, f->d_name);
+    }
+    if (d) closedir(d);
+}
+
 static void close_all(coordinator *c)
 {
     prefill_close(c);
@@ -129,6 +142,7 @@ static void close_all(coordinator *c)
     for (size_t i = 0; i < sizeof links / sizeof *links; i++)
         if (*links[i]) link_close(links[i]);
     for (size_t i = 0; ours && i < sizeof files / sizeof *files; i++) unlink_in(c, files[i]);
+    if (ours) unlink_stages(c);
     if (ours && c->set->die_with_parent) rmdir(c->dir); /* a private one; its starter may be dead */
     while (c->sessions.head) session_free(&c->sessions, c->sessions.head);
     pump_close(c);

@@ -3,6 +3,7 @@
 /* The coordinator's state, and its one event loop. Data flows one way: front (clients) -> jobs -> sessions -> prefill ->
  * pump -> stages, and results back through session to front. Everything here belongs to the main thread; the only other
  * thread is the local prefill's (prefill.c), which talks to stages by its own sockets. */
+#include "coordinator/adapter.h"
 #include "coordinator/plan.h"
 #include "coordinator/session.h"
 #include "core/settings.h"
@@ -86,6 +87,7 @@ typedef struct coordinator {
     uint64_t t_ping, t_probe, t_start;
     struct journal *journal;    /* NULL: jobs live as long as this process */
     job_list jobs;
+    adapter_list adapters;
     session_list sessions;
     pump pump;
     struct prefill *prefill;

@@ -204,7 +204,7 @@ static member *place_for(coordinator *c, const msg_hello *h, err *e)
             return NULL;
         }
     }
-    if (h->cookie || !h->spare) {
+    if (h->cookie || !h->spare || h->role == 1) { /* only stages join by themselves */
         err_set(e, ERR_STATE, "worker %s is no child of this coordinator", h->name);
         return NULL;
     }

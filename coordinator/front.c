@@ -61,6 +61,9 @@ static err_code send_done(coordinator *c, job *j, uint32_t index, err *e)
                          .decode_us = us(ch->t_first, ch->t_last), .prefill_mode = j->local, .slides = ch->slides, .code = j->failure.code,
                          .full_rows = j->full_rows, .n_passages = j->n_passages, .n_prompt = j->ask.echo_prompt_tokens ? j->tokens.n : 0 };
     snprintf(m.done.custom_id, sizeof m.done.custom_id, "%s", j->ask.custom_id);
+    snprintf(m.done.lora, sizeof m.done.lora, "%s", j->ask.lora);
+    snprintf(m.done.lora_digest, sizeof m.done.lora_digest, "%s", j->ask.lora_digest);
+    m.done.lora_scale = j->ask.lora_scale;
     _Static_assert(sizeof(id_rec) == sizeof *j->tokens.id, "prompt ids go out as they are");
     view f[MSG_FRAMES_MAX] = { [DONE_TEXT] = { j->failure.text, j->failure.code ? strlen(j->failure.text) : 0 },
                                [DONE_PASSAGES] = { j->passages.ptr, j->passages.len },
@@ -161,8 +164,9 @@ static void on_submit(coordinator *c)
     err e;
     job *j = NULL;
     uint64_t ref = c->in.head.submit.ref;
-    err_code rc = c->state == COORD_READY ? job_new(&c->jobs, &c->in, c->shape.V, &j, &e)
+    err_code rc = c->state == COORD_READY ? adapter_check(&c->adapters, &c->shape, &c->in.head.submit, &e)
                                           : err_set(&e, ERR_STATE, "the cluster is %s", c->state == COORD_STARTING ? "not ready" : "stopping");
+    if (!rc) rc = job_new(&c->jobs, &c->in, c->shape.V, &j, &e);
     if (!rc && durable(c, j)) rc = journal_add(c->journal, j, &e);
     if (!rc && j->ask.rag && !c->set->rag) rc = err_set(&e, ERR_INPUT, "retrieval was asked for, but the cluster has no corpus (--rag)");
     if (rc) {

@@ -90,6 +90,10 @@ static void open_everywhere(coordinator *c, const session *s)
     message m = msg_init(MSG_SESSION_OPEN);
     m.session_open.epoch = c->epoch;
     m.session_open.session = s->id;
+    const msg_submit *a = &s->job->ask;
+    snprintf(m.session_open.lora, sizeof m.session_open.lora, "%s", a->lora);
+    snprintf(m.session_open.lora_digest, sizeof m.session_open.lora_digest, "%s", a->lora_digest);
+    m.session_open.lora_scale = a->lora_scale;
     fleet_send_all(c, &m, &(view){ NULL, 0 });
 }
 
@@ -131,6 +135,7 @@ static bool wants_local(const coordinator *c, const job *j)
 {
     const char *mode = c->set->prefill;
     if (j->ask.kind == 1 && j->ask.role == 1) return false;
+    if (j->ask.lora[0]) return false; /* the coordinator's own engine holds no adapters */
     if (j->ask.kind == 1) return false; /* every row of a scored prompt must bring its answer */
     if (j->ask.prefill) return j->ask.prefill == 2;
     return mode && !strcmp(mode, "local");

@@ -68,8 +68,8 @@ static void add_pending(build *b)
 static void add_rows(build *b, session *s, const session_rows *r)
 {
     pump *p = &b->c->pump;
-    if (s->slide) add_op(b, s->id, 0, 0, OP_TRUNCATE);
-    else if (s->again) add_op(b, s->id, 0, r->first, OP_TRUNCATE);
+    /* A row that is sent again goes by the COMMIT of the one before it: a TRUNCATE would take its chunk's other rows too. */
+    if (s->slide || (s->again && !r->first)) add_op(b, s->id, 0, 0, OP_TRUNCATE);
     else if (r->first) add_op(b, s->id, 0, r->first - 1, OP_COMMIT);
     for (uint32_t i = 0; i < r->n; i++) p->rows[b->n_rows++] = session_row(s, r->first + i, r, b->c->path, b->c->path);
     if (s->job->ask.kind == 1 && s->job->ask.score_rows) b->full += r->n;

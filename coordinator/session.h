@@ -29,7 +29,7 @@ typedef struct session {
     uint64_t born;                 /* tokens ever: number of the next draw */
     uint32_t made;                 /* tokens generated */
     bool want_row;                 /* the row that is next must bring the whole row of logits */
-    bool again;                    /* the row before the cursor is repeated: TRUNCATE first */
+    bool again;                    /* the next row was sent before and goes first (COMMIT of the one before it drops it) */
     bool slide;                    /* TRUNCATE 0 first */
     uint64_t fork_of;              /* not 0: FORK from that session in front of the first row */
     uint32_t refs;                 /* steps in flight that mention it */

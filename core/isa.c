@@ -26,7 +26,11 @@ uint32_t isa_supported(void)
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;   /* asks the OS about YMM as well */
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C)) return 0;
-    return 1u << ISA_PLAIN | 1u << ISA_AVX2;
+    uint32_t have = 1u << ISA_PLAIN | 1u << ISA_AVX2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512vnni"))
+        have |= 1u << ISA_AVX512VNNI;
+    return have;
 #else
     return 1u << ISA_PLAIN;
 #endif
@@ -40,7 +44,7 @@ static err_code isa_named(const char *s, uint32_t have, isa *out, err *e)
         *out = (isa)i;
         return ERR_OK;
     }
-    return err_set(e, ERR_CONFIG, "SLUICE_ISA: unknown instruction set \"%.32s\" (plain, avx2)", s);
+    return err_set(e, ERR_CONFIG, "SLUICE_ISA: unknown instruction set \"%.32s\" (plain, avx2, avx512vnni)", s);
 }
 
 err_code isa_pick(isa *out, err *e)

@@ -1,10 +1,10 @@
 #ifndef CORE_ISA_H
 #define CORE_ISA_H
 /* Which instruction set the kernels use. Every ISA gives the same bits (numerics contract, ARCHITECTURE.md);
- * SLUICE_ISA=plain|avx2 forces one, otherwise the widest that the machine has is taken. */
+ * SLUICE_ISA=plain|avx2|avx512vnni forces one, otherwise the widest that the machine has is taken. */
 #include "core/err.h"
 #include <stdint.h>
-#define ISA_MAP(X) X(PLAIN, "plain") X(AVX2, "avx2")
+#define ISA_MAP(X) X(PLAIN, "plain") X(AVX2, "avx2") X(AVX512VNNI, "avx512vnni")
 typedef enum {
 #define X(N, n) ISA_##N,
     ISA_MAP(X)

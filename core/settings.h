@@ -12,8 +12,8 @@ enum {
     CMD_RUN = 1 << 0, CMD_UP = 1 << 1, CMD_DOWN = 1 << 2, CMD_STATUS = 1 << 3, CMD_WORKER = 1 << 4, CMD_SUBMIT = 1 << 5,
     CMD_JOBS = 1 << 6, CMD_RESULT = 1 << 7, CMD_CANCEL = 1 << 8, CMD_TOKENIZE = 1 << 9, CMD_EVAL = 1 << 10,
     CMD_INDEX = 1 << 11, CMD_MODEL = 1 << 12, CMD_COORDINATOR = 1 << 13, CMD_STAGE = 1 << 14, CMD_RAG = 1 << 15,
-    CMD_DETOKENIZE = 1 << 16, CMD_CONFIG = 1 << 17,
-    CMD_ALL = (1 << 18) - 1,
+    CMD_DETOKENIZE = 1 << 16, CMD_CONFIG = 1 << 17, CMD_COMPLETION = 1 << 18,
+    CMD_ALL = (1 << 19) - 1,
     CMD_RARE = 1 << 30                /* no command: an option with this bit is left out of the short help */
 };
 

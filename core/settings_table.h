@@ -1,6 +1,7 @@
 #ifndef CORE_SETTINGS_TABLE_H
 #define CORE_SETTINGS_TABLE_H
-/* core/options.def as an array, for the files that implement core/settings.h; nobody else includes this. */
+/* core/options.def as an array, for the files that implement core/settings.h and for those that write pages and completion
+ * from it. Nobody else includes this: a program reads its settings. */
 #include "core/settings.h"
 
 typedef enum { KIND_FLAG, KIND_UINT, KIND_REAL, KIND_TEXT, KIND_LIST } opt_kind;

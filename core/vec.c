@@ -7,7 +7,7 @@ const vec_ops *vec_for(isa i)
 {
     assert(i < ISA_COUNT);
 #if defined(__x86_64__)
-    if (i == ISA_AVX2) return &vec_avx2_ops;
+    if (i >= ISA_AVX2) return &vec_avx2_ops;   /* wider ones bring kernels, not another vector arithmetic */
 #endif
     return &vec_plain_ops;
 }

@@ -1,5 +1,6 @@
 /* The table of chat forms, and the marks by which a model's template is recognised. It refuses to interpret templates. */
 #include "engine/chat_form.h"
+#include <stdio.h>
 #include <string.h>
 
 enum { SOURCE_MAX = 1 << 18 };      /* published templates have up to 20 KB; what lies behind this is not looked at */

@@ -9,26 +9,26 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static err_code open_file(gguf *g, const char *path, err *e)
+static err_code open_file(gguf_file *f, const char *path, err *e)
 {
-    g->path = strdup(path);
-    if (!g->path) return err_set(e, ERR_NOMEM, "out of memory");
-    g->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);   /* NONBLOCK: a FIFO must not hang us; files ignore it */
-    if (g->fd < 0) return err_set(e, ERR_IO, "%s", strerror(errno));
+    f->path = strdup(path);
+    if (!f->path) return err_set(e, ERR_NOMEM, "out of memory");
+    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);   /* NONBLOCK: a FIFO must not hang us; files ignore it */
+    if (f->fd < 0) return err_set(e, ERR_IO, "%s", strerror(errno));
     struct stat st;
-    if (fstat(g->fd, &st)) return err_set(e, ERR_IO, "%s", strerror(errno));
+    if (fstat(f->fd, &st)) return err_set(e, ERR_IO, "%s", strerror(errno));
     if (!S_ISREG(st.st_mode)) return err_set(e, ERR_IO, "not a regular file");
-    g->size = (uint64_t)st.st_size;
+    f->size = (uint64_t)st.st_size;
     return ERR_OK;
 }
 
-err_code gguf_open(gguf **out, const char *path, err *e)
+err_code gguf_open_one(gguf **out, const char *path, err *e)
 {
     *out = NULL;
     gguf *g = calloc(1, sizeof *g);
     if (!g) return err_set(e, ERR_NOMEM, "%s: out of memory", path);
-    g->fd = -1;
-    err_code rc = open_file(g, path, e);
+    g->file.fd = -1;
+    err_code rc = open_file(&g->file, path, e);
     if (!rc) rc = gguf_parse(g, e);
     if (rc) {
         err_wrap(e, "%s", path);
@@ -37,6 +37,21 @@ err_code gguf_open(gguf **out, const char *path, err *e)
     }
     *out = g;
     return ERR_OK;
+}
+
+err_code gguf_open(gguf **out, const char *path, err *e)
+{
+    err_code rc = gguf_open_one(out, path, e);
+    if (rc || !(rc = gguf_join_parts(*out, e))) return rc;
+    err_wrap(e, "%s", path);
+    gguf_close(out);
+    return rc;
+}
+
+static void close_file(gguf_file *f)
+{
+    if (f->fd >= 0) close(f->fd);
+    free(f->path);
 }
 
 void gguf_close(gguf **gp)
@@ -50,8 +65,9 @@ void gguf_close(gguf **gp)
     free(g->tensor_ref);
     free(g->head);
     text_free(&g->names);
-    if (g->fd >= 0) close(g->fd);
-    free(g->path);
+    close_file(&g->file);
+    for (uint32_t i = 0; i < g->n_more; i++) close_file(&g->more[i]);
+    free(g->more);
     free(g);
     *gp = NULL;
 }
@@ -71,7 +87,11 @@ const gguf_name *gguf_name_find(const gguf_name *ref, uint64_t n, const char *na
     return NULL;
 }
 
-const char *gguf_path(const gguf *g) { return g->path; }
+static const gguf_file *part(const gguf *g, uint32_t i) { return i ? &g->more[i - 1] : &g->file; }
+
+const char *gguf_path(const gguf *g) { return g->file.path; }
+uint32_t gguf_n_parts(const gguf *g) { return g->n_more + 1; }
+const char *gguf_part_path(const gguf *g, uint32_t i) { return i <= g->n_more ? part(g, i)->path : NULL; }
 uint32_t gguf_version(const gguf *g) { return g->version; }
 const char *gguf_digest(const gguf *g) { return g->digest; }
 uint64_t gguf_n_keys(const gguf *g) { return g->n_keys; }
@@ -225,25 +245,39 @@ bool gguf_arr_i64(const gguf *g, const char *key, uint64_t i, int64_t *out)
 
 /* ---- data ---- */
 
-err_code gguf_map(const gguf *g, uint64_t offset, uint64_t bytes, gguf_range *out, err *e)
+/* The file that holds the byte at `offset`: the last one that begins there or before. */
+static const gguf_file *part_at(const gguf *g, uint64_t offset)
 {
-    *out = (gguf_range){ 0 };
+    uint32_t i = g->n_more;
+    while (i && part(g, i)->base > offset) i--;
+    return part(g, i);
+}
+
+static err_code map_file(const gguf_file *f, uint64_t at, uint64_t bytes, gguf_range *out, err *e)
+{
     struct stat st;
-    if (fstat(g->fd, &st)) return err_set(e, ERR_IO, "%s: %s", g->path, strerror(errno));
-    if ((uint64_t)st.st_size != g->size)
-        return err_set(e, ERR_IO, "%s: was %" PRIu64 " bytes when opened, now %" PRIu64, g->path, g->size, (uint64_t)st.st_size);
-    if (bytes == 0 || offset > g->size || bytes > g->size - offset)
-        return err_set(e, ERR_MODEL, "%s: no %" PRIu64 " bytes at %" PRIu64 " in %" PRIu64, g->path, bytes, offset, g->size);
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), start = offset / page * page;
-    out->len = (size_t)(offset + bytes - start);
-    out->base = mmap(NULL, out->len, PROT_READ, MAP_SHARED, g->fd, (off_t)start);
+    if (fstat(f->fd, &st)) return err_set(e, ERR_IO, "%s: %s", f->path, strerror(errno));
+    if ((uint64_t)st.st_size != f->size)
+        return err_set(e, ERR_IO, "%s: was %" PRIu64 " bytes when opened, now %" PRIu64, f->path, f->size, (uint64_t)st.st_size);
+    if (bytes == 0 || at > f->size || bytes > f->size - at)
+        return err_set(e, ERR_MODEL, "%s: no %" PRIu64 " bytes at %" PRIu64 " in %" PRIu64, f->path, bytes, at, f->size);
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), start = at / page * page;
+    out->len = (size_t)(at + bytes - start);
+    out->base = mmap(NULL, out->len, PROT_READ, MAP_SHARED, f->fd, (off_t)start);
     if (out->base == MAP_FAILED) {
-        err_set(e, ERR_IO, "%s: cannot map %zu bytes: %s", g->path, out->len, strerror(errno));
+        err_set(e, ERR_IO, "%s: cannot map %zu bytes: %s", f->path, out->len, strerror(errno));
         *out = (gguf_range){ 0 };
         return ERR_IO;
     }
-    out->data = (const uint8_t *)out->base + (offset - start);
+    out->data = (const uint8_t *)out->base + (at - start);
     return ERR_OK;
+}
+
+err_code gguf_map(const gguf *g, uint64_t offset, uint64_t bytes, gguf_range *out, err *e)
+{
+    const gguf_file *f = part_at(g, offset);
+    *out = (gguf_range){ 0 };
+    return map_file(f, offset - f->base, bytes, out, e);
 }
 
 void gguf_unmap(gguf_range *r)

@@ -1,7 +1,8 @@
 #ifndef ENGINE_GGUF_H
 #define ENGINE_GGUF_H
 /* GGUF v2/v3 reader. Opening reads the header (keys, tensor table) into memory and keeps the file open: of the data
- * only what somebody maps with gguf_map is in memory. Every count, length, offset, type and dimension is checked against
+ * only what somebody maps with gguf_map is in memory. Of a model in parts (NAME-00001-of-0000N.gguf) the first file is
+ * given; the others are looked for beside it, and all tensors appear as those of one file. Every count, length, offset, type and dimension is checked against
  * the bytes that are left in the file before it is used (nothing is reserved because a file claims it). Immutable after
  * open: any thread may read. */
 #include "core/buf.h"
@@ -12,6 +13,7 @@
 
 #define GGUF_MAX_DIMS 4
 #define GGUF_NAME_MAX 64                       /* ggml's own limit, bytes with NUL */
+#define GGUF_PARTS_MAX 512                     /* each keeps a file descriptor; a usual process may have 1024 */
 
 typedef enum { GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STR, GGUF_ARR,
                GGUF_U64, GGUF_I64, GGUF_F64, GGUF_KIND_COUNT } gguf_kind;
@@ -21,7 +23,7 @@ typedef struct {
     uint32_t type;                             /* ggml type id; engine/wtype.h knows which we compute with */
     uint32_t n_dims;
     uint64_t dim[GGUF_MAX_DIMS];               /* dim[0] runs fastest (row length); absent ones are 1 */
-    uint64_t offset, bytes;                    /* in the file, absolute; bytes = size of the data */
+    uint64_t offset, bytes;                    /* for gguf_map: in the file, absolute, the parts laid end to end */
 } gguf_tensor;
 
 typedef struct gguf gguf;
@@ -32,7 +34,11 @@ void gguf_close(gguf **g);
 
 const char *gguf_path(const gguf *g);
 uint32_t gguf_version(const gguf *g);
-/* 32 hex digits + NUL: XXH3-128 of header and tensor table (all bytes before the data section) and the file size. */
+/* Files of the model: 1, or the parts of it; the i-th one's path. */
+uint32_t gguf_n_parts(const gguf *g);
+const char *gguf_part_path(const gguf *g, uint32_t i);
+/* 32 hex digits + NUL: XXH3-128 of header and tensor table (all bytes before the data section) and the file size; of
+ * several parts, that of their digests. */
 const char *gguf_digest(const gguf *g);
 
 uint64_t gguf_n_keys(const gguf *g);
@@ -58,7 +64,7 @@ const gguf_tensor *gguf_tensor_find(const gguf *g, const char *name);   /* NULL 
 /* Bytes of a file made fit for a message: printable ASCII, '?' for the rest, cut at 92 with "...". Returns buf. */
 const char *gguf_printable(char buf[static 96], view v);
 
-/* One contiguous read-only mapping of the file range [offset, offset+bytes), rounded out to pages. */
+/* One contiguous read-only mapping of the range [offset, offset+bytes), which lies in one file, rounded out to pages. */
 typedef struct { void *base; size_t len; const uint8_t *data; } gguf_range;
 err_code gguf_map(const gguf *g, uint64_t offset, uint64_t bytes, gguf_range *out, err *e);
 void gguf_unmap(gguf_range *r);

@@ -18,7 +18,6 @@
 
 #define KEY_MAX 65535u                  /* the GGUF text: key names have at most 2^16-1 bytes */
 #define KEYS_MAX 65536u                 /* models have below 100; one million empty keys are an attack, not a model */
-#define TENSORS_MAX (1u << 20)          /* 512 layers of 1,000 tensors are half of it */
 #define HEAD_MAX ((uint64_t)1 << 30)    /* known headers end below 32 MiB; bounds what a claimed string makes us read */
 #define KEY_BYTES_MIN 14u               /* length 8, name 1, kind 4, value 1 */
 #define TENSOR_BYTES_MIN 33u            /* length 8, name 1, dims 4+8, type 4, offset 8 */
@@ -40,7 +39,7 @@ static err_code head_grow(reader *r, uint64_t want)
 {
     uint64_t room = r->room ? r->room : 1 << 16;
     while (room < want) room *= 2;
-    if (room > r->g->size) room = r->g->size;
+    if (room > r->g->file.size) room = r->g->file.size;
     uint8_t *p = realloc(r->g->head, room);
     if (!p) return err_set(r->e, ERR_NOMEM, "out of memory for %" PRIu64 " header bytes", room);
     r->g->head = p;
@@ -54,10 +53,10 @@ static err_code head_load(reader *r, uint64_t want)
         return err_set(r->e, ERR_MODEL, "metadata reaches byte %" PRIu64 ", more than the %" PRIu64 " we accept", want, HEAD_MAX);
     if (want > r->room && head_grow(r, want)) return r->e ? r->e->code : ERR_NOMEM;
     while (r->loaded < want) {
-        ssize_t n = pread(r->g->fd, r->g->head + r->loaded, r->room - r->loaded, (off_t)r->loaded);
+        ssize_t n = pread(r->g->file.fd, r->g->head + r->loaded, r->room - r->loaded, (off_t)r->loaded);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return err_set(r->e, ERR_IO, "read at byte %" PRIu64 ": %s", r->loaded, strerror(errno));
-        if (n == 0) return err_set(r->e, ERR_IO, "file became shorter than %" PRIu64 " bytes while it was read", r->g->size);
+        if (n == 0) return err_set(r->e, ERR_IO, "file became shorter than %" PRIu64 " bytes while it was read", r->g->file.size);
         r->loaded += (uint64_t)n;
     }
     return ERR_OK;
@@ -66,7 +65,7 @@ static err_code head_load(reader *r, uint64_t want)
 /* Make the next n bytes readable at head + pos. */
 static err_code need(reader *r, uint64_t n, const char *what)
 {
-    uint64_t left = r->g->size - r->pos;
+    uint64_t left = r->g->file.size - r->pos;
     if (n > left)
         return err_set(r->e, ERR_MODEL, "%s at byte %" PRIu64 " needs %" PRIu64 " bytes, the file has %" PRIu64 " left", what,
                        r->pos, n, left);
@@ -93,7 +92,7 @@ static err_code take_str(reader *r, uint64_t *at, uint64_t *len, const char *wha
     return ERR_OK;
 }
 
-static uint64_t left(const reader *r) { return r->g->size - r->pos; }
+static uint64_t left(const reader *r) { return r->g->file.size - r->pos; }
 
 /* ---- keys ---- */
 
@@ -182,7 +181,7 @@ static err_code take_value(reader *r, gguf_entry *k)
     return kind == GGUF_BOOL ? check_bools(r, k->at, 1, name) : ERR_OK;
 }
 
-static int name_order(const void *a, const void *b)
+int gguf_name_order(const void *a, const void *b)
 {
     const gguf_name *x = a, *y = b;
     int c = strcmp(x->name, y->name);
@@ -192,7 +191,7 @@ static int name_order(const void *a, const void *b)
 /* Sort the n names and refuse a double one. `thing` is "key" or "tensor". */
 static err_code name_index(reader *r, gguf_name *ref, uint64_t n, const char *thing)
 {
-    if (n) qsort(ref, n, sizeof *ref, name_order);
+    if (n) qsort(ref, n, sizeof *ref, gguf_name_order);
     char buf[96];
     for (uint64_t i = 1; i < n; i++)
         if (!strcmp(ref[i].name, ref[i - 1].name))
@@ -291,9 +290,9 @@ static err_code take_tensor(reader *r, gguf_tensor *t, uint64_t i)
 static err_code take_tensors(reader *r, uint64_t n)
 {
     gguf *g = r->g;
-    if (n > TENSORS_MAX || n > left(r) / TENSOR_BYTES_MIN)
+    if (n > GGUF_TENSORS_MAX || n > left(r) / TENSOR_BYTES_MIN)
         return err_set(r->e, ERR_MODEL, "claims %" PRIu64 " tensors (at most %u; %" PRIu64 " bytes left in the file)", n,
-                       TENSORS_MAX, left(r));
+                       GGUF_TENSORS_MAX, left(r));
     g->tensor = calloc(n ? n : 1, sizeof *g->tensor);
     g->tensor_ref = calloc(n ? n : 1, sizeof *g->tensor_ref);
     if (!g->tensor || !g->tensor_ref) return err_set(r->e, ERR_NOMEM, "out of memory for %" PRIu64 " tensors", n);
@@ -320,7 +319,7 @@ static err_code read_alignment(reader *r, uint64_t *align)
 static err_code place_tensors(reader *r, uint64_t data, uint64_t align)
 {
     gguf *g = r->g;
-    uint64_t room = g->size > data ? g->size - data : 0;
+    uint64_t room = g->file.size > data ? g->file.size - data : 0;
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         gguf_tensor *t = &g->tensor[i];
         if (t->offset % align)
@@ -342,7 +341,7 @@ static void make_digest(gguf *g, uint64_t head_len)
     if (!s) return;                                      /* caller sees the empty digest */
     XXH3_128bits_reset(s);
     XXH3_128bits_update(s, g->head, head_len);
-    XXH3_128bits_update(s, &g->size, sizeof g->size);
+    XXH3_128bits_update(s, &g->file.size, sizeof g->file.size);
     XXH128_canonical_t c;
     XXH128_canonicalFromHash(&c, XXH3_128bits_digest(s));
     XXH3_freeState(s);
@@ -357,7 +356,7 @@ static err_code finish(reader *r)
     if (rc) return rc;
     uint64_t data = (r->pos + align - 1) / align * align;
     if ((rc = place_tensors(r, data, align))) return rc;
-    uint64_t head_len = data < g->size ? data : g->size; /* a file without tensors may stop before the padding */
+    uint64_t head_len = data < g->file.size ? data : g->file.size; /* a file without tensors may stop before the padding */
     if (head_len > r->loaded && (rc = head_load(r, head_len))) return rc;
     uint8_t *small = realloc(g->head, head_len);
     if (small) g->head = small;
@@ -383,7 +382,7 @@ static err_code check_version(reader *r)
 static err_code check_magic(reader *r)
 {
     char m[5] = { 0 }, buf[96];
-    if (r->g->size < 4) return err_set(r->e, ERR_MODEL, "not a GGUF file (%" PRIu64 " bytes)", r->g->size);
+    if (r->g->file.size < 4) return err_set(r->e, ERR_MODEL, "not a GGUF file (%" PRIu64 " bytes)", r->g->file.size);
     err_code rc = take(r, m, 4, "magic");
     if (rc || !memcmp(m, "GGUF", 4)) return rc;
     if (!memcmp(m, "FUGG", 4)) return err_set(r->e, ERR_MODEL, "big-endian GGUF; convert it to little-endian");

@@ -19,5 +19,5 @@ typedef enum {
 /* One more call; any thread. */
 void kernels_count(kernel_counter c);
 
-extern const kernels kernels_plain, kernels_avx2;   /* kernels_avx2: x86-64 only */
+extern const kernels kernels_plain, kernels_avx2, kernels_avx512vnni;   /* the last two: x86-64 only */
 #endif

@@ -54,9 +54,10 @@ static err_code count_tokens(tokenizer *t, const gguf *g, err *e)
  * (llama.cpp's list; U+FF5C and U+2581 in DeepSeek's). */
 static const struct { const char *text; bool eog; } known[] = {
     { "<|eot_id|>", true }, { "<|im_end|>", true }, { "<|end|>", true }, { "<end_of_turn>", true }, { "<|endoftext|>", true },
-    { "<|eom_id|>", true }, { "<|end_of_text|>", true }, { "[EOT]", true }, { "<end_of_utterance>", true },
-    { "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", true }, { "<EOT>", true }, { "_<EOT>", true }, { "<|fim_pad|>", true }, { "<|repo_name|>", true },
-    { "<|file_sep|>", true }, { "<|fim_prefix|>", false }, { "<|fim_suffix|>", false }, { "<|fim_middle|>", false },
+    { "<|eom_id|>", true }, { "<|end_of_text|>", true }, { "<end_of_utterance>", true }, { "<EOT>", true }, { "_<EOT>", true },
+    { "[EOT]", true }, { "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>", true }, { "<|fim_pad|>", true },
+    { "<|repo_name|>", true }, { "<|file_sep|>", true }, { "<|fim_prefix|>", false }, { "<|fim_suffix|>", false },
+    { "<|fim_middle|>", false },
 };
 
 static void apply_known(tokenizer *t, uint32_t id, view v)

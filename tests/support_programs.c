@@ -281,6 +281,15 @@ json_t *standing_status(const standing *c)
     return r.status ? (ran_free(&r), NULL) : ran_json(&r);
 }
 
+void standing_print_log(const standing *c)
+{
+    text log = { 0 };
+    text_read_file(&log, c->log, 1 << 26, NULL);
+    printf("# end of the log of %s:\n%s\n", c->dir, log.len > 3000 ? log.ptr + log.len - 3000 : log.len ? log.ptr : "");
+    fflush(stdout);
+    text_free(&log);
+}
+
 static bool log_is_clean(const standing *c)
 {
     text log = { 0 };

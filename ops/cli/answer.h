@@ -30,8 +30,8 @@ void answer_free(answer *a);
  * or rows are missing in between. */
 err_code answer_take(answer *a, const packet *p, bool *fresh, err *e);
 
-/* text, tokens, prompt_tokens, completion_tokens, finish_reason, timings, passages, slides; choices when there are
- * several; logprobs when tokens carry top lists. A new reference; NULL when out of memory. */
+/* text, tokens, prompt_tokens, completion_tokens, finish_reason, timings, adapter (null or an object), passages, slides;
+ * choices when there are several; logprobs when tokens carry top lists. A new reference; NULL when out of memory. */
 json_t *answer_json(const answer *a, bool logprobs);
 /* {"code": "bad request", "message": ...} */
 json_t *answer_error_json(const err *e);

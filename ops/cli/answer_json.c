@@ -88,6 +88,16 @@ static json_t *timings(const msg_done *d)
     return o;
 }
 
+static json_t *adapter(const msg_done *d)
+{
+    if (!d->lora[0]) return json_null();
+    json_t *o = json_object();
+    json_object_set_new(o, "file", json_bytes(d->lora, strlen(d->lora)));
+    json_object_set_new(o, "digest", json_string(d->lora_digest));
+    json_object_set_new(o, "scale", json_finite(d->lora_scale));
+    return o;
+}
+
 json_t *answer_json(const answer *a, bool logprobs)
 {
     static const choice none;
@@ -96,6 +106,7 @@ json_t *answer_json(const answer *a, bool logprobs)
     put_choice(o, first, logprobs);
     json_object_set_new(o, "prompt_tokens", json_integer((json_int_t)first->done.prompt_tokens));
     json_object_set_new(o, "timings", timings(&first->done));
+    json_object_set_new(o, "adapter", adapter(&first->done));
     json_object_set_new(o, "passages", a->passages ? json_incref(a->passages) : json_array());
     for (uint32_t i = 0; list && i < a->n_choices; i++) {
         json_t *c = json_object();

@@ -4,6 +4,23 @@
  * why not; main prints the error and makes the exit status of it. */
 #include "core/settings.h"
 
+typedef struct {
+    const char *name;
+    uint32_t bit;            /* the options it takes */
+    err_code (*run)(settings *s, err *e);
+    const char *help, *usage;
+    const char *words;       /* what its first word may be: "a|b", "FILE" and "DIR" for paths, "" for anything else */
+    const char *example;
+    const char *about;       /* paragraphs for its man page, with "\n" between; no mark-up */
+} command;
+
+extern const command commands[];
+extern const size_t commands_n;
+/* NULL when there is none of that name. */
+const command *command_find(const char *name);
+/* The command that was probably meant, or NULL. */
+const char *command_nearest(const char *name);
+
 err_code cmd_run(settings *s, err *e);
 err_code cmd_up(settings *s, err *e);
 err_code cmd_down(settings *s, err *e);
@@ -19,12 +36,14 @@ err_code cmd_eval(settings *s, err *e);
 err_code cmd_index(settings *s, err *e);
 err_code cmd_model(settings *s, err *e);
 err_code cmd_config(settings *s, err *e);
+err_code cmd_completion(settings *s, err *e);
 
 /* Parts of cmd_eval. */
 err_code eval_logits(settings *s, err *e);
 err_code eval_ppl(settings *s, err *e);
 err_code eval_qa(settings *s, err *e);
 
+#define SLUICE_VERSION "0.1.0"
 /* `sluice 1.2.3 (revision, isa)` */
 void version_print(FILE *out);
 #endif

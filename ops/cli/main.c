@@ -6,48 +6,13 @@
 #include <signal.h>
 #include <string.h>
 
-/* The program `sluice`: the table of commands, help, and exit statuses. What a command does is in its own file. */
-
-typedef struct {
-    const char *name;
-    uint32_t bit;            /* the options it takes */
-    err_code (*run)(settings *s, err *e);
-    const char *help, *usage, *example;
-} command;
-
-static const command commands[] = {
-    { "run", CMD_RUN, cmd_run, "answer one prompt; starts a cluster of its own when none is up", "[-m MODEL] -p TEXT | -f FILE | -",
-      "sluice run -p 'Once upon a time' -n 64 --stages 2" },
-    { "up", CMD_UP, cmd_up, "start a cluster that stays", "[-m MODEL] [--stages N] [-c CONF]",
-      "sluice up -m model.gguf --stages 2 --rag corpus.db" },
-    { "down", CMD_DOWN, cmd_down, "stop it, after the jobs that run", "[--now]", "sluice down" },
-    { "status", CMD_STATUS, cmd_status, "the cluster's model, stages and load", "", "sluice status --json" },
-    { "worker", CMD_WORKER, cmd_worker, "join a cluster with a stage of this machine", "--connect ENDPOINT -m FILE",
-      "sluice worker --connect tcp://127.0.0.1:7711 -m model.gguf" },
-    { "submit", CMD_SUBMIT, cmd_submit, "send a job, or a file of jobs, to the cluster",
-      "-p TEXT | -f FILE | - | --batch IN.jsonl [-o OUT.jsonl]", "sluice submit --batch jobs.jsonl -o answers.jsonl" },
-    { "jobs", CMD_JOBS, cmd_jobs, "list the cluster's jobs", "", "sluice jobs" },
-    { "result", CMD_RESULT, cmd_result, "text of a job, as far as it is, and what follows", "ID", "sluice result 17" },
-    { "cancel", CMD_CANCEL, cmd_cancel, "stop a job", "ID", "sluice cancel 17" },
-    { "tokenize", CMD_TOKENIZE, cmd_tokenize, "text to token ids", "[-m MODEL] -p TEXT | -f FILE | -",
-      "sluice tokenize -p 'Hello there' --pieces" },
-    { "detokenize", CMD_DETOKENIZE, cmd_detokenize, "token ids to text", "[-m MODEL] -t ID,ID,... | ID ... | -f FILE | -",
-      "sluice detokenize 411 29 1702" },
-    { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, ppl (perplexity), qa (answers)",
-      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]",
-      "sluice eval ppl -m model.gguf -f text.txt -c 256" },
-    { "index", CMD_INDEX, cmd_index, "make a corpus file of a folder of texts", "FOLDER -o CORPUS",
-      "sluice index notes/ -o notes.db" },
-    { "model", CMD_MODEL, cmd_model, "look into a model file; make one of random weights",
-      "info FILE | random --shape NAME [--quant TYPE] -o FILE", "sluice model info model.gguf" },
-    { "config", CMD_CONFIG, cmd_config, "print every configuration key with its reason", "", "sluice config > sluice.ini" },
-};
-enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+/* The program `sluice`: reading the command line, help, and exit statuses. The commands are listed in commands.c, and what
+ * one does is in its own file. */
 
 static void print_table(FILE *out)
 {
     fputs("sluice runs a large language model as a pipeline of processes.\n\nusage: sluice COMMAND [OPTION...]\n\n", out);
-    for (size_t i = 0; i < N_COMMANDS; i++) fprintf(out, "  %-11s %s\n", commands[i].name, commands[i].help);
+    for (size_t i = 0; i < commands_n; i++) fprintf(out, "  %-11s %s\n", commands[i].name, commands[i].help);
     fputs("\nsluice COMMAND --help explains one; sluice --version says which build this is.\n"
           "To begin with: sluice run -p 'Question: Who are you?'\n", out);
 }
@@ -59,18 +24,9 @@ static void print_help(const command *c, bool all)
     printf("\nexample: %s\n", c->example);
 }
 
-static const command *find(const char *name)
-{
-    for (size_t i = 0; i < N_COMMANDS; i++)
-        if (!strcmp(commands[i].name, name)) return &commands[i];
-    return NULL;
-}
-
 static int unknown(const char *name)
 {
-    const char *names[N_COMMANDS];
-    for (size_t i = 0; i < N_COMMANDS; i++) names[i] = commands[i].name;
-    const char *near = nearest_word(name, names, N_COMMANDS);
+    const char *near = command_nearest(name);
     fprintf(stderr, "sluice: unknown command \"%.60s\"%s%s%s; sluice without words lists them\n", name,
             near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
     return err_exit_status(ERR_USAGE);
@@ -127,7 +83,7 @@ static bool is_plain(int argc, char **argv, int *status)
 {
     const char *w = argc > 1 ? argv[1] : "--help";
     bool help = !strcmp(w, "help") || !strcmp(w, "--help") || !strcmp(w, "-h");
-    const command *c = help && argc > 2 ? find(argv[2]) : NULL;
+    const command *c = help && argc > 2 ? command_find(argv[2]) : NULL;
     *status = 0;
     if (help && argc > 2 && !c) *status = unknown(argv[2]);
     else if (c) print_help(c, false);
@@ -143,6 +99,6 @@ int main(int argc, char **argv)
     hold_standard_descriptors();
     log_role("sluice", false);
     if (is_plain(argc, argv, &status)) return status;
-    const command *c = find(argv[1]);
+    const command *c = command_find(argv[1]);
     return c ? run_command(c, argc - 1, argv + 1) : unknown(argv[1]);
 }

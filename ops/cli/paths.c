@@ -95,7 +95,7 @@ err_code path_live_dir(text *out, const settings *s, err *e)
 /* In the tree the programs are in build/MODE, installed ones in PREFIX/bin. */
 err_code path_default_model(settings *s, err *e)
 {
-    static const char *const place[] = { "../../models", "../share/sluice" };
+    static const char *const place[] = { "../../models", "../share/sluice/models" };
     text dir = { 0 }, at = { 0 };
     err_code rc = s->model ? ERR_OK : self_dir(&dir, e);
     for (size_t i = 0; i < 2 && rc == ERR_OK && !s->model; i++) {

@@ -1,4 +1,5 @@
 #include "ops/cli/request.h"
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,6 +7,7 @@
 /* Owns requests made from options; batch lines are in request_line.c. */
 
 enum { PROMPT_BYTES_MAX = 1 << 26, STOP_BYTES_MAX = 65536, TABLE_MAX = 1 << 24, BIAS_MAX = 65536 };   /* proto/messages.def */
+#define LORA_SCALE_MAX 1e6                                                                                      /* the same */
 
 static err_code no_memory(err *e) { return err_set(e, ERR_NOMEM, "out of memory"); }
 
@@ -40,6 +42,29 @@ static err_code bias_option(request *r, const char *word, err *e)
     return request_add_bias(r, (uint32_t)id, x, e);
 }
 
+err_code request_set_lora(request *r, const char *word, err *e)
+{
+    msg_submit *m = &r->m.submit;
+    const char *colon = strrchr(word, ':');
+    char *end = NULL;
+    double scale = colon && colon[1] ? strtod(colon + 1, &end) : 1;
+    bool scaled = end && !*end;
+    if (scaled && !(fabs(scale) <= LORA_SCALE_MAX))
+        return err_set(e, ERR_INPUT, "adapter \"%.200s\": a scale is a number from %g to %g", word, -LORA_SCALE_MAX, LORA_SCALE_MAX);
+    char *file = scaled ? strndup(word, (size_t)(colon - word)) : strdup(word);
+    char *path = file ? realpath(file, NULL) : NULL;
+    err_code rc = ERR_OK;
+    if (!file) rc = no_memory(e);
+    else if (!path) rc = err_set(e, ERR_INPUT, "adapter \"%.200s\": %s", file, strerror(errno));
+    else if (strlen(path) >= sizeof m->lora)
+        rc = err_set(e, ERR_INPUT, "adapter \"%.200s\": its path has more than %zu bytes", path, sizeof m->lora - 1);
+    else memcpy(m->lora, path, strlen(path) + 1);
+    m->lora_scale = scaled ? scale : 1;
+    free(file);
+    free(path);
+    return rc;
+}
+
 static bool is(const char *a, const char *b) { return a && !strcmp(a, b); }
 
 static void copy_numbers(msg_submit *m, const settings *s)
@@ -68,7 +93,7 @@ err_code request_init(request *r, const settings *s, err *e)
 {
     *r = (request){ .m = msg_init(MSG_SUBMIT) };
     copy_numbers(&r->m.submit, s);
-    err_code rc = ERR_OK;
+    err_code rc = s->lora ? request_set_lora(r, s->lora, e) : ERR_OK;
     for (size_t i = 0; rc == ERR_OK && i < s->stop.n; i++) rc = request_add_stop(r, s->stop.at[i], e);
     for (size_t i = 0; rc == ERR_OK && i < s->logit_bias.n; i++) rc = bias_option(r, s->logit_bias.at[i], e);
     return rc;

@@ -22,6 +22,9 @@ err_code request_set_prompt(request *r, const void *p, size_t n, err *e);
 err_code request_set_tokens(request *r, const uint32_t *ids, size_t n, err *e);
 err_code request_add_stop(request *r, const char *s, err *e);
 err_code request_add_bias(request *r, uint32_t id, float bias, err *e);
+/* "FILE[:SCALE]": the file as an absolute path (ERR_INPUT when it is not there), the scale when what follows the last colon is
+ * a number. */
+err_code request_set_lora(request *r, const char *word, err *e);
 /* The four payload frames; they borrow from r. */
 void request_frames(const request *r, view out[static 4]);
 

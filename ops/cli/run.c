@@ -1,3 +1,4 @@
+#include "ops/cli/chat.h"
 #include "ops/cli/cluster.h"
 #include "ops/cli/command.h"
 #include "ops/cli/show.h"
@@ -24,7 +25,9 @@ err_code cmd_run(settings *s, err *e)
 {
     cluster c = { 0 };
     request r = { 0 };
-    err_code rc = request_init(&r, s, e);
+    err_code rc = chat_check(s, e);
+    if (rc == ERR_OK && s->chat) return chat_run(s, e);
+    if (rc == ERR_OK) rc = request_init(&r, s, e);
     if (rc == ERR_OK) rc = request_prompt(&r, s, e);
     r.m.submit.stream = true;
     if (rc == ERR_OK) rc = cluster_join(&c, s, e);

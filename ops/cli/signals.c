@@ -25,6 +25,7 @@ void signals_install(void)
 
 int signals_caught(void) { return first; }
 int signals_count(void) { return count; }
+void signals_forget(void) { first = count = 0; }
 
 void signals_reset(void)
 {

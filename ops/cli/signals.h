@@ -7,6 +7,8 @@ void signals_install(void);
 int signals_caught(void);
 /* How many came: a second one means that the user has lost patience. */
 int signals_count(void);
+/* As if none had come: a Ctrl-C that only stopped an answer. */
+void signals_forget(void);
 /* Between fork and exec: the child starts with defaults. */
 void signals_reset(void);
 #endif

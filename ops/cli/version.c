@@ -6,7 +6,6 @@
 #ifndef SLUICE_REV
 #define SLUICE_REV "unknown"
 #endif
-#define SLUICE_VERSION "0.1.0"
 
 void version_print(FILE *out)
 {

@@ -1,6 +1,6 @@
 # Everything that is not compiling and linking: set-up, tests, benches, fuzzing, tools, install.
 .PHONY: bootstrap run demo test test-all test-unit test-flow asan tsan cover bench bench-all fuzz fuzz-run
-.PHONY: fmt tidy protocol install uninstall clean help
+.PHONY: fmt tidy protocol install install-files uninstall clean help
 
 # Sub-makes use every core unless the caller chose. They also see packages that bootstrap has only just installed, which
 # this make, parsed before, does not.
@@ -109,16 +109,30 @@ tidy:                           ## clang-tidy (FILES="a.c b.c" picks), settings 
 protocol: $(B)/ops/tools/protocol_page                 ## write docs/PROTOCOL.md from proto/messages.def
 	$(Q)mkdir -p docs; $< > docs/PROTOCOL.md.new && mv docs/PROTOCOL.md.new docs/PROTOCOL.md && echo "  GEN   docs/PROTOCOL.md"
 
-# ---- install
-SHARE := $(DESTDIR)$(PREFIX)/share/sluice
-install: $(BINS)                ## programs, models, configs and pages (PREFIX=/usr/local, DESTDIR=)
-	$(Q)install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)
+# ---- install.  install-files only copies: the test of it must not build (nor rebuild with other flags) what is being tested
+SHARE   := $(DESTDIR)$(PREFIX)/share/sluice
+MAN     := $(DESTDIR)$(PREFIX)/share/man
+BASH_AT := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+ZSH_AT  := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+PAGES   := $(B)/man/stamp
+$(PAGES): $(B)/sluice $(B)/ops/tools/manpages
+	$(Q)rm -rf $(@D) && mkdir -p $(@D) && echo "  GEN   $(@D)" && $(B)/ops/tools/manpages $(@D)
+	$(Q)$(B)/sluice completion bash > $(@D)/completion.bash && $(B)/sluice completion zsh > $(@D)/completion.zsh && touch $@
+$(B)/tests/flow/test_install: | $(PAGES)
+install: $(BINS) $(PAGES)       ## programs, models, configs, man pages and completion (PREFIX=/usr/local, DESTDIR=)
+	+$(Q)$(MAKE) --no-print-directory install-files
+install-files:
+	$(Q)install -d $(DESTDIR)$(PREFIX)/bin $(SHARE) $(MAN)/man1 $(MAN)/man5
 	$(Q)install -m 755 $(BINS) $(DESTDIR)$(PREFIX)/bin/
+	$(Q)install -m 644 $(B)/man/*.1 $(MAN)/man1/ && install -m 644 $(B)/man/*.5 $(MAN)/man5/
+	$(Q)install -D -m 644 $(B)/man/completion.bash $(BASH_AT)/sluice
+	$(Q)install -D -m 644 $(B)/man/completion.zsh $(ZSH_AT)/_sluice
 	$(Q)for f in $$(find models configs docs -type f) $(wildcard README.md ARCHITECTURE.md LICENSE); do \
 	install -D -m 644 $$f $(SHARE)/$$f || exit 1; done
 	$(Q)echo "installed under $(DESTDIR)$(PREFIX)"
 uninstall:                      ## remove what install put there
 	$(Q)rm -f $(BINS:$(B)/%=$(DESTDIR)$(PREFIX)/bin/%)
+	$(Q)rm -f $(MAN)/man1/sluice.1 $(MAN)/man1/sluice-*.1 $(MAN)/man5/sluice.ini.5 $(BASH_AT)/sluice $(ZSH_AT)/_sluice
 	$(Q)rm -rf $(SHARE)
 
 clean:                          ## remove build/

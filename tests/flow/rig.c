@@ -65,6 +65,7 @@ static void set_up(rig *r)
     give(&s->kv, o->kv);
     give(&s->arith, o->arith);
     give(&s->prefill, o->prefill);
+    give(&s->journal, "none");
     snprintf(path, sizeof path, "%s/trace", r->dir);
     if (o->trace) give(&s->trace, path);
     if (o->chunk) s->chunk = o->chunk;
@@ -106,6 +107,14 @@ static bool is_ready(int fd, err *e)
     return false;
 }
 
+/* All stages share the work, not only those that came first. */
+static void check_stages(rig *r)
+{
+    json_t *o = rig_status(r);
+    cr_assert_eq(json_array_size(json_object_get(o, "stages")), r->n_stages, "the plan has other stages than the %u of the rig", r->n_stages);
+    json_decref(o);
+}
+
 rig *rig_try_open(const rig_options *o, err *e)
 {
     err le;
@@ -127,6 +136,7 @@ rig *rig_try_open(const rig_options *o, err *e)
     char client[128];
     snprintf(client, sizeof client, "ipc://%s/client", r->dir);
     cr_assert_eq(link_connect(&r->client, r->hub, LINK_DEALER, LINK_CLIENT, client, &le), ERR_OK, "%s", le.text);
+    check_stages(r);
     return r;
 }
 

@@ -30,7 +30,7 @@ static void take_hellos(low_rig *r)
     }
 }
 
-static void plan(low_rig *r, const model_shape *s, uint32_t n_ctx)
+static void send_plans(low_rig *r, const model_shape *s, uint32_t n_ctx)
 {
     char addrs[512] = "";
     for (uint32_t i = 0; i < r->n; i++) snprintf(addrs + strlen(addrs), sizeof addrs - strlen(addrs), "%s\n", r->stage[i].data);
@@ -46,31 +46,31 @@ static void plan(low_rig *r, const model_shape *s, uint32_t n_ctx)
     for (uint32_t i = 0; i < r->n; i++) expect(r, r->control, MSG_READY);
 }
 
-static void read_shape(const char *model, model_shape *s)
+static void read_shape(const char *file, model_shape *s)
 {
     err e;
     gguf *f;
-    cr_assert_eq(gguf_open(&f, model, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(gguf_open(&f, file, &e), ERR_OK, "%s", e.text);
     cr_assert_eq(model_shape_read(s, f, &e), ERR_OK, "%s", e.text);
     gguf_close(&f);
 }
 
-void low_open(low_rig *r, const char *model, uint32_t n, isa use, uint32_t n_ctx)
+void low_open(low_rig *r, const char *file, uint32_t n, isa use, uint32_t n_ctx)
 {
     err e;
     model_shape s;
     *r = (low_rig){ .n = n, .next_step = 1 };
-    read_shape(model, &s);
+    read_shape(file, &s);
     r->V = s.V;
     r->D = s.D;
     cr_assert_eq(hub_open(&r->hub, &e), ERR_OK, "%s", e.text);
     cr_assert_eq(link_bind(&r->control, r->hub, LINK_ROUTER, LINK_CONTROL, "inproc://control", &e), ERR_OK, "%s", e.text);
     cr_assert_eq(link_bind(&r->result, r->hub, LINK_PULL, LINK_DATA, "inproc://result", &e), ERR_OK, "%s", e.text);
-    for (uint32_t i = 0; i < n; i++) rig_stage_start(&r->stage[i], r->hub, i, "inproc://control", model, use, 1, NULL);
+    for (uint32_t i = 0; i < n; i++) rig_stage_start(&r->stage[i], r->hub, i, "inproc://control", file, use, 1, NULL);
     take_hellos(r);
     for (uint32_t i = 0; i < n; i++)
         cr_assert_eq(link_connect(&r->first[i], r->hub, LINK_PUSH, LINK_DATA, r->stage[i].data, &e), ERR_OK, "%s", e.text);
-    plan(r, &s, n_ctx);
+    send_plans(r, &s, n_ctx);
 }
 
 void low_close(low_rig *r)

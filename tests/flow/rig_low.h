@@ -20,7 +20,7 @@ typedef struct {
 } low_rig;
 
 /* n stages of a model, layers shared out evenly, planned and ready. *r must not move until low_close. */
-void low_open(low_rig *r, const char *model, uint32_t n, isa use, uint32_t n_ctx);
+void low_open(low_rig *r, const char *file, uint32_t n, isa use, uint32_t n_ctx);
 void low_close(low_rig *r);
 /* Open a session in every stage; DROP it. */
 void low_session(low_rig *r, uint64_t id);

@@ -180,7 +180,7 @@ Test(bad_input, prompts_that_cannot_be)
     put("@long.txt", words);
     free(words);
     static const mistake table[] = {
-        { 11, { "run", "-m", "%model", "-f", "@long.txt" }, { "sluice run: ", "10001 tokens", "2048" } },
+        { 11, { "run", "-m", "%model", "-f", "@long.txt" }, { "sluice run: ", "30002 tokens", "2048" } },
         { 11, { "run", "-m", "%model", "-p", "a prompt of some ten tokens or so", "--ctx", "4" }, { "sluice run: ", "the context holds 4" } },
         { 11, { "run", "-m", "%model", "-p", "" }, { "sluice run: ", "the prompt is empty" } },
         { 2, { "run", "-m", "%model" }, { "sluice run: ", "no prompt" } },

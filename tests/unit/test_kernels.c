@@ -124,20 +124,26 @@ static bool same(float a, float b)
     return memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b));
 }
 
-static void check_same(rig *r, path_id p, uint32_t o0, uint32_t o1)
+static void check_same_isa(rig *r, isa with, path_id p, uint32_t o0, uint32_t o1)
 {
-    float *a = product(r, ISA_PLAIN, p, o0, o1), *b = product(r, ISA_AVX2, p, o0, o1);
+    float *a = product(r, ISA_PLAIN, p, o0, o1), *b = product(r, with, p, o0, o1);
     for (uint32_t t = 0; t < r->T; t++)
         for (uint32_t o = 0; o < r->ldy; o++) {
             float u = a[t * r->ldy + o], v = b[t * r->ldy + o];
-            cr_assert(same(u, v), "%s %s %ux%u T=%u range %u-%u: y[%u][%u] is %a (plain) and %a (avx2), seed %llu",
+            cr_assert(same(u, v), "%s %s %ux%u T=%u range %u-%u: y[%u][%u] is %a (plain) and %a (%s), seed %llu",
                       wtypes[r->w.type].name, path_name(p), r->w.n_out, r->w.n_in, r->T, o0, o1, t, o, (double)u, (double)v,
-                      (unsigned long long)seed);
+                      isa_name(with), (unsigned long long)seed);
             cr_assert((o >= o0 && o < o1) || u == UNTOUCHED, "y[%u][%u] was written outside %u-%u", t, o, o0, o1);
             cr_assert(o < o0 || o >= o1 || u != UNTOUCHED, "y[%u][%u] was not written", t, o);
         }
     free(a);
     free(b);
+}
+
+static void check_same(rig *r, path_id p, uint32_t o0, uint32_t o1)
+{
+    for (isa i = ISA_AVX2; i < ISA_COUNT; i++)
+        if (isa_supported() >> i & 1) check_same_isa(r, i, p, o0, o1);
 }
 
 static bool have_avx2(void)

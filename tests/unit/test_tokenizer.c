@@ -1,11 +1,11 @@
-/* The tokenizer against llama.cpp's and SentencePiece's ids, and its promises: any bytes go in, the same bytes come out,
+/* The tokenizer's promises (test_tokenizer_vocabs.c and test_tokenizer_twin.c compare ids with others'): any bytes go in, the same bytes come out,
  * a stream never shows half a character, a damaged vocabulary is refused or works, and nothing takes quadratic time. */
 #include "core/clock.h"
 #include "engine/gguf_write.h"
 #include "engine/model_random.h"
 #include "engine/tokenizer_priv.h"
 #include "engine/utf8.h"
-#include "tests/support.h"
+#include "tests/unit/vocab_world.h"
 #include <criterion/criterion.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,17 +13,6 @@
 #include <string.h>
 
 /* ---- helpers ---- */
-
-static tokenizer *open_at(const char *path)
-{
-    gguf *g;
-    tokenizer *t = NULL;
-    err e = { 0 };
-    cr_assert_eq(gguf_open(&g, path, &e), ERR_OK, "%s", e.text);
-    cr_assert_eq(tokenizer_open(&t, g, &e), ERR_OK, "%s", e.text);
-    gguf_close(&g);                                        /* the tokenizer keeps nothing of it */
-    return t;
-}
 
 static tokenizer *random_model(const char *shape)
 {
@@ -34,16 +23,6 @@ static tokenizer *random_model(const char *shape)
     return open_at(path);
 }
 
-static view v(const char *s) { return (view){ s, strlen(s) }; }
-
-static token_list encode(const tokenizer *t, view in, bool bos, bool special)
-{
-    token_list l = { 0 };
-    err e = { 0 };
-    cr_assert_eq(tokenizer_encode(t, in, bos, special, &l, &e), ERR_OK, "%s", e.text);
-    return l;
-}
-
 static text pieces(const tokenizer *t, const token_list *l, bool special)
 {
     text out = { 0 };
@@ -51,86 +30,6 @@ static text pieces(const tokenizer *t, const token_list *l, bool special)
     cr_assert(text_reserve(&out, 1));
     for (size_t i = 0; i < l->n; i++) cr_assert_eq(tokenizer_piece(t, l->id[i], special, &out, &e), ERR_OK, "%s", e.text);
     return out;
-}
-
-static void expect_ids(const tokenizer *t, view in, bool bos, bool special, const uint32_t *want, size_t n)
-{
-    token_list l = encode(t, in, bos, special);
-    bool same = l.n == n && (!n || !memcmp(l.id, want, n * sizeof *want));
-    text got = { 0 };
-    for (size_t i = 0; i < l.n; i++) text_addf(&got, " %u", l.id[i]);
-    cr_expect(same, "'%.*s' gives%s", (int)(in.len < 60 ? in.len : 60), (const char *)in.ptr, got.ptr ? got.ptr : " nothing");
-    text_free(&got);
-    token_list_free(&l);
-}
-#define IDS(t, s, bos, special, ...) \
-    expect_ids(t, v(s), bos, special, (uint32_t[]){ __VA_ARGS__ }, sizeof((uint32_t[]){ __VA_ARGS__ }) / sizeof(uint32_t))
-
-/* ---- llama.cpp's ids ---- */
-
-static size_t parse_ids(char *line, uint32_t *id, size_t most)
-{
-    size_t n = 0;
-    char *end;
-    for (unsigned long u = strtoul(line, &end, 10); end != line && n < most; u = strtoul(line, &end, 10)) {
-        id[n++] = (uint32_t)u;
-        line = end;
-    }
-    return n;
-}
-
-static void check_vocab(const char *gguf_path_, const char *inp, const char *outp)
-{
-    static const char sep[] = "\n__ggml_vocab_test__\n";
-    tokenizer *t = open_at(gguf_path_);
-    text in = { 0 }, want = { 0 };
-    err e = { 0 };
-    cr_assert_eq(text_read_file(&in, inp, 1 << 20, &e), ERR_OK, "%s", e.text);
-    cr_assert_eq(text_read_file(&want, outp, 1 << 20, &e), ERR_OK, "%s", e.text);
-    char *line = want.ptr;
-    size_t n = 0;
-    for (char *at = in.ptr, *end; (end = strstr(at, sep)); at = end + sizeof sep - 1, n++) {
-        char *nl = strchr(line, '\n');
-        cr_assert_not_null(nl, "more texts than lines of ids");
-        uint32_t id[4096];
-        *nl = 0;
-        expect_ids(t, (view){ at, (size_t)(end - at) }, false, false, id, parse_ids(line, id, 4096));
-        line = nl + 1;
-    }
-    cr_assert_geq(n, 40, "%zu texts", n);
-    text_free(&in);
-    text_free(&want);
-    tokenizer_close(&t);
-}
-
-#define VOCAB(name)                                                                                   \
-    do {                                                                                              \
-        SHARED_OR_SKIP(file, "data/vocabs/ggml-vocab-" name ".gguf");                                 \
-        SHARED_OR_SKIP(inp, "data/vocabs/ggml-vocab-" name ".gguf.inp");                              \
-        SHARED_OR_SKIP(outp, "data/vocabs/ggml-vocab-" name ".gguf.out");                             \
-        check_vocab(file, inp, outp);                                                                 \
-    } while (0)
-
-Test(tokenizer, gpt_2_gives_the_ids_of_llama_cpp) { VOCAB("gpt-2"); }
-Test(tokenizer, llama_bpe_gives_the_ids_of_llama_cpp) { VOCAB("llama-bpe"); }
-Test(tokenizer, llama_spm_gives_the_ids_of_llama_cpp) { VOCAB("llama-spm"); }
-
-Test(tokenizer, pre_tokenizers_we_do_not_know_are_named)
-{
-    static const char *const cases[][2] = { { "falcon", "'falcon'" }, { "mpt", "'mpt'" }, { "deepseek-llm", "'deepseek-llm'" },
-                                            { "deepseek-coder", "'deepseek-coder'" }, { "bert-bge", "'bert'" } };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char name[96];
-        snprintf(name, sizeof name, "data/vocabs/ggml-vocab-%s.gguf", cases[i][0]);
-        SHARED_OR_SKIP(path, name);
-        gguf *g;
-        tokenizer *t;
-        err e = { 0 };
-        cr_assert_eq(gguf_open(&g, path, &e), ERR_OK, "%s", e.text);
-        cr_expect_eq(tokenizer_open(&t, g, &e), ERR_MODEL);
-        cr_expect(!t && strstr(e.text, cases[i][1]), "%s", e.text);
-        gguf_close(&g);
-    }
 }
 
 /* ---- SentencePiece's ids ---- */
@@ -329,29 +228,6 @@ Test(tokenizer, pre_tokenizer_names_are_whole_words)
 }
 
 /* ---- round trips ---- */
-
-/* Random text: mode 0 any bytes, 1 valid characters of all planes, 2 mostly ASCII, 3 few different characters. */
-static void random_text(text *t, uint64_t seed, uint64_t mode, size_t n)
-{
-    static const uint32_t top[] = { 0x80, 0x800, 0x3100, 0x20000 };
-    text_clear(t);
-    for (size_t i = 0; i < n; i++) {
-        uint64_t r = support_draw(seed, 2 * i, 1u << 30), k = support_draw(seed, 2 * i + 1, 100);
-        uint32_t cp = mode == 3 ? (uint32_t)(" a\n1'"[r % 5]) : (uint32_t)(r % (mode == 2 && k < 90 ? 0x80 : top[r % 4]));
-        if (cp >= 0xD800 && cp < 0xE000) cp = 'x';
-        char b[4] = { (char)r };
-        size_t len = 1;
-        if (mode == 0) len = 1;
-        else if (cp < 0x80) b[0] = (char)cp;
-        else if (cp < 0x800) b[0] = (char)(0xC0 | cp >> 6), b[1] = (char)(0x80 | (cp & 63)), len = 2;
-        else if (cp < 0x10000)
-            b[0] = (char)(0xE0 | cp >> 12), b[1] = (char)(0x80 | (cp >> 6 & 63)), b[2] = (char)(0x80 | (cp & 63)), len = 3;
-        else
-            b[0] = (char)(0xF0 | cp >> 18), b[1] = (char)(0x80 | (cp >> 12 & 63)), b[2] = (char)(0x80 | (cp >> 6 & 63)),
-            b[3] = (char)(0x80 | (cp & 63)), len = 4;
-        cr_assert(text_add(t, b, len));
-    }
-}
 
 static void round_trips(tokenizer *t, const char *name, uint64_t seed)
 {

@@ -62,6 +62,7 @@ void shard_close(shard_state **sp)
     shard_state *s = *sp;
     if (!s) return;
     runner_close(&s->runner);
+    adapters_free(&s->adapters);
     if (s->store) kv_close(&s->store);
     model_close(&s->model);
     void *mem[] = { s->h, s->rows, s->kv_rows, s->fwd, s->slots, s->ids };

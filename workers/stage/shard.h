@@ -4,6 +4,7 @@
  * (base and auxiliary model may live in one cluster). Owned and used by the stage's thread. */
 #include "engine/forward.h"
 #include "proto/message.h"
+#include "workers/stage/adapters.h"
 
 typedef struct shard_state {
     uint32_t id;                 /* model id in the cluster */
@@ -11,6 +12,7 @@ typedef struct shard_state {
     model *model;
     kv *store;                   /* NULL when the shard has no layers */
     runner *runner;
+    adapters adapters;           /* of its sessions */
     float *h;                    /* [max_rows][D] residual stream of the step */
     step_row *rows;              /* [max_rows] */
     kv_row *kv_rows;             /* [max_rows] */

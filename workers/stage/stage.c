@@ -148,7 +148,11 @@ static err_code open_session(stage *s, const msg_session_open *m, view mask, err
     if (m->adapter) return err_set(e, ERR_CONFIG, "adapter %" PRIu64 " is not known to this stage", m->adapter);
     for (size_t i = 0; i < mask.len; i++)
         if (((const uint8_t *)mask.ptr)[i]) return err_set(e, ERR_CONFIG, "layer masks are not known to this stage");
-    return sh->store ? kv_seq_open(sh->store, m->session, &q, e) : ERR_OK;
+    adapter_want w = { m->session, m->lora, m->lora_digest, (float)m->lora_scale };
+    if (m->lora[0] && adapters_take(&sh->adapters, sh->model, &w, e)) return err_wrap(e, "stage %s: adapter", s->o->name);
+    err_code rc = sh->store ? kv_seq_open(sh->store, m->session, &q, e) : ERR_OK;
+    if (rc) adapters_drop(&sh->adapters, m->session);
+    return rc;
 }
 
 static void on_session_open(stage *s)
@@ -171,8 +175,10 @@ static void on_drop(stage *s)
 {
     uint64_t id = s->in.head.drop.session;
     bool had = false;
-    for (shard_state *p = s->shards; p; p = p->next)
+    for (shard_state *p = s->shards; p; p = p->next) {
         if (p->store && kv_seq_find(p->store, id)) kv_seq_close(p->store, id), had = true;
+        had = adapters_drop(&p->adapters, id) || had;
+    }
     if (had && s->n_sessions) s->n_sessions--;
     LOG(LOG_INFO, "SESSION-DROP", "job=%" PRIu64 " session=%" PRIu64, id >> 6, id);
 }
@@ -209,7 +215,7 @@ static void on_stats_get(stage *s)
         kv_usage u = p->store ? kv_bytes(p->store) : (kv_usage){ 0 };
         t->kv_bytes += u.data + u.meta;
         t->kv_arena += u.arena;
-        t->weight_bytes += p->model->bytes;
+        t->weight_bytes += p->model->bytes + adapters_bytes(&p->adapters);
     }
     uint64_t out = 0, unused = 0;
     link_counted(s->data, &t->bytes_in, &unused);

@@ -54,6 +54,8 @@ static void fail_session(shard_state *s, uint64_t n_rows, step_out *out, uint64_
 
 static err_code do_op(shard_state *s, const step_op *op, err *e)
 {
+    err_code rc = op->kind == OP_FORK ? adapters_fork(&s->adapters, op->session, op->other, e) : ERR_OK;
+    if (rc || !s->store) return rc;
     kv_seq *q = kv_seq_find(s->store, op->session);
     if (!q) return err_set(e, ERR_ABSENT, "session %" PRIu64 " is not open here", op->session);
     switch (op->kind) {
@@ -66,7 +68,7 @@ static err_code do_op(shard_state *s, const step_op *op, err *e)
 
 static void do_ops(shard_state *s, const msg_step *m, const view *ops, step_out *out)
 {
-    for (uint64_t i = 0; s->store && i < m->n_ops; i++) {
+    for (uint64_t i = 0; i < m->n_ops; i++) {
         step_op op;
         err e;
         memcpy(&op, (const uint8_t *)ops->ptr + i * sizeof op, sizeof op);
@@ -88,12 +90,14 @@ static void reserve_rows(shard_state *s, uint32_t n, step_out *out)
         j = stretch(s, i, n);
         if (s->rows[i].status) continue;
         err e;
-        kv_seq *q = s->store ? kv_seq_find(s->store, s->rows[i].session) : NULL;
+        forward_row f = { .seq = s->store ? kv_seq_find(s->store, s->rows[i].session) : NULL };
+        kv_seq *q = f.seq;
+        f.adapter = adapters_of(&s->adapters, s->rows[i].session, &f.adapter_scale);
         for (uint32_t t = i; t < j; t++) {
             const step_row *r = &s->rows[t];
             s->kv_rows[t] = (kv_row){ .row = r->row, .pos = r->pos, .parent = r->parent, .segment = r->segment,
                                       .provenance = r->provenance, .path = r->path };
-            s->fwd[t].seq = q;
+            s->fwd[t] = f;
         }
         if (!s->store) continue;
         if (!q) {
@@ -114,7 +118,9 @@ static uint32_t gather(shard_state *s, const msg_step *m, const uint8_t *was_dea
         if (was_dead[i]) continue;                     /* has no row in the hidden tensor */
         uint32_t from = in++;
         if (r->status) continue;
-        s->fwd[T] = (forward_row){ .seq = s->fwd[i].seq, .slot = s->slots[i], .path = (path_id)r->path };
+        s->fwd[T] = s->fwd[i];
+        s->fwd[T].slot = s->slots[i];
+        s->fwd[T].path = (path_id)r->path;
         s->ids[T] = r->token;
         if (m->n_hidden) memcpy(s->h + (size_t)T * D, (const uint8_t *)hidden->ptr + (size_t)from * D * 4, (size_t)D * 4);
         T++;
@@ -151,7 +157,7 @@ static err_code pass_on(shard_state *s, const msg_step *m, const view *frame, ui
 
 typedef struct {                 /* rows that go through the head together */
     uint32_t n, pick[RUNNER_HEAD_ROWS], row[RUNNER_HEAD_ROWS];
-    path_id path[RUNNER_HEAD_ROWS];
+    forward_row fwd[RUNNER_HEAD_ROWS];
 } head_group;
 
 static bool add_result(step_out *out, const step_row *r, result_row *rr)
@@ -191,7 +197,7 @@ static bool add_row_answer(shard_state *s, step_out *out, const step_row *r, con
 static bool flush_group(shard_state *s, step_out *out, head_group *g, uint32_t top)
 {
     row_stats stats[RUNNER_HEAD_ROWS];
-    const float *logits = g->n ? runner_head(s->runner, s->h, g->pick, g->path, g->n, stats) : NULL;
+    const float *logits = g->n ? runner_head(s->runner, s->h, g->pick, g->fwd, g->n, stats) : NULL;
     bool ok = true;
     for (uint32_t i = 0; ok && i < g->n; i++)
         ok = add_row_answer(s, out, &s->rows[g->row[i]], logits + (size_t)i * s->model->shape.V, &stats[i], top,
@@ -214,7 +220,7 @@ static bool answer_rows(shard_state *s, const msg_step *m, step_out *out)
         } else if (r->want || r->target != MSG_NO_ROW) {
             g.pick[g.n] = at;
             g.row[g.n] = i;
-            g.path[g.n++] = (path_id)r->path;
+            g.fwd[g.n++] = s->fwd[at];
             if (g.n == RUNNER_HEAD_ROWS) ok = flush_group(s, out, &g, (uint32_t)m->top);
         }
     }

@@ -1,0 +1,76 @@
+#include "ops/cli/command.h"
+#include <string.h>
+
+/* Owns the list of commands: names, what each is for, and the words of its pages. It runs none. */
+
+#define MODELS "The model is a GGUF file, the bundled one when no file is named."
+
+const command commands[] = {
+    { "run", CMD_RUN, cmd_run, "answer one prompt; starts a cluster of its own when none is up", "[-m MODEL] -p TEXT | -f FILE | -", "",
+      "sluice run -p 'Once upon a time' -n 64 --stages 2",
+      "The text goes to standard output as it comes, a summary of the stages, tokens and times to standard error; with --json one "
+      "object goes to standard output at the end.\n"
+      "The cluster that is up is used, unless an option shapes a cluster (a model, stages, a corpus): then one is started for this "
+      "prompt and leaves nothing behind. " MODELS "\n"
+      "The same prompt, options and seed give the same tokens, whatever the number of stages or threads." },
+    { "up", CMD_UP, cmd_up, "start a cluster that stays", "[-m MODEL] [--stages N] [-c CONF]", "",
+      "sluice up -m model.gguf --stages 2 --rag corpus.db",
+      "Returns when every stage is ready. A second cluster on one host needs another --dir. " MODELS },
+    { "down", CMD_DOWN, cmd_down, "stop it, after the jobs that run", "[--now]", "", "sluice down",
+      "Waits until the coordinator is gone. A signal ends the wait and not the cluster." },
+    { "status", CMD_STATUS, cmd_status, "the cluster's model, stages and load", "", "", "sluice status --json",
+      "Stages are listed with their layers, cores, pids and memory." },
+    { "worker", CMD_WORKER, cmd_worker, "join a cluster with a stage of this machine", "--connect ENDPOINT -m FILE", "",
+      "sluice worker --connect tcp://127.0.0.1:7711 -m model.gguf",
+      "The cluster was started with --listen and --join. The worker has a model file of its own, which must have the same contents "
+      "as the coordinator's; weights are not sent over the wire." },
+    { "submit", CMD_SUBMIT, cmd_submit, "send a job, or a file of jobs, to the cluster",
+      "-p TEXT | -f FILE | - | --batch IN.jsonl [-o OUT.jsonl]", "", "sluice submit --batch jobs.jsonl -o answers.jsonl",
+      "A batch file has one JSON object a line, with custom_id and prompt, or in the shape of OpenAI's batch files. Each finished "
+      "job is one line of the output file, in the order of completion.\n"
+      "When the output file exists the batch goes on where it stopped: jobs that have an answer there are passed over, jobs that "
+      "failed are tried again, and a line that was torn by a crash is taken away. Delete the file to begin anew. A custom_id that "
+      "stands on two lines of the input is refused before anything is sent.\n"
+      "The exit status is 11 when jobs failed and all others are done; their errors are in the output file." },
+    { "jobs", CMD_JOBS, cmd_jobs, "list the cluster's jobs", "", "", "sluice jobs", "Finished jobs stay in the list for a while." },
+    { "result", CMD_RESULT, cmd_result, "text of a job, as far as it is, and what follows", "ID", "", "sluice result 17",
+      "Waits for the end of the job. A signal ends the wait and not the job." },
+    { "cancel", CMD_CANCEL, cmd_cancel, "stop a job", "ID", "", "sluice cancel 17", "A job that is finished stays as it is." },
+    { "tokenize", CMD_TOKENIZE, cmd_tokenize, "text to token ids", "[-m MODEL] -p TEXT | -f FILE | -", "",
+      "sluice tokenize -p 'Hello there' --pieces", MODELS },
+    { "detokenize", CMD_DETOKENIZE, cmd_detokenize, "token ids to text", "[-m MODEL] -t ID,ID,... | ID ... | -f FILE | -", "",
+      "sluice detokenize 411 29 1702", MODELS },
+    { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, ppl (perplexity), qa (answers)",
+      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]",
+      "logits|ppl|qa", "sluice eval ppl -m model.gguf -f text.txt -c 256",
+      "logits writes one row of 32-bit floats for each token. ppl is the perplexity of a text over windows without overlap, as "
+      "llama-perplexity defines it. qa counts right answers to questions with a known answer, one JSON object a line." },
+    { "index", CMD_INDEX, cmd_index, "make a corpus file of a folder of texts", "FOLDER -o CORPUS", "DIR",
+      "sluice index notes/ -o notes.db", "The corpus file is what --rag takes." },
+    { "model", CMD_MODEL, cmd_model, "look into a model file; make one of another, or of random weights",
+      "info FILE\n       sluice model random --shape NAME [--quant TYPE] -o FILE\n       sluice model quantize IN OUT TYPE\n"
+      "       sluice model split IN OUTPREFIX --max-size MB\n       sluice model merge FIRST OUT",
+      "info|random|quantize|split|merge", "sluice model info model.gguf",
+      "info prints metadata and tensors; random makes a file of a real shape for measurements; quantize stores the weights in "
+      "another type; split and merge part a file and put its parts together." },
+    { "config", CMD_CONFIG, cmd_config, "print every configuration key with its reason", "", "", "sluice config > sluice.ini",
+      "The output is a configuration file with every key commented out; sluice.ini(5) is the same as a page." },
+    { "completion", CMD_COMPLETION, cmd_completion, "print completion for a shell", "bash | zsh", "bash|zsh",
+      "source <(sluice completion bash)",
+      "For zsh, write the output to a file named _sluice in a folder of $fpath. make install puts both in place." },
+};
+const size_t commands_n = sizeof commands / sizeof commands[0];
+
+const command *command_find(const char *name)
+{
+    for (size_t i = 0; i < commands_n; i++)
+        if (!strcmp(commands[i].name, name)) return &commands[i];
+    return NULL;
+}
+
+const char *command_nearest(const char *name)
+{
+    const char *names[sizeof commands / sizeof commands[0]];
+    for (size_t i = 0; i < commands_n; i++) names[i] = commands[i].name;
+    return nearest_word(name, names, commands_n);
+}
