@@ -14,6 +14,7 @@ ARCH    := $(shell uname -m)
 PKGS    := libzmq jansson sqlite3 libpcre2-8 libutf8proc inih libxxhash hwloc
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+EDIT_LIBS  := $(shell pkg-config --libs libedit 2>/dev/null)
 
 CFLAGS.release := -O2 -DNDEBUG
 CFLAGS.debug   := -O0
@@ -80,6 +81,8 @@ $(B)/sluice: $(call obj,$(CLI_SRC) $(RAG_SRC)) $(LIB)
 $(B)/sluice-coordinator: $(call obj,coordinator/main.c $(CO_SRC)) $(LIB)
 $(B)/sluice-stage: $(call obj,workers/stage/main.c $(ST_SRC)) $(LIB)
 $(B)/sluice-rag: $(call obj,workers/rag/main.c $(RAG_SRC)) $(LIB)
+# Of the programs only the one that talks to people edits lines; tests and tools may take parts of it.
+$(B)/sluice $(TESTS) $(TOOLS): LIBS += $(EDIT_LIBS)
 $(BINS):
 	$(Q)echo "  LD    $@"; $(LINK) $(LIBS)
 # Tests, benches and tools link the programs' parts as an archive: each takes only the objects that it names.

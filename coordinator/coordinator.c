@@ -247,7 +247,15 @@ static void tell(int fd, const char *fmt, ...)
     if (n > (int)sizeof line - 1) n = (int)sizeof line - 1;
     ssize_t w = write(fd, line, (size_t)n);
     (void)w;
-    close(fd);
+}
+
+/* Whoever waits for READY sees how far it is: a line whenever another stage has its weights. */
+static void tell_loading(const coordinator *c, int fd, uint32_t *before)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->n_members; i++) n += c->member[i].ready;
+    if (n != *before) tell(fd, "LOADING %u %u\n", n, c->n_stages);
+    *before = n;
 }
 
 static bool idle(const coordinator *c)
@@ -292,12 +300,15 @@ static err_code serve(coordinator *c, int fd, err *e)
 {
     bool told = false;
     uint64_t draining = 0, failed = 0;
+    uint32_t loaded = UINT32_MAX;
     while (c->state != COORD_STOPPED) {
         round_of_work(c);
+        if (!told && c->state == COORD_STARTING) tell_loading(c, fd, &loaded);
         if (c->state == COORD_READY && !told) {
             LOG(LOG_INFO, "CLUSTER-READY", "stages=%u ms=%" PRIu64, c->n_stages, (clock_ns() - c->t_start) / 1000000);
             tell(fd, "READY {\"dir\":\"%s\",\"control\":\"%s\"}\n", c->dir, link_addr(c->control_tcp ? c->control_tcp : c->control));
             told = true;
+            if (fd >= 0) close(fd);
         }
         if (c->fatal.code) { /* clients hear of it, for a moment, then it is over */
             if (!failed) failed = clock_ns();
@@ -307,6 +318,7 @@ static err_code serve(coordinator *c, int fd, err *e)
         drain_step(c, &draining);
     }
     if (!told) tell(fd, "ERROR %d %s\n", c->fatal.code ? c->fatal.code : ERR_CANCELLED, c->fatal.code ? c->fatal.text : "stopped before it was ready");
+    if (!told && fd >= 0) close(fd);
     if (c->fatal.code && e) *e = c->fatal;
     return c->fatal.code;
 }
@@ -319,14 +331,18 @@ err_code coordinator_run(const settings *s, hub *h, atomic_bool *stop, int notif
     c->hub = h;
     c->stop = stop;
     c->t_start = clock_ns();
+    /* plans of different coordinators never have the same number: a worker may outlive one and meet the next */
+    c->epoch = ((uint32_t)(clock_wall_ms() / 64) ^ (uint32_t)getpid()) % (1u << 19) << EPOCH_BITS;
     c->jobs.keep = KEEP_JOBS;
     err_code rc = load(c, e);
     if (!rc) rc = bind_all(c, e);
     if (!rc) rc = open_journal(c, e);
     if (!rc) rc = pump_open(c, e);
     if (!rc) rc = fleet_start(c, e);
-    if (rc) tell(notify_fd, "ERROR %d %s\n", rc, e->text);
-    else rc = serve(c, notify_fd, e);
+    if (rc) {
+        tell(notify_fd, "ERROR %d %s\n", rc, e->text);
+        if (notify_fd >= 0) close(notify_fd);
+    } else rc = serve(c, notify_fd, e);
     c->state = COORD_STOPPED;
     close_all(c);
     free(c);

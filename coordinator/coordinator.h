@@ -12,6 +12,7 @@
 
 #define MAX_MEMBERS 513u        /* 512 stages and a rag worker */
 #define STAGE_NONE UINT32_MAX
+#define EPOCH_BITS 12           /* low bits of an epoch: plans of this coordinator so far */
 
 typedef struct {                /* a worker that is here or was started */
     char name[64];

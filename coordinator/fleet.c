@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PING_NS 1000000000u   /* joined workers leave after 15 s of silence (workers/stage/stage.c) */
+#define PING_NS 1000000000u   /* joined workers wonder after 3 s of silence (workers/stage/stage.c) */
 #define BACKOFF_NS 50000000u  /* first wait before a dead child is started again; doubles with every recent death */
 #define CRASH_LOOP 8u         /* so many deaths of one child ... */
 #define CRASH_NS_S 60u        /* ... within a minute are a crash loop */
@@ -228,11 +228,23 @@ static void refuse(link_t *from, const link_id *to, const err *why)
 
 static void make_plan(coordinator *c);
 
+/* A joined worker whose connection broke, or who lost us for a while: what it held belongs to the past. */
+static member *came_back(coordinator *c, const msg_hello *h)
+{
+    for (uint32_t i = 0; i < c->n_members; i++) {
+        member *m = &c->member[i];
+        if (m->hello_seen && m->slot == JOINED && m->hello.pid == h->pid && !strcmp(m->name, h->name) && !strcmp(m->hello.host, h->host)) return m;
+    }
+    return NULL;
+}
+
 static void on_hello(coordinator *c, link_t *from)
 {
     const msg_hello *h = &c->in.head.hello;
     err e;
-    member *m = NULL;
+    member *m = member_of(c, &c->in.from), *old = m ? NULL : came_back(c, h);
+    if (m) return; /* said it again before it heard us */
+    if (old) fleet_lost(c, old, &(err){ ERR_GONE, "came back on a new connection" });
     if (!check_hello(c, h, c->in.frame[0], &e)) m = place_for(c, h, &e);
     if (!m) {
         refuse(from, &c->in.from, &e);

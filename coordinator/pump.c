@@ -74,6 +74,7 @@ static void add_rows(build *b, session *s, const session_rows *r)
     for (uint32_t i = 0; i < r->n; i++) p->rows[b->n_rows++] = session_row(s, r->first + i, r, b->c->path, b->c->path);
     if (s->job->ask.kind == 1 && s->job->ask.score_rows) b->full += r->n;
     mention(b, s, r->first, r->n);
+    s->last_step = b->f->step;
     session_sent(s, r);
 }
 
@@ -114,11 +115,19 @@ static uint32_t decode_share(const coordinator *c)
     return share < c->max_rows ? share : c->max_rows;
 }
 
+/* Prompts: first come, first served. Tokens: who has waited longest; by id alone, the first micro-batch would go round and
+ * round while a long prompt keeps the other places in flight. */
+static bool goes_before(const session *a, const session *b, bool decode)
+{
+    if (decode && a->last_step != b->last_step) return a->last_step < b->last_step;
+    return a->id < b->id;
+}
+
 static session *next_session(coordinator *c, bool decode, uint64_t full)
 {
-    session *best = NULL; /* lowest id: first come, first served (the list has the newest in front) */
+    session *best = NULL;
     for (session *s = c->sessions.head; s; s = s->next)
-        if (may_send(c, s, decode) && (!best || s->id < best->id) && !(full && s->job->ask.kind == 1)) best = s;
+        if (may_send(c, s, decode) && (!best || goes_before(s, best, decode)) && !(full && s->job->ask.kind == 1)) best = s;
     return best;
 }
 

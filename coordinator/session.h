@@ -33,6 +33,7 @@ typedef struct session {
     bool slide;                    /* TRUNCATE 0 first */
     uint64_t fork_of;              /* not 0: FORK from that session in front of the first row */
     uint32_t refs;                 /* steps in flight that mention it */
+    uint64_t last_step;            /* number of the newest step with rows of it */
     uint32_t acks;                 /* stages that have opened it / taken its KV */
     sample_params sample;
     sample_scratch scratch;

@@ -11,6 +11,7 @@ static const double PI = 3.14159265358979323846;
 /* Exact factor on a frequency, 1/factor for the bands that llama3 and yarn stretch fully, a blend between. */
 typedef struct {
     const rope_config *c;
+    const float *freqs;          /* the factors in force, NULL: none */
     double low, high;            /* yarn: the pair indices between which the ramp runs */
 } bands;
 
@@ -20,9 +21,10 @@ static double yarn_pair(const rope_config *c, double turns)
     return c->n_rot * math_log(c->orig_ctx / (turns * 2 * PI)) / (2 * math_log(c->base));
 }
 
-static bands bands_of(const rope_config *c)
+static bands bands_of(const rope_config *c, uint32_t n_ctx)
 {
     bands b = { .c = c };
+    if (c->has_freqs) b.freqs = c->scaling == ROPE_LONG && n_ctx > c->orig_ctx ? c->freqs_long : c->freqs;
     if (c->scaling != ROPE_YARN) return b;
     b.low = floor(yarn_pair(c, c->beta_fast));
     b.high = ceil(yarn_pair(c, c->beta_slow));
@@ -50,8 +52,8 @@ static double kept(const bands *b, uint32_t i, double freq)
 static dd scaled(const bands *b, uint32_t i, dd f)
 {
     const rope_config *c = b->c;
-    if (c->has_freqs) f = dd_div(f, c->freqs[i]);
-    if (c->scaling == ROPE_NONE || (c->scaling == ROPE_LLAMA3 && c->has_freqs)) return f;
+    if (b->freqs) f = dd_div(f, b->freqs[i]);
+    if (c->scaling == ROPE_NONE || c->scaling == ROPE_LONG || (c->scaling == ROPE_LLAMA3 && c->has_freqs)) return f;
     dd slow = dd_div(f, c->factor);
     if (c->scaling == ROPE_LINEAR) return slow;
     double k = kept(b, i, f.hi);
@@ -60,18 +62,20 @@ static dd scaled(const bands *b, uint32_t i, dd f)
     return (dd){ f.hi * k + slow.hi * (1 - k), 0 };
 }
 
-static void frequencies(const rope_config *c, dd *out)
+static void frequencies(const rope_config *c, uint32_t n_ctx, dd *out)
 {
-    bands b = bands_of(c);
+    bands b = bands_of(c, n_ctx);
     dd root = math_root(c->base, c->n_rot / 2), f = { 1, 0 };    /* base^(2/n_rot) */
     dd step = dd_div((dd){ 1, 0 }, root.hi);
     step = dd_mul(step, (dd){ 1, -root.lo / root.hi });          /* 1/root to double-double */
     for (uint32_t i = 0; i < c->n_rot / 2; i++, f = dd_mul(f, step)) out[i] = scaled(&b, i, f);
 }
 
-/* Yarn also sharpens attention: sqrt(1/t) = 0.1 ln(factor) + 1 on both q and k (arXiv:2309.00071 eq. 22). */
+/* Yarn also sharpens attention: sqrt(1/t) = 0.1 ln(factor) + 1 on both q and k (arXiv:2309.00071 eq. 22). Files with long
+ * factors state theirs, and it holds for short contexts too. */
 static double magnitude(const rope_config *c)
 {
+    if (c->scaling == ROPE_LONG) return c->attn_factor;
     if (c->scaling != ROPE_YARN) return 1;
     return c->attn_factor * (c->ext_factor != 0 ? 1 + 0.1 * math_log(c->factor) : 1);
 }
@@ -81,9 +85,21 @@ static bool positive(double x)
     return x > 0 && x < INFINITY;
 }
 
+static err_code check_long(const rope_config *c, err *e)
+{
+    if (!c->has_freqs || !c->orig_ctx)
+        return err_set(e, ERR_MODEL, "rope with long factors needs them and the context the model was trained at");
+    if (!positive(c->attn_factor)) return err_set(e, ERR_MODEL, "rope attn_factor %g: must be positive", (double)c->attn_factor);
+    for (uint32_t i = 0; i < c->n_rot / 2; i++)
+        if (!positive(c->freqs_long[i]))
+            return err_set(e, ERR_MODEL, "long rope factor %u is %g: must be positive", i, (double)c->freqs_long[i]);
+    return ERR_OK;
+}
+
 static err_code check_scaling(const rope_config *c, err *e)
 {
     if (c->scaling == ROPE_NONE) return ERR_OK;
+    if (c->scaling == ROPE_LONG) return check_long(c, e);
     bool explicit_bands = c->scaling == ROPE_LLAMA3 && c->has_freqs;
     if (!explicit_bands && !(c->factor >= 1 && c->factor < INFINITY))
         return err_set(e, ERR_MODEL, "rope scaling factor %g: must be 1 or more", (double)c->factor);
@@ -139,7 +155,7 @@ err_code rope_table_open(rope_table *out, const rope_config *c, uint32_t n_ctx, 
     dd freq[MAX_HALF];
     err_code code = check(c, e);
     if (code) return code;
-    frequencies(c, freq);
+    frequencies(c, n_ctx, freq);
     code = check_frequencies(freq, c->n_rot / 2, e);
     if (code) return code;
     rope_table t = { .n_ctx = n_ctx, .half = c->n_rot / 2 };

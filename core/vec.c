@@ -17,6 +17,11 @@ float vec_exp(float x)
     return vec_exp_inline(x);
 }
 
+float vec_tanh(float x)
+{
+    return vec_tanh_inline(x);
+}
+
 f16 vec_f16(float x)
 {
     return vec_f16_inline(x);

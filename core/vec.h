@@ -34,6 +34,11 @@ typedef struct vec_ops {
     void (*rms_norm)(float *y, const float *x, const float *w, uint32_t n, float eps);
     /* y[i] = silu(g[i]) * u[i], silu(g) = g / (1 + exp(-g)). SwiGLU, arXiv:2002.05202 eq. 5. */
     void (*silu_mul)(float *y, const float *g, const float *u, uint32_t n);
+    /* y[i] = gelu(g[i]) * u[i], gelu(g) = g/2 (1 + tanh(c (g + 0.044715 g^3))), c = sqrt(2/pi): arXiv:1606.08415 section 2.
+     * Since (1 + tanh t) / 2 = 1 / (1 + exp(-2t)), it is g / (1 + exp(g * fma(g*g, -2c*0.044715, -2c))). */
+    void (*gelu_mul)(float *y, const float *g, const float *u, uint32_t n);
+    /* x[i] = cap * VEC_TANH(x[i] * (1/cap)): arXiv:2408.00118 section 2. */
+    void (*soft_cap)(float *x, uint32_t n, float cap);
     /* Rotate x[0..n_rot) in place by tables c,s [n_rot/2]. neox: pairs (i, i+n_rot/2); else (2i, 2i+1).
      * y1 = fma(x1, c, -(x2*s)), y2 = fma(x1, s, x2*c), the products in parentheses rounded. arXiv:2104.09864 eq. 34. */
     void (*rope)(float *x, const float *c, const float *s, uint32_t n_rot, int neox);
@@ -45,8 +50,11 @@ typedef struct vec_ops {
 const vec_ops *vec_for(isa i);
 
 /* Scalar versions of the same arithmetic. VEC_EXP: x clamped to [-87.3, 88.7] (below: 0), n = rint(x*log2e),
- * r = fma(n,-ln2_hi,x) then fma(n,-ln2_lo,r), degree-6 polynomial in r by FMA (Horner), times 2^n. Max error < 2 ulp. */
+ * r = fma(n,-ln2_hi,x) then fma(n,-ln2_lo,r), degree-6 polynomial in r by FMA (Horner), times 2^n. Max error < 2 ulp.
+ * VEC_TANH: |x| < 0.625: fma(x*z, P(z), x), z = x*x, P of degree 4 by FMA; else 1 - 2/(VEC_EXP(2|x|) + 1) with x's sign.
+ * Max error < 2 ulp. */
 float vec_exp(float x);
+float vec_tanh(float x);
 f16 vec_f16(float x);
 float vec_f32(f16 h);
 #endif

@@ -297,6 +297,42 @@ static void silu_mul(float *y, const float *g, const float *u, uint32_t n)
     for (; i < n; i++) y[i] = (g[i] / (1.0f + vec_exp_inline(-g[i]))) * u[i];
 }
 
+/* vec_gelu_inline and vec_tanh_inline, step by step, on 8 lanes. */
+INLINE __m256 gelu8(__m256 x)
+{
+    __m256 w = _mm256_fmadd_ps(_mm256_mul_ps(x, x), _mm256_set1_ps(GELU_C3), _mm256_set1_ps(GELU_C1));
+    return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0f), exp8(_mm256_mul_ps(x, w))));
+}
+
+INLINE __m256 tanh8(__m256 x)
+{
+    __m256 sign = _mm256_set1_ps(-0.0f), one = _mm256_set1_ps(1.0f), z = _mm256_mul_ps(x, x), a = _mm256_andnot_ps(sign, x);
+    __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(TANH_C4), z, _mm256_set1_ps(TANH_C3));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(TANH_C2));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(TANH_C1));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(TANH_C0));
+    p = _mm256_fmadd_ps(_mm256_mul_ps(x, z), p, x);
+    __m256 big = _mm256_div_ps(_mm256_set1_ps(2.0f), _mm256_add_ps(exp8(_mm256_add_ps(a, a)), one));
+    big = _mm256_or_ps(_mm256_andnot_ps(sign, _mm256_sub_ps(one, big)), _mm256_and_ps(sign, x));
+    return _mm256_blendv_ps(big, p, _mm256_cmp_ps(a, _mm256_set1_ps(TANH_SPLIT), _CMP_LT_OQ));
+}
+
+static void gelu_mul(float *y, const float *g, const float *u, uint32_t n)
+{
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_mul_ps(gelu8(_mm256_loadu_ps(g + i)), _mm256_loadu_ps(u + i)));
+    for (; i < n; i++) y[i] = vec_gelu_inline(g[i]) * u[i];
+}
+
+static void soft_cap(float *x, uint32_t n, float cap)
+{
+    float inv = 1.0f / cap;
+    __m256 c = _mm256_set1_ps(cap), v = _mm256_set1_ps(inv);
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(x + i, _mm256_mul_ps(c, tanh8(_mm256_mul_ps(_mm256_loadu_ps(x + i), v))));
+    for (; i < n; i++) x[i] = cap * vec_tanh_inline(x[i] * inv);
+}
+
 INLINE void turn(__m256 *a, __m256 *b, __m256 c, __m256 s)
 {
     __m256 x1 = *a, x2 = *b;
@@ -365,8 +401,8 @@ static void from_f16(float *y, const f16 *x, uint32_t n)
 const vec_ops vec_avx2_ops = {
     .dot_rows_f32 = dot_rows_f32, .dot_rows_f16 = dot_rows_f16, .axpy_rows_f32 = axpy_rows_f32,
     .axpy_rows_f16 = axpy_rows_f16, .max = max, .sum_sq = sum_sq, .exp_sum = exp_sum, .exp_stats = exp_stats,
-    .scale = scale, .add = add, .rms_norm = rms_norm, .silu_mul = silu_mul, .rope = rope, .to_f16 = to_f16,
-    .from_f16 = from_f16,
+    .scale = scale, .add = add, .rms_norm = rms_norm, .silu_mul = silu_mul, .gelu_mul = gelu_mul, .soft_cap = soft_cap,
+    .rope = rope, .to_f16 = to_f16, .from_f16 = from_f16,
 };
 #else
 typedef int vec_avx2_absent;   /* a translation unit may not be empty */

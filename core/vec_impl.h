@@ -60,6 +60,35 @@ static inline float vec_exp_inline(float x)
     return p * bits_float((a + 127u) << 23) * bits_float((b + 127u) << 23);
 }
 
+/* tanh: (tanh x / x - 1) / x^2 as a polynomial in x^2 below TANH_SPLIT, fitted for the relative error (4.4e-9) and then
+ * rounded to f32; above it the exponential loses nothing. */
+#define TANH_SPLIT 0.625f
+#define TANH_C0 (-0x1.555534p-2f)
+#define TANH_C1 0x1.110768p-3f
+#define TANH_C2 (-0x1.b8444ap-5f)
+#define TANH_C3 0x1.5256dap-6f
+#define TANH_C4 (-0x1.76ac24p-8f)
+
+static inline float vec_tanh_inline(float x)
+{
+    float z = x * x, a = fabsf(x);
+    float p = fmaf(TANH_C4, z, TANH_C3);
+    p = fmaf(p, z, TANH_C2);
+    p = fmaf(p, z, TANH_C1);
+    p = fmaf(p, z, TANH_C0);
+    float big = 1.0f - 2.0f / (vec_exp_inline(a + a) + 1.0f);
+    return a < TANH_SPLIT ? fmaf(x * z, p, x) : copysignf(big, x);
+}
+
+/* gelu: -2 sqrt(2/pi), and that times 0.044715, each rounded to f32. */
+#define GELU_C1 (-0x1.988454p+0f)
+#define GELU_C3 (-0x1.2444f2p-4f)
+
+static inline float vec_gelu_inline(float x)
+{
+    return x / (1.0f + vec_exp_inline(x * fmaf(x * x, GELU_C3, GELU_C1)));
+}
+
 /* IEEE half to float: exact; a signalling NaN turns quiet, as vcvtph2ps does it. */
 static inline float vec_f32_inline(f16 h)
 {

@@ -124,6 +124,17 @@ static void silu_mul(float *y, const float *g, const float *u, uint32_t n)
     for (uint32_t i = 0; i < n; i++) y[i] = (g[i] / (1.0f + vec_exp_inline(-g[i]))) * u[i];
 }
 
+static void gelu_mul(float *y, const float *g, const float *u, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) y[i] = vec_gelu_inline(g[i]) * u[i];
+}
+
+static void soft_cap(float *x, uint32_t n, float cap)
+{
+    float inv = 1.0f / cap;
+    for (uint32_t i = 0; i < n; i++) x[i] = cap * vec_tanh_inline(x[i] * inv);
+}
+
 static void rope(float *x, const float *c, const float *s, uint32_t n_rot, int neox)
 {
     uint32_t half = n_rot / 2, step = neox ? 1 : 2, away = neox ? half : 1;
@@ -147,6 +158,6 @@ static void from_f16(float *y, const f16 *x, uint32_t n)
 const vec_ops vec_plain_ops = {
     .dot_rows_f32 = dot_rows_f32, .dot_rows_f16 = dot_rows_f16, .axpy_rows_f32 = axpy_rows_f32,
     .axpy_rows_f16 = axpy_rows_f16, .max = max, .sum_sq = sum_sq, .exp_sum = exp_sum, .exp_stats = exp_stats,
-    .scale = scale, .add = add, .rms_norm = rms_norm, .silu_mul = silu_mul, .rope = rope, .to_f16 = to_f16,
-    .from_f16 = from_f16,
+    .scale = scale, .add = add, .rms_norm = rms_norm, .silu_mul = silu_mul, .gelu_mul = gelu_mul, .soft_cap = soft_cap,
+    .rope = rope, .to_f16 = to_f16, .from_f16 = from_f16,
 };

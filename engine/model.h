@@ -5,9 +5,10 @@
 #include "core/rope.h"
 #include "engine/gguf.h"
 #include "engine/kernels.h"
+#include "kvstore/kv.h"
 
 #define MODEL_MAX_LAYERS 512
-#define ARCH_MAP(X) X(LLAMA, "llama") X(QWEN2, "qwen2") X(QWEN3, "qwen3")
+#define ARCH_MAP(X) X(LLAMA, "llama") X(QWEN2, "qwen2") X(QWEN3, "qwen3") X(GEMMA2, "gemma2") X(GEMMA3, "gemma3") X(PHI3, "phi3")
 typedef enum {
 #define X(N, n) ARCH_##N,
     ARCH_MAP(X)
@@ -22,7 +23,10 @@ typedef struct {
     uint32_t L, D, H, K, d, F, V, n_ctx; /* n_ctx: context the file states */
     float rms_eps;
     bool tied;                           /* head is token_embd */
+    bool gelu;                           /* the gate is GELU (tanh form), not SiLU */
+    float embed_scale, final_cap;        /* of embedding rows; soft cap of logits (arXiv:2408.00118 section 2). 0: none */
     rope_config rope;
+    kv_look look;                        /* windows, soft cap and scale of attention */
 } model_shape;
 
 /* What one stage holds. Layers [first, last), and the units in front of and behind them. */
@@ -30,10 +34,11 @@ typedef struct { uint32_t first, last; bool embed, head; } shard;
 
 typedef struct {                         /* weights of one layer; a NULL data means "this architecture has none" */
     mat wq, wk, wv, wo;                  /* [H*d][D], [K*d][D], [K*d][D], [D][H*d] */
-    mat gate, up, down;                  /* [F][D], [F][D], [D][F] */
+    mat gate, up, down;                  /* [F][D], [F][D], [D][F]; phi3's fused tensors are cut into these */
     const float *attn_norm, *ffn_norm;   /* [D] */
+    const float *attn_post, *ffn_post;   /* [D] or NULL: norms of a block's output before the residual (gemma2, gemma3) */
     const float *bq, *bk, *bv;           /* [H*d], [K*d], [K*d] or NULL (qwen2) */
-    const float *q_norm, *k_norm;        /* [d] or NULL (qwen3) */
+    const float *q_norm, *k_norm;        /* [d] or NULL (qwen3, gemma3) */
 } layer_weights;
 
 typedef struct {

@@ -1,7 +1,7 @@
 /* Builds one JSON object about a GGUF and prints it, as it is or as text. It refuses to judge whether the model can run:
  * that is model_open's word. */
 #include "engine/model_info.h"
-#include "engine/tokenizer.h"
+#include "engine/chat.h"
 #include "engine/wtype.h"
 #include <inttypes.h>
 #include <jansson.h>
@@ -127,6 +127,16 @@ static json_t *tokenizer_info(const gguf *g)
     return o;
 }
 
+/* The form that the file's template is known as; null for an unknown one, and for none at all. */
+static json_t *chat_info(const gguf *g)
+{
+    view v;
+    chat_style s;
+    if (!gguf_get_str(g, "tokenizer.chat_template", &v)) return json_pack("{s:b, s:n}", "stated", 0, "form");
+    bool known = chat_detect(v, &s);
+    return json_pack("{s:b, s:s?, s:s?}", "stated", 1, "form", known ? chat_style_name(&s) : NULL, "system", known ? s.system : NULL);
+}
+
 static json_t *describe(const gguf *g)
 {
     view arch = { "", 0 }, name = { "", 0 };
@@ -134,10 +144,10 @@ static json_t *describe(const gguf *g)
     (void)gguf_get_str(g, "general.name", &name);
     uint64_t parameters;
     json_t *by_type = types(g, &parameters), *path = string((view){ gguf_path(g), strlen(gguf_path(g)) });
-    return json_pack("{s:o, s:I, s:s, s:o, s:o, s:I, s:o, s:o, s:o, s:o}", "file", path, "version", (json_int_t)gguf_version(g),
+    return json_pack("{s:o, s:I, s:s, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o}", "file", path, "version", (json_int_t)gguf_version(g),
                      "digest", gguf_digest(g), "architecture", string(arch), "name", string(name), "parameters",
-                     (json_int_t)parameters, "types", by_type, "tokenizer", tokenizer_info(g), "keys", all_keys(g), "tensors",
-                     all_tensors(g));
+                     (json_int_t)parameters, "types", by_type, "tokenizer", tokenizer_info(g), "chat_template",
+                     chat_info(g), "keys", all_keys(g), "tensors", all_tensors(g));
 }
 
 /* ---- text ---- */
@@ -211,6 +221,14 @@ static void text_tokenizer(const json_t *t, FILE *out)
     fprintf(out, "%s%s\n", reason ? ", not usable: " : "", reason ? shown(why, reason) : "");
 }
 
+static void text_chat(const json_t *c, FILE *out)
+{
+    const char *form = json_string_value(json_object_get(c, "form")), *system = json_string_value(json_object_get(c, "system"));
+    bool stated = json_is_true(json_object_get(c, "stated"));
+    fprintf(out, "chat template %s", form ? form : stated ? "unknown (--chat-template NAME says what it is)" : "none");
+    fprintf(out, "%s%s%s\n", system ? ", says \"" : "", system ? system : "", system ? "\" by itself" : "");
+}
+
 static void print_text(const json_t *o, FILE *out)
 {
     static const char *const head[] = { "file", "architecture", "name", "digest" };
@@ -219,6 +237,7 @@ static void print_text(const json_t *o, FILE *out)
         fprintf(out, "%-13s %s\n", head[i], shown(buf, json_object_get(o, head[i])));
     fprintf(out, "parameters    %" JSON_INTEGER_FORMAT "\n", json_integer_value(json_object_get(o, "parameters")));
     text_tokenizer(json_object_get(o, "tokenizer"), out);
+    text_chat(json_object_get(o, "chat_template"), out);
     text_types(json_object_get(o, "types"), out);
     text_keys(json_object_get(o, "keys"), out);
     text_tensors(json_object_get(o, "tensors"), out);

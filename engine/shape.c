@@ -1,6 +1,7 @@
 /* The shape of a model from its GGUF keys: every key's kind and range is checked here, so that the rest may trust it. */
 #include "engine/model.h"
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -55,7 +56,9 @@ static err_code read_arch(model_shape *s, keys *k, char *buf, size_t cap, err *e
     k->arch = buf;
     for (int a = 0; a < ARCH_COUNT; a++)
         if (!strcmp(buf, arch_names[a])) return s->arch = (model_arch)a, ERR_OK;
-    return err_set(e, ERR_MODEL, "%s: architecture \"%s\" is not one of llama, qwen2, qwen3", gguf_path(k->g), buf);
+#define X(N, n) " " n
+    return err_set(e, ERR_MODEL, "%s: architecture \"%s\" is not one of" ARCH_MAP(X), gguf_path(k->g), buf);
+#undef X
 }
 
 static err_code read_sizes(model_shape *s, keys *k, err *e)
@@ -101,6 +104,7 @@ static err_code read_scaling(rope_config *r, keys *k, err *e)
 {
     static const struct { const char *name; rope_scaling s; } kinds[] = {
         { "none", ROPE_NONE }, { "linear", ROPE_LINEAR }, { "llama3", ROPE_LLAMA3 }, { "yarn", ROPE_YARN },
+        { "longrope", ROPE_LONG },
     };
     view v;
     err_code rc;
@@ -111,7 +115,7 @@ static err_code read_scaling(rope_config *r, keys *k, err *e)
     size_t i = 0, n = sizeof kinds / sizeof *kinds;
     while (i < n && (strlen(kinds[i].name) != v.len || memcmp(kinds[i].name, v.ptr, v.len))) i++;
     if (i == n)
-        return err_set(e, ERR_MODEL, "%s: key %s is \"%.*s\", want none, linear, llama3 or yarn", gguf_path(k->g), k->key,
+        return err_set(e, ERR_MODEL, "%s: key %s is \"%.*s\", want none, linear, llama3, yarn or longrope", gguf_path(k->g), k->key,
                        (int)(v.len < 40 ? v.len : 40), (const char *)v.ptr);
     r->scaling = kinds[i].s;
     r->beta_fast = 32;
@@ -131,23 +135,41 @@ static err_code read_scaling(rope_config *r, keys *k, err *e)
     return opt_u32(k, "rope.scaling.original_context_length", 1, 1u << 24, &r->orig_ctx, e);
 }
 
-/* rope_freqs.weight [n_rot/2]: how llama 3.1 files carry their bands. */
-static err_code read_freqs(rope_config *r, const gguf *g, err *e)
+/* A tensor of n frequency factors. */
+static err_code read_freqs(float *out, uint32_t n, const gguf *g, const char *name, err *e)
 {
-    const gguf_tensor *t = gguf_tensor_find(g, "rope_freqs.weight");
-    if (!t) return ERR_OK;
-    if (t->type != 0 || t->dim[0] != r->n_rot / 2 || t->dim[1] != 1)
-        return err_set(e, ERR_MODEL, "%s: tensor rope_freqs.weight is not f32 [%u]", gguf_path(g), r->n_rot / 2);
+    const gguf_tensor *t = gguf_tensor_find(g, name);
+    if (!t || t->type != 0 || t->dim[0] != n || t->dim[1] != 1)
+        return err_set(e, ERR_MODEL, "%s: tensor %s is %s f32 [%u]", gguf_path(g), name, t ? "not" : "missing, want", n);
     gguf_range m;
     err_code rc = gguf_map(g, t->offset, t->bytes, &m, e);
     if (rc) return rc;
-    memcpy(r->freqs, m.data, t->bytes);
+    memcpy(out, m.data, t->bytes);
     gguf_unmap(&m);
-    for (uint32_t i = 0; i < r->n_rot / 2; i++)
-        if (!(r->freqs[i] > 0 && r->freqs[i] < 1e9f))
-            return err_set(e, ERR_MODEL, "%s: rope_freqs.weight[%u] is %g", gguf_path(g), i, (double)r->freqs[i]);
-    r->has_freqs = true;
+    for (uint32_t i = 0; i < n; i++)
+        if (!(out[i] > 0 && out[i] < 1e9f)) return err_set(e, ERR_MODEL, "%s: %s[%u] is %g", gguf_path(g), name, i, (double)out[i]);
     return ERR_OK;
+}
+
+/* rope_freqs.weight [n_rot/2]: how llama 3.1 files carry their bands. rope_factors_short/long.weight: two sets, one for
+ * contexts up to the trained one; their files need not name the scaling type. */
+static err_code read_factors(rope_config *r, keys *k, err *e)
+{
+    const gguf *g = k->g;
+    err_code rc = ERR_OK;
+    uint32_t n = r->n_rot / 2;
+    if (gguf_tensor_find(g, "rope_factors_long.weight") || gguf_tensor_find(g, "rope_factors_short.weight")) {
+        r->scaling = ROPE_LONG;
+        r->attn_factor = 1;
+        r->has_freqs = true;
+        if ((rc = read_freqs(r->freqs, n, g, "rope_factors_short.weight", e))) return rc;
+        if ((rc = read_freqs(r->freqs_long, n, g, "rope_factors_long.weight", e))) return rc;
+        if ((rc = opt_f32(k, "rope.scaling.attn_factor", 1e-6, 1e6, &r->attn_factor, e))) return rc;
+        return opt_u32(k, "rope.scaling.original_context_length", 1, 1u << 24, &r->orig_ctx, e);
+    }
+    if (!gguf_tensor_find(g, "rope_freqs.weight")) return ERR_OK;
+    r->has_freqs = true;
+    return read_freqs(r->freqs, n, g, "rope_freqs.weight", e);
 }
 
 static err_code read_rope(model_shape *s, keys *k, err *e)
@@ -159,7 +181,42 @@ static err_code read_rope(model_shape *s, keys *k, err *e)
     if (r->n_rot % 2) return err_set(e, ERR_MODEL, "%s: rope.dimension_count is %u, want an even number", gguf_path(k->g), r->n_rot);
     if ((rc = opt_f32(k, "rope.freq_base", 1, 1e12, &r->base, e))) return rc;
     if ((rc = read_scaling(r, k, e))) return rc;
-    return read_freqs(r, k->g, e);
+    return read_factors(r, k, e);
+}
+
+/* Early phi3 files do not state the window; llama.cpp's rule for them. 0: the file must. */
+static uint32_t phi3_window(const model_shape *s)
+{
+    if ((s->L == 32 || s->L == 40) && s->n_ctx == 4096) return 2047;
+    if (s->L == 32 && s->K == 32 && s->n_ctx == 131072) return 262144;
+    return s->L == 40 && s->n_ctx == 131072 ? 131072 : 0;
+}
+
+/* Windows, caps and scales. Only these architectures have any: llama files of Mistral models carry a window too, but
+ * llama.cpp attends to all rows there, and so does this. What no key states is a constant of the architecture, as in
+ * llama.cpp; `wide`: the number of layers of its 27B model, whose queries are scaled by 1/sqrt(D/H) instead of 1/sqrt(d). */
+static err_code read_look(model_shape *s, keys *k, err *e)
+{
+    static const struct { uint32_t window, every, wide; float cap, final_cap, local_base; } of[ARCH_COUNT] = {
+        [ARCH_GEMMA2] = { .window = 4096, .every = 2, .wide = 46, .cap = 50, .final_cap = 30 },
+        [ARCH_GEMMA3] = { .every = 6, .wide = 62, .local_base = 10000 },
+    };
+    kv_look *a = &s->look;
+    bool gemma = s->arch == ARCH_GEMMA2 || s->arch == ARCH_GEMMA3;
+    err_code rc;
+    if (!gemma && s->arch != ARCH_PHI3) return ERR_OK;
+    *a = (kv_look){ .window = gemma ? of[s->arch].window : phi3_window(s), .global_every = of[s->arch].every,
+                    .soft_cap = of[s->arch].cap, .local_base = of[s->arch].local_base };
+    uint64_t v;
+    if (!a->window && !gguf_get_u64(k->g, key(k, "attention.sliding_window"), &v))
+        return err_set(e, ERR_MODEL, "%s: key %s is missing or no integer", gguf_path(k->g), k->key);
+    if ((rc = opt_u32(k, "attention.sliding_window", 0, 1u << 30, &a->window, e)) || !gemma) return rc;
+    s->gelu = true;
+    s->embed_scale = sqrtf((float)s->D);
+    s->final_cap = of[s->arch].final_cap;
+    if (s->L == of[s->arch].wide) a->scale = 1 / sqrtf((float)(s->D / s->H));
+    if (s->arch == ARCH_GEMMA2 && (rc = opt_f32(k, "attn_logit_softcapping", 0, 1e6, &a->soft_cap, e))) return rc;
+    return opt_f32(k, "final_logit_softcapping", 0, 1e6, &s->final_cap, e);
 }
 
 err_code model_shape_read(model_shape *out, const gguf *g, err *e)
@@ -173,6 +230,7 @@ err_code model_shape_read(model_shape *out, const gguf *g, err *e)
     if ((rc = read_sizes(&s, &k, e))) return rc;
     if ((rc = read_vocab(&s, g, e))) return rc;
     if ((rc = read_rope(&s, &k, e))) return rc;
+    if ((rc = read_look(&s, &k, e))) return rc;
     if (gguf_get_str(g, "general.name", &v)) snprintf(s.name, sizeof s.name, "%.*s", (int)(v.len < 63 ? v.len : 63), (const char *)v.ptr);
     snprintf(s.digest, sizeof s.digest, "%s", gguf_digest(g));
     *out = s;

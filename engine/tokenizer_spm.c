@@ -103,7 +103,13 @@ static bool encode_word(const tokenizer *t, merger *m, const char *p, size_t len
     return true;
 }
 
-/* tokenizer.ggml.remove_extra_whitespaces: SentencePiece's normaliser keeps one blank of a run, and none at the ends. */
+static bool ends_blank(const text *s)
+{
+    return s->len >= SPACE_LEN && !memcmp(s->ptr + s->len - SPACE_LEN, SPM_SPACE, SPACE_LEN);
+}
+
+/* tokenizer.ggml.remove_extra_whitespaces: SentencePiece's normaliser keeps one blank of a run, and none at the ends; at the
+ * end a U+2581 of the text counts as one, since blanks are already spelt so by then. */
 static bool squeeze(view in, text *out)
 {
     const char *p = in.ptr;
@@ -116,6 +122,7 @@ static bool squeeze(view in, text *out)
         ok = (!pending || text_add(out, " ", 1)) && text_add(out, p + i, 1);
         pending = false;
     }
+    while (ok && out->len && (ends_blank(out) || out->ptr[out->len - 1] == ' ')) out->len -= ends_blank(out) ? SPACE_LEN : 1;
     return ok;
 }
 

@@ -5,15 +5,12 @@
 #include <math.h>
 #include <string.h>
 
-static const float *rope_row(const float *t, const kv_seq *q, uint32_t slot)
-{
-    return t + (size_t)q->cells.row[slot].pos * q->store->rope.half;
-}
-
-static void rotate(const kv_seq *q, uint32_t slot, float *x)
+static void rotate(const kv_seq *q, uint32_t layer, uint32_t slot, float *x)
 {
     const kv *s = q->store;
-    s->vec->rope(x, rope_row(s->rope.cos, q, slot), rope_row(s->rope.sin, q, slot), s->g.rope.n_rot, s->g.rope.neox);
+    const rope_table *t = s->rope_local.cos && kv_is_local(s, layer) ? &s->rope_local : &s->rope;
+    size_t at = (size_t)q->cells.row[slot].pos * t->half;
+    s->vec->rope(x, t->cos + at, t->sin + at, s->g.rope.n_rot, s->g.rope.neox);
 }
 
 static void store_row(const kv *s, void *to, const float *x)
@@ -29,7 +26,7 @@ void kv_append(kv_seq *q, uint32_t layer, uint32_t slot, const float *k, const f
     float x[KV_MAX_D];
     for (uint32_t h = k0; h < k1; h++) {
         memcpy(x, k + (size_t)h * s->g.d, s->g.d * sizeof *x);
-        rotate(q, slot, x);
+        rotate(q, layer, slot, x);
         store_row(s, kv_row_at(q, layer, KV_SIDE_K, h, slot), x);
         store_row(s, kv_row_at(q, layer, KV_SIDE_V, h, slot), v + (size_t)h * s->g.d);
     }
@@ -97,16 +94,25 @@ static void run_pages(const job *j, uint32_t first, uint32_t n, uint32_t at, voi
     }
 }
 
+/* The part of a run from place `from` of the dense order on, which becomes place 0. */
+static cell_run run_from(cell_run r, uint32_t from)
+{
+    uint32_t cut = r.at < from ? from - r.at : 0;
+    return (cell_run){ r.first + cut, r.n - cut, r.at + cut - from, cut ? CELL_NONE : r.prev };
+}
+
 /* Dots do not depend on each other, so the walk from the row back to the first fills them in. Returns the rows seen. */
 static uint32_t scores(job *j, uint32_t slot)
 {
     const cells *c = &j->seq->cells;
     cell_run r = cells_run(c, slot);
-    uint32_t seen = r.at + r.n;
+    uint32_t seen = r.at + r.n, window = j->seq->store->g.look.window;
+    uint32_t from = kv_is_local(j->seq->store, j->layer) && seen > window ? seen - window : 0;
     for (j->n_runs = 0;; r = cells_run(c, r.prev)) {
-        run_pages(j, r.first, r.n, r.at, dot_page);
-        run_put(j, &r);
-        if (r.prev == CELL_NONE) return seen;
+        cell_run part = run_from(r, from);
+        run_pages(j, part.first, part.n, part.at, dot_page);
+        run_put(j, &part);
+        if (part.prev == CELL_NONE || !part.at) return seen - from;
     }
 }
 
@@ -123,11 +129,13 @@ static void weighted_sum(const job *j)
 
 static void attend_head(job *j, uint32_t slot)
 {
-    const vec_ops *vec = j->seq->store->vec;
-    uint32_t d = j->seq->store->g.d, n = scores(j, slot);
+    const kv *s = j->seq->store;
+    const vec_ops *vec = s->vec;
+    uint32_t d = s->g.d, n = scores(j, slot);
     for (uint32_t i = 0; i < j->g; i++) {
         float *x = j->score + i * j->stride;
-        vec->scale(x, n, 1.0f / sqrtf((float)d));
+        vec->scale(x, n, s->g.look.scale > 0 ? s->g.look.scale : 1.0f / sqrtf((float)d));
+        if (s->g.look.soft_cap > 0) vec->soft_cap(x, n, s->g.look.soft_cap);
         j->sum[i] = vec->exp_sum(x, n, vec->max(x, n));
     }
     weighted_sum(j);
@@ -157,7 +165,7 @@ void kv_attend(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, flo
     for (j.head = k0; j.head < k1; j.head++) {
         size_t at = (size_t)j.head * j.g * s->g.d;
         memcpy(j.query, query + at, (size_t)j.g * s->g.d * sizeof *query);
-        for (uint32_t i = 0; i < j.g; i++) rotate(q, slot, j.query + (size_t)i * s->g.d);
+        for (uint32_t i = 0; i < j.g; i++) rotate(q, layer, slot, j.query + (size_t)i * s->g.d);
         j.out = out + at;
         attend_head(&j, slot);
     }

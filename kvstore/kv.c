@@ -20,6 +20,9 @@ static err_code geometry_check(const kv_geometry *g, err *e)
         return err_set(e, ERR_MODEL, "%u query heads do not divide among %u KV heads", g->H, g->K);
     if (!g->d || g->d > KV_MAX_D) return err_set(e, ERR_MODEL, "head size %u is not in 1..%u", g->d, (unsigned)KV_MAX_D);
     if (g->rope.n_rot > g->d) return err_set(e, ERR_MODEL, "%u rotated dimensions in a head of %u", g->rope.n_rot, g->d);
+    if (!(g->look.scale >= 0 && g->look.soft_cap >= 0 && g->look.local_base >= 0))
+        return err_set(e, ERR_MODEL, "attention scale %g, soft cap %g, local rope base %g: must not be negative", (double)g->look.scale,
+                       (double)g->look.soft_cap, (double)g->look.local_base);
     if (!g->n_ctx || g->n_ctx > MAX_CTX) return err_set(e, ERR_MODEL, "context of %u rows is not in 1..%u", g->n_ctx, MAX_CTX);
     if ((unsigned)g->format >= KV_FORMAT_COUNT) return err_set(e, ERR_CONFIG, "unknown KV format %d", (int)g->format);
     uint64_t row = (uint64_t)(g->last - g->first) * KV_SIDES * kv_layout_of(g->K, g->d, g->format).row * g->K;
@@ -31,12 +34,24 @@ static err_code geometry_check(const kv_geometry *g, err *e)
 }
 
 /* Position 1 shows every frequency and the scaling of magnitudes, and does not depend on n_ctx. */
-static uint64_t rope_print(const rope_table *t, const rope_config *c)
+static uint64_t rope_print(const rope_table *t, uint64_t h)
 {
     size_t row = t->n_ctx > 1 ? t->half : 0;
-    uint64_t h = (uint64_t)c->n_rot << 1 | c->neox;
     h = XXH3_64bits_withSeed(t->cos + row, t->half * sizeof *t->cos, h);
     return XXH3_64bits_withSeed(t->sin + row, t->half * sizeof *t->sin, h);
+}
+
+static err_code ropes_open(kv *s, const kv_geometry *g, err *e)
+{
+    err_code rc = rope_table_open(&s->rope, &g->rope, g->n_ctx, e);
+    if (rc != ERR_OK) return rc;
+    s->rope_print = rope_print(&s->rope, (uint64_t)g->rope.n_rot << 1 | g->rope.neox);
+    if (!(g->look.window && g->look.local_base > 0)) return ERR_OK;
+    rope_config local = { .n_rot = g->rope.n_rot, .neox = g->rope.neox, .base = g->look.local_base };
+    rc = rope_table_open(&s->rope_local, &local, g->n_ctx, e);
+    if (rc == ERR_OK) s->rope_print = rope_print(&s->rope_local, s->rope_print);
+    else rope_table_close(&s->rope);
+    return rc;
 }
 
 err_code kv_open(kv **out, const kv_geometry *g, err *e)
@@ -46,7 +61,7 @@ err_code kv_open(kv **out, const kv_geometry *g, err *e)
     if (rc != ERR_OK) return rc;
     kv *s = calloc(1, sizeof *s);
     if (!s) return err_set(e, ERR_NOMEM, "out of memory for a KV store");
-    rc = rope_table_open(&s->rope, &g->rope, g->n_ctx, e);
+    rc = ropes_open(s, g, e);
     if (rc != ERR_OK) {
         free(s);
         return rc;
@@ -54,7 +69,6 @@ err_code kv_open(kv **out, const kv_geometry *g, err *e)
     s->g = *g;
     s->layout = kv_layout_of(g->K, g->d, g->format);
     s->vec = vec_for(g->isa);
-    s->rope_print = rope_print(&s->rope, &g->rope);
     pages_open(&s->pages, s->layout.page, g->max_bytes);
     *out = s;
     return ERR_OK;
@@ -140,6 +154,7 @@ void kv_close(kv **s)
         }
     pages_close(&(*s)->pages);
     rope_table_close(&(*s)->rope);
+    rope_table_close(&(*s)->rope_local);
     free(*s);
     *s = NULL;
 }
@@ -202,12 +217,17 @@ uint32_t kv_rows(const kv_seq *q) { return q->cells.committed; }
 uint32_t kv_rows_tentative(const kv_seq *q) { return q->cells.used - q->cells.committed; }
 uint32_t kv_last_row(const kv_seq *q) { return cells_last(&q->cells); }
 
+static uint64_t rope_bytes(const rope_table *t)
+{
+    return 2 * (uint64_t)t->n_ctx * t->half * sizeof *t->cos;
+}
+
 kv_usage kv_bytes(const kv *s)
 {
     const pages *p = &s->pages;
     kv_usage u = { .arena = pages_arena(p), .pages_used = p->n - p->n_free, .pages_free = p->n_free, .sequences = s->sequences };
     u.data = u.pages_used * p->page;
-    u.meta = sizeof *s + pages_meta(p) + 2 * (uint64_t)s->rope.n_ctx * s->rope.half * sizeof(float);
+    u.meta = sizeof *s + pages_meta(p) + rope_bytes(&s->rope) + rope_bytes(&s->rope_local);
     for (int b = 0; b < KV_BUCKETS; b++)
         for (const kv_seq *q = s->bucket[b]; q; q = q->next)
             u.meta += sizeof *q + kv_layers(s) + cells_bytes(&q->cells) + table_bytes(&q->table);

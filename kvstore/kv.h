@@ -30,6 +30,16 @@ typedef enum {
 const char *kv_format_name(kv_format f);
 err_code kv_format_parse(const char *s, kv_format *out, err *e);
 
+/* How a row looks at the others; all zero is plain causal attention. Layer l is "local" when window > 0 and l + 1 is no
+ * multiple of global_every (global_every 0: every layer is). A row of a local layer sees the last `window` rows of its dense
+ * order, itself included, and no others are read; reductions run over the rows seen. */
+typedef struct {
+    float scale;               /* on q.k; 0: 1/sqrt(d) */
+    float soft_cap;            /* > 0: s = cap tanh(s / cap) after the scale, arXiv:2408.00118 section 2 */
+    uint32_t window, global_every;
+    float local_base;          /* > 0: local layers rotate by this base, unscaled; 0: as the others */
+} kv_look;
+
 typedef struct {
     uint32_t first, last;      /* layers of this shard */
     uint32_t H, K, d;          /* query heads, kv heads, head size */
@@ -38,6 +48,7 @@ typedef struct {
     uint64_t max_bytes;        /* hard budget of the arena, 0: no budget */
     isa isa;
     rope_config rope;
+    kv_look look;
 } kv_geometry;
 
 #define KV_ROW_NONE UINT32_MAX
@@ -68,7 +79,7 @@ err_code kv_reserve(kv_seq *q, const kv_row *rows, uint32_t n, uint32_t *slots, 
 /* k [K][d] before RoPE, v [K][d]: rotated (k) at the row's position and stored in the format, heads [k0,k1). */
 void kv_append(kv_seq *q, uint32_t layer, uint32_t slot, const float *k, const float *v, uint32_t k0, uint32_t k1);
 /* q [H][d] before RoPE -> out [H][d], for the query heads of kv heads [k0,k1). scratch: kv_scratch_floats() floats,
- * one per thread. softmax(q.k / sqrt(d)) v, arXiv:1706.03762 eq. 1, GQA as arXiv:2305.13245. */
+ * one per thread. softmax(q.k / sqrt(d)) v, arXiv:1706.03762 eq. 1, GQA as arXiv:2305.13245; kv_look says what differs. */
 void kv_attend(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, float *out, uint32_t k0, uint32_t k1, float *scratch);
 size_t kv_scratch_floats(const kv *s);
 

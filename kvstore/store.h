@@ -22,13 +22,20 @@ struct kv {
     kv_layout layout;
     const vec_ops *vec;
     rope_table rope;
-    uint64_t rope_print;       /* of rope and n_rot: two stores with the same one rotate alike */
+    rope_table rope_local;     /* of local layers; closed unless look.local_base > 0 */
+    uint64_t rope_print;       /* of both and n_rot: two stores with the same one rotate alike */
     pages pages;
     kv_seq *bucket[KV_BUCKETS];
     uint32_t sequences;
 };
 
 static inline uint32_t kv_layers(const kv *s) { return s->g.last - s->g.first; }
+
+static inline bool kv_is_local(const kv *s, uint32_t layer)
+{
+    const kv_look *a = &s->g.look;
+    return a->window && (!a->global_every || (layer + 1) % a->global_every);
+}
 
 /* Row `slot` of a head, K or V; the rows up to the page's end follow, layout.row bytes apart. layer as in the model. */
 static inline void *kv_row_at(const kv_seq *q, uint32_t layer, int side, uint32_t head, uint32_t slot)

@@ -300,26 +300,29 @@ static bool log_is_clean(const standing *c)
     return clean;
 }
 
-static bool only_the_folder(const char *dir)
+/* The journal of jobs stays for the next `up` in a folder that the user named; so does the folder. */
+bool run_dir_clean(const char *dir)
 {
     DIR *d = opendir(dir);
     struct dirent *f;
-    bool empty = true;
-    while (d && (f = readdir(d)))
-        if (strcmp(f->d_name, ".") && strcmp(f->d_name, "..")) printf("# left in %s: %s\n", dir, f->d_name), empty = false;
+    bool clean = true;
+    while (d && (f = readdir(d))) {
+        if (!strcmp(f->d_name, ".") || !strcmp(f->d_name, "..")) continue;
+        if (!strncmp(f->d_name, "journal.db", 10)) unlinkat(dirfd(d), f->d_name, 0);
+        else printf("# left in %s: %s\n", dir, f->d_name), clean = false;
+    }
     if (d) closedir(d);
     fflush(stdout);
-    return empty;
+    return clean && !rmdir(dir);
 }
 
 bool standing_down(standing *c)
 {
     ran r = program_run(0, 60, NULL, SLUICE("down", "--dir", c->dir));
-    bool ok = r.status == 0 && programs_ended(5) && only_the_folder(c->dir) && log_is_clean(c);
+    bool ok = r.status == 0 && programs_ended(5) && run_dir_clean(c->dir) && log_is_clean(c);
     ran_free(&r);
     json_decref(c->status);
     c->status = NULL;
-    rmdir(c->dir);                     /* `down` leaves a folder that the user named */
     return ok;
 }
 

@@ -57,6 +57,9 @@ void standing_print_log(const standing *c);
  * sanitizer's words. */
 bool standing_down(standing *c);
 
+/* After `down`: nothing but the journal of jobs is in a run directory; both are removed. */
+bool run_dir_clean(const char *dir);
+
 /* Words of a sanitizer in a text, or NULL. */
 const char *sanitizer_words(const char *s);
 /* A port of 127.0.0.1 that was free a moment ago. 0: none. */

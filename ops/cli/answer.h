@@ -1,6 +1,7 @@
 #ifndef CLI_ANSWER_H
 #define CLI_ANSWER_H
 /* What comes back for one job: TOKEN, SCORED and DONE messages put together. It prints nothing and waits for nobody. */
+#include "engine/tokenizer.h"
 #include "proto/link.h"
 #include <jansson.h>
 
@@ -31,8 +32,9 @@ void answer_free(answer *a);
 err_code answer_take(answer *a, const packet *p, bool *fresh, err *e);
 
 /* text, tokens, prompt_tokens, completion_tokens, finish_reason, timings, adapter (null or an object), passages, slides;
- * choices when there are several; logprobs when tokens carry top lists. A new reference; NULL when out of memory. */
-json_t *answer_json(const answer *a, bool logprobs);
+ * choices when there are several; with `logprobs` one object a token: id, text (with names), logprob, top. A new reference;
+ * NULL when out of memory. */
+json_t *answer_json(const answer *a, bool logprobs, const tokenizer *names);
 /* {"code": "bad request", "message": ...} */
 json_t *answer_error_json(const err *e);
 /* Any bytes as JSON text (what is no UTF-8 becomes U+FFFD); a number, or null where it is not finite. */

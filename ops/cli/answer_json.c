@@ -1,6 +1,7 @@
 #include "ops/cli/answer.h"
 #include "proto/finish.h"
 #include "core/utf8.h"
+#include "ops/cli/pieces.h"
 #include <math.h>
 #include <string.h>
 
@@ -34,19 +35,20 @@ static json_t *token_ids(const choice *c)
     return a;
 }
 
-static json_t *top_list(const cand_rec *top, size_t n)
+static json_t *top_list(const cand_rec *top, size_t n, const tokenizer *names)
 {
     json_t *a = json_array();
     for (size_t i = 0; i < n; i++) {
         json_t *o = json_object();
         json_object_set_new(o, "id", json_integer(top[i].id));
+        pieces_put(o, "text", names, top[i].id);
         json_object_set_new(o, "logprob", json_finite((double)top[i].logit));
         json_array_append_new(a, o);
     }
     return a;
 }
 
-static json_t *logprob_list(const choice *c)
+static json_t *logprob_list(const choice *c, const tokenizer *names)
 {
     json_t *a = json_array();
     size_t at = 0;
@@ -54,8 +56,9 @@ static json_t *logprob_list(const choice *c)
         size_t left = c->n_top - at, n = c->token[i].n_top < left ? c->token[i].n_top : left;
         json_t *o = json_object();
         json_object_set_new(o, "id", json_integer(c->token[i].id));
+        pieces_put(o, "text", names, c->token[i].id);
         json_object_set_new(o, "logprob", json_finite((double)c->token[i].logprob));
-        json_object_set_new(o, "top", top_list(c->top + at, n));
+        json_object_set_new(o, "top", top_list(c->top + at, n, names));
         json_array_append_new(a, o);
         at += n;
     }
@@ -63,14 +66,14 @@ static json_t *logprob_list(const choice *c)
 }
 
 /* What is a choice's own: also the whole answer when there is one choice. */
-static void put_choice(json_t *o, const choice *c, bool logprobs)
+static void put_choice(json_t *o, const choice *c, bool logprobs, const tokenizer *names)
 {
     json_object_set_new(o, "text", json_bytes(c->text.ptr, c->text.len));
     json_object_set_new(o, "tokens", token_ids(c));
     json_object_set_new(o, "completion_tokens", json_integer((json_int_t)c->n_tokens));
     json_object_set_new(o, "finish_reason", json_string(finish_name(c->done.finish)));
-    if (c->done.slides) json_object_set_new(o, "slides", json_integer((json_int_t)c->done.slides));
-    if (logprobs) json_object_set_new(o, "logprobs", logprob_list(c));
+    json_object_set_new(o, "slides", json_integer((json_int_t)c->done.slides));
+    if (logprobs) json_object_set_new(o, "logprobs", logprob_list(c, names));
 }
 
 static double rate(uint64_t n, uint64_t us) { return us ? (double)n * 1e6 / (double)us : 0; }
@@ -98,12 +101,12 @@ static json_t *adapter(const msg_done *d)
     return o;
 }
 
-json_t *answer_json(const answer *a, bool logprobs)
+json_t *answer_json(const answer *a, bool logprobs, const tokenizer *names)
 {
     static const choice none;
     const choice *first = a->n_choices ? &a->choice[0] : &none;
     json_t *o = json_object(), *list = a->n_choices > 1 ? json_array() : NULL;
-    put_choice(o, first, logprobs);
+    put_choice(o, first, logprobs, names);
     json_object_set_new(o, "prompt_tokens", json_integer((json_int_t)first->done.prompt_tokens));
     json_object_set_new(o, "timings", timings(&first->done));
     json_object_set_new(o, "adapter", adapter(&first->done));
@@ -111,7 +114,7 @@ json_t *answer_json(const answer *a, bool logprobs)
     for (uint32_t i = 0; list && i < a->n_choices; i++) {
         json_t *c = json_object();
         json_object_set_new(c, "index", json_integer(i));
-        put_choice(c, &a->choice[i], logprobs);
+        put_choice(c, &a->choice[i], logprobs, names);
         json_array_append_new(list, c);
     }
     if (list) json_object_set_new(o, "choices", list);

@@ -2,6 +2,7 @@
 #include "core/clock.h"
 #include "ops/cli/client.h"
 #include "ops/cli/paths.h"
+#include "ops/cli/progress.h"
 #include "ops/cli/signals.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -153,19 +154,41 @@ static err_code read_more(int fd, text *line, bool *eof, err *e)
     return ERR_OK;
 }
 
-static err_code wait_ready(cluster *c, int fd, double timeout_s, err *e)
+/* Lines in front of READY say how far the stages are. */
+static void take_loading(text *line, progress *bar)
 {
-    text line = { 0 };
+    unsigned n = 0, of = 0;
+    char *nl;
+    while (line->len && !strncmp(line->ptr, "LOADING ", 8) && (nl = memchr(line->ptr, '\n', line->len))) {
+        if (sscanf(line->ptr + 8, "%u %u", &n, &of) == 2) progress_set(bar, n, of);
+        size_t gone = (size_t)(nl + 1 - line->ptr);
+        memmove(line->ptr, nl + 1, line->len - gone + 1);
+        line->len -= gone;
+    }
+}
+
+static err_code wait_line(int fd, text *line, double timeout_s, err *e)
+{
     bool eof = false;
     err_code rc = ERR_OK;
+    progress bar = progress_open("loading stages");
     uint64_t end = clock_ns() + (uint64_t)(timeout_s * 1e9) + (uint64_t)GRACE_MS * 1000000u;
-    while (rc == ERR_OK && !eof && !(line.len && memchr(line.ptr, '\n', line.len))) {
+    while (rc == ERR_OK && !eof && !(line->len && memchr(line->ptr, '\n', line->len))) {
         struct pollfd p = { .fd = fd, .events = POLLIN };
         if (signals_caught()) rc = err_set(e, ERR_CANCELLED, "stopped while the cluster was starting");
         else if (!clock_left_ms(end))
             rc = err_set(e, ERR_TIMEOUT, "the cluster was not ready after %g s (--start-timeout)", timeout_s);
-        else if (poll(&p, 1, 100) > 0) rc = read_more(fd, &line, &eof, e);
+        else if (poll(&p, 1, 100) > 0) rc = read_more(fd, line, &eof, e);
+        if (rc == ERR_OK) take_loading(line, &bar);
     }
+    progress_close(&bar);
+    return rc;
+}
+
+static err_code wait_ready(cluster *c, int fd, double timeout_s, err *e)
+{
+    text line = { 0 };
+    err_code rc = wait_line(fd, &line, timeout_s, e);
     if (rc == ERR_OK && !(line.len && memchr(line.ptr, '\n', line.len))) rc = died_early(c, e);
     else if (rc == ERR_OK) rc = cluster_read_line(line.ptr, e);
     text_free(&line);

@@ -105,24 +105,39 @@ static err_code take(flight *f, const packet *p, err *e)
     return rc;
 }
 
+static err_code cancel(flight *f, uint64_t job)
+{
+    err quiet;
+    message m = msg_init(MSG_CANCEL);
+    m.cancel.job = job;
+    return client_send(f->c, &m, NULL, &quiet);
+}
+
+/* What a job says after it was cancelled: its end, or only now that it has an id to be cancelled by. */
+static void hear_last(flight *f, const packet *p)
+{
+    bool over = p->head.type == MSG_DONE && p->head.done.last, refused = p->head.type == MSG_FAIL;
+    slot *s = p->head.type == MSG_ACCEPTED ? slot_of(f, p->head.accepted.ref, 0) : NULL;
+    if (s) {
+        s->job = p->head.accepted.job;
+        cancel(f, s->job);
+        return;
+    }
+    if (over || refused) s = slot_of(f, refused ? p->head.fail.ref : 0, over ? p->head.done.job : 0);
+    if (!s) return;
+    answer_free(&s->a);
+    *s = (slot){ 0 };
+    f->live--;
+}
+
 static void cancel_all(flight *f)
 {
     err quiet;
     const packet *p;
     uint64_t end = clock_ns() + (uint64_t)CANCEL_MS * 1000000u;
-    for (size_t i = 0; i < f->limit; i++) {
-        message m = msg_init(MSG_CANCEL);
-        m.cancel.job = f->slot[i].job;
-        if (f->slot[i].ref && !m.cancel.job) f->live--; /* not accepted yet: nothing to wait for */
-        if (f->slot[i].ref && m.cancel.job && client_send(f->c, &m, NULL, &quiet) != ERR_OK) return;
-    }
-    while (f->live && clock_left_ms(end) && client_next(f->c, clock_left_ms(end), true, &p, &quiet) == ERR_OK) {
-        slot *s = p->head.type == MSG_DONE && p->head.done.last ? slot_of(f, 0, p->head.done.job) : NULL;
-        if (!s) continue;
-        answer_free(&s->a);
-        *s = (slot){ 0 };
-        f->live--;
-    }
+    for (size_t i = 0; i < f->limit; i++)
+        if (f->slot[i].job && cancel(f, f->slot[i].job) != ERR_OK) return;
+    while (f->live && clock_left_ms(end) && client_next(f->c, clock_left_ms(end), true, &p, &quiet) == ERR_OK) hear_last(f, p);
 }
 
 static err_code fly(flight *f, err *e)

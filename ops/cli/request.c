@@ -102,6 +102,8 @@ err_code request_init(request *r, const settings *s, err *e)
 void request_free(request *r)
 {
     text_free(&r->prompt);
+    text_free(&r->model);
+    conversation_free(&r->chat);
     text_free(&r->stop);
     free(r->tokens);
     free(r->bias);

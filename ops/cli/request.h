@@ -2,7 +2,11 @@
 #define CLI_REQUEST_H
 /* One SUBMIT with its payload, made from options or from a line of a batch file. It is not sent from here. */
 #include "core/settings.h"
+#include "engine/conversation.h"
 #include "proto/message.h"
+
+/* How a line of a batch file was written, and so how its answer is. */
+typedef enum { SHAPE_OWN, SHAPE_OPENAI_CHAT, SHAPE_OPENAI_TEXT } request_shape;
 
 typedef struct {
     message m;             /* MSG_SUBMIT; counts of the tables below included */
@@ -10,6 +14,9 @@ typedef struct {
     id_rec *tokens;        /* [m.submit.n_tokens] */
     bias_rec *bias;        /* [m.submit.n_bias] */
     bool has_prompt;
+    conversation chat;     /* messages instead of a prompt; whoever has the model turns them into tokens before it is sent */
+    request_shape shape;
+    text model;            /* the model that a line in OpenAI's shape names; not looked at */
 } request;
 
 /* The options of run and submit (ERR_INPUT quotes a bad --logit-bias or --stop); defaults for other commands. No prompt. */
@@ -28,8 +35,9 @@ err_code request_set_lora(request *r, const char *word, err *e);
 /* The four payload frames; they borrow from r. */
 void request_frames(const request *r, view out[static 4]);
 
-/* One line of a batch file over what `r` already holds: a JSON object with custom_id and prompt (or tokens). Unknown and
- * doubled fields, wrong kinds and values out of range are ERR_INPUT and name the field. custom_id lands in
+/* One line of a batch file over what `r` already holds: a JSON object with custom_id and prompt, tokens or messages, or the
+ * shape of OpenAI's batch files: {"custom_id", "method": "POST", "url", "body"}, where temperature and max_tokens that are not
+ * said are those of the options. Unknown and doubled fields, wrong kinds and values out of range are ERR_INPUT and name the field. custom_id lands in
  * r->m.submit.custom_id even when another field is wrong. */
 err_code request_line(request *r, view line, err *e);
 #endif

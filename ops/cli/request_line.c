@@ -49,6 +49,12 @@ static err_code take_prompt(request *r, const field *f, const json_t *v, err *e)
     return request_set_prompt(r, json_string_value(v), json_string_length(v), e);
 }
 
+static err_code take_messages(request *r, const field *f, const json_t *v, err *e)
+{
+    (void)f;
+    return conversation_take_all(&r->chat, v, e);
+}
+
 static err_code take_tokens(request *r, const field *f, const json_t *v, err *e)
 {
     size_t n = json_array_size(v);
@@ -139,6 +145,7 @@ static const field fields[] = {
     { "custom_id", take_id, 0, 0, 0 },
     { "prompt", take_prompt, 0, 0, 0 },
     { "tokens", take_tokens, 0, 0, 0 },
+    { "messages", take_messages, 0, 0, 0 },
     { "max_tokens", take_uint, AT(max_tokens), 0, 1 << 24 },
     { "temperature", take_real, AT(temperature), 0, 100 },
     { "top_k", take_uint, AT(top_k), 0, 1 << 24 },
@@ -162,6 +169,65 @@ static const field fields[] = {
 };
 enum { N_FIELDS = sizeof fields / sizeof fields[0] };
 
+/* ---- OpenAI's names, where they differ ---- */
+
+static err_code take_model(request *r, const field *f, const json_t *v, err *e)
+{
+    if (!json_is_string(v)) return err_set(e, ERR_INPUT, "\"%s\" wants a text", f->name);
+    return text_adds(&r->model, json_string_value(v)) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
+}
+
+static err_code take_any(request *r, const field *f, const json_t *v, err *e)
+{
+    (void)r, (void)f, (void)v, (void)e;
+    return ERR_OK;
+}
+
+/* Things that are not done here may be asked for only in the value that means "no". */
+static err_code take_no(request *r, const field *f, const json_t *v, err *e)
+{
+    (void)r;
+    const json_t *type = json_object_get(v, "type");
+    bool no = json_is_false(v) || (json_is_number(v) && json_number_value(v) >= f->lo && json_number_value(v) <= f->hi)
+              || (json_is_string(type) && !strcmp(json_string_value(type), "text"));
+    return no ? ERR_OK : err_set(e, ERR_INPUT, "\"%s\" is not supported, only its default", f->name);
+}
+
+static err_code take_prompt_or_ids(request *r, const field *f, const json_t *v, err *e)
+{
+    return json_is_array(v) ? take_tokens(r, f, v, e) : take_prompt(r, f, v, e);
+}
+
+/* A number in /v1/completions; in /v1/chat/completions true, and top_logprobs says how many. */
+static err_code take_logprobs(request *r, const field *f, const json_t *v, err *e)
+{
+    uint64_t had = r->m.submit.logprobs;
+    if (json_is_boolean(v)) return r->m.submit.logprobs = json_is_true(v) ? (had ? had : 1) : 0, ERR_OK;
+    err_code rc = take_uint(r, f, v, e);
+    if (rc == ERR_OK && !r->m.submit.logprobs) r->m.submit.logprobs = had;
+    return rc;
+}
+
+static const field openai_fields[] = {
+    { "model", take_model, 0, 0, 0 },
+    { "prompt", take_prompt_or_ids, 0, 0, 0 },
+    { "max_completion_tokens", take_uint, AT(max_tokens), 0, 1 << 24 },
+    { "logprobs", take_logprobs, AT(logprobs), 0, 64 },
+    { "top_logprobs", take_logprobs, AT(logprobs), 0, 64 },
+    { "stream", take_no, 0, 1, 0 },
+    { "frequency_penalty", take_no, 0, 0, 0 },
+    { "presence_penalty", take_no, 0, 0, 0 },
+    { "best_of", take_no, 0, 1, 1 },
+    { "response_format", take_no, 0, 1, 0 },
+    { "user", take_any, 0, 0, 0 },
+    { "metadata", take_any, 0, 0, 0 },
+    { "store", take_any, 0, 0, 0 },
+    { "service_tier", take_any, 0, 0, 0 },
+};
+enum { N_OPENAI = sizeof openai_fields / sizeof openai_fields[0] };
+
+/* ---- a line ---- */
+
 static err_code unknown_field(const char *name, err *e)
 {
     const char *names[N_FIELDS];
@@ -173,24 +239,64 @@ static err_code unknown_field(const char *name, err *e)
 
 static err_code take_field(request *r, const char *name, const json_t *v, err *e)
 {
+    for (size_t i = 0; r->shape != SHAPE_OWN && i < N_OPENAI; i++)
+        if (!strcmp(openai_fields[i].name, name)) return openai_fields[i].take(r, &openai_fields[i], v, e);
     for (size_t i = 0; i < N_FIELDS; i++)
         if (!strcmp(fields[i].name, name)) return fields[i].take(r, &fields[i], v, e);
     return unknown_field(name, e);
 }
 
-static err_code take_object(request *r, json_t *o, err *e)
+static err_code take_all(request *r, json_t *o, const json_t *but, err *e)
 {
     const char *name;
     json_t *v;
+    err_code rc = ERR_OK;
+    json_object_foreach(o, name, v)
+        if (rc == ERR_OK && v != but && !(r->shape != SHAPE_OWN && json_is_null(v))) rc = take_field(r, name, v, e);
+    return rc;
+}
+
+static err_code take_url(request *r, const json_t *o, err *e)
+{
+    const char *url = json_string_value(json_object_get(o, "url")), *method = json_string_value(json_object_get(o, "method"));
+    if (!url) return err_set(e, ERR_INPUT, "\"url\" is missing beside \"body\"");
+    if (method && strcmp(method, "POST")) return err_set(e, ERR_INPUT, "\"method\" is \"%.20s\", only \"POST\" is possible", method);
+    if (!strcmp(url, "/v1/chat/completions")) return r->shape = SHAPE_OPENAI_CHAT, ERR_OK;
+    if (!strcmp(url, "/v1/completions")) return r->shape = SHAPE_OPENAI_TEXT, ERR_OK;
+    return err_set(e, ERR_INPUT, "\"url\" is \"%.60s\"; /v1/chat/completions and /v1/completions are possible", url);
+}
+
+static err_code take_openai(request *r, json_t *o, err *e)
+{
+    static const char *const outer[] = { "custom_id", "method", "url", "body" };
+    const char *name;
+    json_t *v, *body = json_object_get(o, "body");
+    r->shape = SHAPE_OPENAI_CHAT;                            /* a line with a bad url is answered in this shape too */
+    err_code rc = take_url(r, o, e);
+    json_object_foreach(o, name, v) {
+        bool known = false;
+        for (size_t i = 0; i < 4; i++) known |= !strcmp(name, outer[i]);
+        if (rc == ERR_OK && !known) rc = err_set(e, ERR_INPUT, "unknown field \"%.60s\" beside \"body\"", name);
+    }
+    if (rc == ERR_OK && !json_is_object(body)) rc = err_set(e, ERR_INPUT, "\"body\" is no object");
+    if (rc == ERR_OK && json_object_get(body, "custom_id")) rc = err_set(e, ERR_INPUT, "\"custom_id\" stands beside \"body\", not in it");
+    if (rc == ERR_OK) rc = take_all(r, body, NULL, e);
+    if (rc == ERR_OK && r->shape == SHAPE_OPENAI_CHAT && !r->chat.n) rc = err_set(e, ERR_INPUT, "\"messages\" is missing");
+    return rc == ERR_OK && r->shape == SHAPE_OPENAI_TEXT && r->chat.n ? err_set(e, ERR_INPUT, "\"messages\" belong to /v1/chat/completions") : rc;
+}
+
+static err_code take_object(request *r, json_t *o, err *e)
+{
     if (!json_is_object(o)) return err_set(e, ERR_INPUT, "the line is no JSON object");
     json_t *id = json_object_get(o, "custom_id"); /* first, so that an error can be told to the right job */
     if (!id) return err_set(e, ERR_INPUT, "\"custom_id\" is missing");
     err_code rc = take_field(r, "custom_id", id, e);
-    json_object_foreach(o, name, v)
-        if (rc == ERR_OK && v != id) rc = take_field(r, name, v, e);
+    if (rc == ERR_OK) rc = json_object_get(o, "body") ? take_openai(r, o, e) : take_all(r, o, id, e);
     if (rc != ERR_OK) return rc;
-    if (!r->has_prompt && !r->m.submit.n_tokens) return err_set(e, ERR_INPUT, "\"prompt\" is missing");
-    if (r->has_prompt && r->m.submit.n_tokens) return err_set(e, ERR_INPUT, "\"prompt\" and \"tokens\" exclude each other");
+    int ways = r->has_prompt + (r->m.submit.n_tokens > 0) + (r->chat.n > 0);
+    if (!ways) return err_set(e, ERR_INPUT, "\"prompt\" is missing");
+    if (ways > 1) return err_set(e, ERR_INPUT, "\"prompt\" and \"%s\" exclude each other", r->chat.n ? "messages" : "tokens");
+    if (r->chat.n && r->m.submit.rag) return err_set(e, ERR_INPUT, "\"messages\" and \"rag\" exclude each other");
     return ERR_OK;
 }
 

@@ -1,5 +1,6 @@
 #include "ops/cli/show.h"
 #include "ops/cli/describe.h"
+#include "ops/cli/pieces.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,8 +73,11 @@ static err_code write_choices(const answer *a, err *e)
 
 static err_code write_object(const show *w, const answer *a, const json_t *status, uint64_t kv, err *e)
 {
-    json_t *o = answer_json(a, w->s->logprobs > 0), *stages = json_object_get(status, "stages"),
+    const char *file = json_string_value(json_object_get(json_object_get(status, "model"), "file"));
+    tokenizer *names = w->s->logprobs && file ? pieces_open(file) : NULL;
+    json_t *o = answer_json(a, w->s->logprobs > 0, names), *stages = json_object_get(status, "stages"),
            *lossy = json_object_get(status, "lossy");
+    tokenizer_close(&names);
     json_object_set_new(o, "schema", json_string(w->schema));
     json_object_set_new(o, "id", json_integer((json_int_t)a->job));
     json_object_set_new(o, "kv_bytes", json_integer((json_int_t)kv));

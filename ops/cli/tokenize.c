@@ -1,4 +1,5 @@
 #include "ops/cli/command.h"
+#include "ops/cli/chat_model.h"
 #include "ops/cli/ids.h"
 #include "ops/cli/paths.h"
 #include "ops/cli/request.h"
@@ -75,8 +76,42 @@ static err_code print_ids(const tokenizer *t, const token_list *ids, const setti
     return rc == ERR_OK ? show_write("", 0, e) : rc;
 }
 
+/* A conversation: from a file of messages, or one turn of the user's. */
+static err_code read_conversation(conversation *c, const settings *s, err *e)
+{
+    request r = { 0 };
+    bool dash = s->args.n == 1 && !strcmp(s->args.at[0], "-");
+    err_code rc = ERR_OK;
+    if (!s->prompt && (s->file || dash)) rc = chat_load(c, s->file ? s->file : "-", false, e);
+    else if ((rc = request_prompt(&r, s, e)) == ERR_OK) rc = conversation_add(c, CHAT_USER, r.prompt.ptr, r.prompt.len, e);
+    if (rc == ERR_OK && s->system) rc = conversation_set_system(c, s->system, strlen(s->system), e);
+    request_free(&r);
+    return rc;
+}
+
+static err_code tokenize_chat(settings *s, err *e)
+{
+    chat_model m = { 0 };
+    conversation c = { 0 };
+    token_list ids = { 0 };
+    size_t broken = 0;
+    err_code rc = s->bos || s->special ? err_set(e, ERR_USAGE, "--chat puts control tokens where they belong: no --bos, no --special") : ERR_OK;
+    if (rc == ERR_OK) rc = read_conversation(&c, s, e);
+    if (rc == ERR_OK) rc = path_default_model(s, e);
+    if (rc == ERR_OK) rc = chat_model_open(&m, s->model, s->chat_template, e);
+    if (rc == ERR_OK) rc = chat_render(&m.style, m.tok, c.turn, c.n, &ids, &broken, e);
+    if (rc == ERR_OK && broken) fprintf(stderr, "sluice tokenize: %zu role markers in the messages' text got a blank\n", broken);
+    if (rc == ERR_OK) rc = print_ids(m.tok, &ids, s, e);
+    token_list_free(&ids);
+    conversation_free(&c);
+    chat_model_close(&m);
+    return rc;
+}
+
 err_code cmd_tokenize(settings *s, err *e)
 {
+    if (s->chat) return tokenize_chat(s, e);
+    if (s->system || s->chat_template) return err_set(e, ERR_USAGE, "--system and --chat-template go with --chat");
     tokenizer *t = NULL;
     request r = { 0 };
     token_list ids = { 0 };

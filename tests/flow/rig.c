@@ -91,14 +91,15 @@ static void start_all(rig *r, int *ready)
     }
 }
 
-/* The coordinator's one line: READY, or ERROR code text. */
+/* The coordinator's last line: READY, or ERROR code text. Those before say how far it is. */
 static bool is_ready(int fd, err *e)
 {
-    char line[1024];
+    char all[4096], *line = all;
     size_t n = 0;
-    for (ssize_t got; n < sizeof line - 1 && (got = read(fd, line + n, sizeof line - 1 - n)) > 0;) n += (size_t)got;
-    line[n] = 0;
+    for (ssize_t got; n < sizeof all - 1 && (got = read(fd, all + n, sizeof all - 1 - n)) > 0;) n += (size_t)got;
+    all[n] = 0;
     close(fd);
+    for (char *nl; !strncmp(line, "LOADING ", 8) && (nl = strchr(line, '\n')); n -= (size_t)(nl + 1 - line), line = nl + 1) continue;
     if (!strncmp(line, "READY ", 6)) return true;
     int code = 0, at = 0;
     if (sscanf(line, "ERROR %d %n", &code, &at) < 1 || code <= 0 || code >= ERR_COUNT) code = ERR_STATE;

@@ -394,7 +394,7 @@ static void party_down(party *p)
     ran_free(&r);
     cr_expect_eq(program_wait(&p->worker, 0, 10), 0, "the worker ends well with its cluster");
     cr_assert(programs_ended(5));
-    cr_expect_eq(rmdir(p->dir), 0, "something is left in the run directory");
+    cr_expect(run_dir_clean(p->dir));
 }
 
 static void check_joined(const party *p, size_t place, size_t n)

@@ -39,17 +39,17 @@ static const char *random_model(const char *shape, const char *quant)
     return path;
 }
 
-static const char *adapter(const char *model, const char *name, uint32_t rank, bool mixed, uint64_t seed)
+static const char *adapter(const char *base, const char *name, uint32_t rank, bool mixed, uint64_t seed)
 {
     static adapter_file f;
     const char *path = path_of(name);
-    cr_assert(adapter_for(&f, model, rank, mixed, seed) && adapter_write(&f, path));
+    cr_assert(adapter_for(&f, base, rank, mixed, seed) && adapter_write(&f, path));
     return path;
 }
 
-static message with(message m, const char *lora, double scale)
+static message with(message m, const char *file, double scale)
 {
-    if (lora) snprintf(m.submit.lora, sizeof m.submit.lora, "%s", lora);
+    if (file) snprintf(m.submit.lora, sizeof m.submit.lora, "%s", file);
     m.submit.lora_scale = scale;
     return m;
 }
@@ -111,9 +111,9 @@ typedef struct { rig_job *score, *decode, *text; } three;
 static three submit_three(rig *r, const char *file, double scale, bool alone)
 {
     rig_input in = prompt();
-    message text = rig_generate(MADE);
-    text.submit.logprobs = 8;
-    message m[3] = { rig_score(0), rig_score(1), text };
+    message words = rig_generate(MADE);
+    words.submit.logprobs = 8;
+    message m[3] = { rig_score(0), rig_score(1), words };
     three t;
     rig_job **out[] = { &t.score, &t.decode, &t.text };
     for (int i = 0; i < 3; i++) {
@@ -234,7 +234,7 @@ Test(lora_flow, wrong_files_are_refused_when_the_job_is_submitted)
 
 /* ---- the programs -------------------------------------------------------------------------------------------------- */
 
-#define LONG "700"
+#define LONG 1200   /* tokens: long enough to be hit in the middle */
 
 static char *tokens_of(const program *p)
 {
@@ -250,31 +250,40 @@ static char *tokens_of(const program *p)
     return s;
 }
 
+/* Until so many more decode steps are behind us; false when that takes too long. */
+static bool wait_steps(const standing *c, int64_t until)
+{
+    for (int i = 0; i < 2000; i++) {
+        json_t *now = standing_status(c);
+        int64_t steps = json_number_at(now, "pump.decode_steps");
+        json_decref(now);
+        if (steps >= until) return true;
+        usleep(2000);
+    }
+    return false;
+}
+
 Test(lora_flow, a_stage_that_dies_has_the_adapter_again)
 {
     programs_begin();
     const char *base = random_model("tiny", "Q4_0");
-    static char word[300];
+    static char word[300], n[16];
     snprintf(word, sizeof word, "%s:0.5", adapter(base, "a", 4, true, 9));
+    snprintf(n, sizeof n, "%d", LONG);
     static standing c;
-    cr_assert(standing_up(&c, "lora", (const char *const[]){ "-m", base, "--stages", "2", NULL }));
-    const char *const *submit = SLUICE("submit", "--dir", c.dir, "-p", "once", "-n", LONG, "--ignore-eos", "--json", "--lora", word);
+    cr_assert(standing_up(&c, "lora", (const char *const[]){ "-m", base, "--stages", "2", "--journal", "none", NULL }));
+    const char *const *submit = SLUICE("submit", "--dir", c.dir, "-p", "once", "-n", n, "--ignore-eos", "--json", "--lora", word);
     program quiet, hit;
     cr_assert(program_start(&quiet, "quiet", submit));
     cr_expect_eq(program_wait(&quiet, 0, 60), 0);
     cr_assert(program_start(&hit, "hit", submit));
-    int64_t steps = json_number_at(c.status, "pump.decode_steps"), pid = json_number_at(c.status, "stages.1.pid");
+    int64_t pid = json_number_at(c.status, "stages.1.pid");
     cr_assert(pid > 0);
-    json_t *now = NULL;
-    for (int i = 0; i < 400 && json_number_at(now, "pump.decode_steps") < steps + 700 + 20; i++) {
-        json_decref(now);
-        usleep(5000);
-        now = standing_status(&c);
-    }
-    json_decref(now);
+    cr_expect(wait_steps(&c, LONG + 20));
     kill((pid_t)pid, SIGKILL);
+    cr_expect(!program_has_output(&hit, 0), "the job was over before the stage died");
     cr_expect_eq(program_wait(&hit, 0, 60), 0);
-    now = standing_status(&c);
+    json_t *now = standing_status(&c);
     cr_expect_neq(json_number_at(now, "stages.1.pid"), pid, "the stage that was killed is still there");
     json_decref(now);
     char *want = tokens_of(&quiet), *got = tokens_of(&hit);

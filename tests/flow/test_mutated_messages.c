@@ -174,10 +174,11 @@ typedef struct { const char *file; int kind; void (*make)(dice *, raw *); uint32
 static void *connect_to(void *zmq, const standing *c, const lane *l)
 {
     char addr[256];
-    int linger = 0, patience = 10000;
+    int linger = 1000, patience = 20000;
     void *s = zmq_socket(zmq, l->kind);
     snprintf(addr, sizeof addr, "ipc://%s/%s", c->dir, l->file);
-    cr_assert(s && !zmq_setsockopt(s, ZMQ_LINGER, &linger, sizeof linger) && !zmq_setsockopt(s, ZMQ_SNDTIMEO, &patience, sizeof patience));
+    cr_assert(s && !zmq_setsockopt(s, ZMQ_LINGER, &linger, sizeof linger) && !zmq_setsockopt(s, ZMQ_SNDTIMEO, &patience, sizeof patience)
+              && !zmq_setsockopt(s, ZMQ_RCVTIMEO, &patience, sizeof patience));
     cr_assert(!zmq_connect(s, addr), "%s", addr);
     return s;
 }
@@ -198,6 +199,39 @@ static void drain(void *s, lane *l)
     zmq_msg_close(&m);
 }
 
+/* A well-formed message whose answer cannot come before everything thrown so far was read. */
+static void sync_with(void *s, lane *l)
+{
+    static raw r;
+    message m = msg_init(l->make == client_message ? MSG_ASK : MSG_HELLO);
+    zmq_msg_t got;
+    err e;
+    digest_rec nobody = { 3, 4 };
+    uint64_t mark = 0x5E1F000000 + l->sent;
+    if (m.type == MSG_ASK) m.ask.ref = mark, m.ask.what = 1;
+    else m.hello = (msg_hello){ .major = 1, .name = "sync", .n_models = 1, .spare = true };
+    if (l->kind != ZMQ_DEALER) return;
+    encode(&r, &m);
+    if (m.type == MSG_HELLO) {
+        snprintf(m.hello.name, sizeof m.hello.name, "sync-%llu", (unsigned long long)l->sent);
+        encode(&r, &m);
+        text_add(&r.frame[0], &nobody, sizeof nobody);
+    }
+    send_raw(s, &r);
+    zmq_msg_init(&got);
+    for (bool there = false; !there;) {
+        cr_assert(zmq_msg_recv(&got, s, 0) >= 0, "no answer to a good message after bad ones: %s", zmq_strerror(zmq_errno()));
+        bool last = !zmq_msg_more(&got);
+        l->answers += last;
+        if (m.type == MSG_ASK) there = !msg_decode(&m, zmq_msg_data(&got), zmq_msg_size(&got), &e) && m.type == MSG_REPORT && m.report.ref == mark;
+        else there = memmem(zmq_msg_data(&got), zmq_msg_size(&got), "worker sync-", 12) != NULL;
+        if (l->make == client_message) m.type = MSG_ASK;
+    }
+    zmq_msg_close(&got);
+    raw_free(&r);
+    memset(&r, 0, sizeof r);
+}
+
 static void throw_at(void *zmq, const standing *c, lane *l, uint32_t n, dice *d)
 {
     static raw r;
@@ -215,40 +249,11 @@ static void throw_at(void *zmq, const standing *c, lane *l, uint32_t n, dice *d)
             l->valid += !msg_decode(&m, r.head, r.len, &e);
             drain(s, l);
         }
-        usleep(20000);                 /* linger is 0: let the last ones leave */
-        drain(s, l);
+        sync_with(s, l);
         zmq_close(s);
     }
     raw_free(&r);
     memset(&r, 0, sizeof r);
-}
-
-static void throw_all(const standing *c, uint32_t n, dice *d)
-{
-    lane lanes[] = { { "client", ZMQ_DEALER, client_message, 50, 0, 0, 0 }, { "control", ZMQ_DEALER, control_message, 30, 0, 0, 0 },
-                     { "result", ZMQ_PUSH, result_message, 10, 0, 0, 0 }, { "stage-0.data", ZMQ_PUSH, step_message, 10, 0, 0, 0 } };
-    void *zmq = zmq_ctx_new();
-    cr_assert(zmq);
-    for (size_t i = 0; i < 4; i++) {
-        throw_at(zmq, c, &lanes[i], n * lanes[i].share / 100, d);
-        printf("# %s: %llu messages, %llu of them with a valid header; %llu answers\n", lanes[i].file, (unsigned long long)lanes[i].sent,
-               (unsigned long long)lanes[i].valid, (unsigned long long)lanes[i].answers);
-        if (lanes[i].kind == ZMQ_DEALER && i == 0) cr_expect_gt(lanes[i].answers, lanes[i].sent / 10, "nobody says what is wrong");
-    }
-    fflush(stdout);
-    zmq_ctx_term(zmq);
-}
-
-/* ---- what must still be so */
-
-static char *job_text(const standing *c)
-{
-    ran r = program_run(0, 60, NULL, SLUICE("submit", "--dir", c->dir, "--json", "-n", "24", "-p", PROMPT));
-    cr_assert_eq(r.status, 0);
-    json_t *o = ran_json(&r);
-    char *s = strdup(json_string_at(o, "text"));
-    json_decref(o);
-    return s;
 }
 
 static void wait_idle(const standing *c)
@@ -268,6 +273,36 @@ static void wait_idle(const standing *c)
     ran_free(&r);
     standing_print_log(c);
     cr_assert_fail("jobs of clients that are gone go on");
+}
+
+static void throw_all(const standing *c, uint32_t n, dice *d)
+{
+    lane lanes[] = { { "client", ZMQ_DEALER, client_message, 50, 0, 0, 0 }, { "control", ZMQ_DEALER, control_message, 30, 0, 0, 0 },
+                     { "result", ZMQ_PUSH, result_message, 10, 0, 0, 0 }, { "stage-0.data", ZMQ_PUSH, step_message, 10, 0, 0, 0 } };
+    void *zmq = zmq_ctx_new();
+    cr_assert(zmq);
+    for (size_t i = 0; i < 4; i++) {
+        wait_idle(c);                  /* a forged answer to a step in flight would be believed: data comes from peers */
+        throw_at(zmq, c, &lanes[i], n * lanes[i].share / 100, d);
+        printf("# %s: %llu messages, %llu of them with a valid header; %llu answers\n", lanes[i].file, (unsigned long long)lanes[i].sent,
+               (unsigned long long)lanes[i].valid, (unsigned long long)lanes[i].answers);
+        if (lanes[i].kind == ZMQ_DEALER && i == 0) cr_expect_gt(lanes[i].answers, lanes[i].sent / 10, "nobody says what is wrong");
+    }
+    fflush(stdout);
+    zmq_ctx_term(zmq);
+}
+
+/* ---- what must still be so */
+
+static char *job_text(const standing *c)
+{
+    ran r = program_run(0, 60, NULL, SLUICE("submit", "--dir", c->dir, "--json", "-n", "24", "-p", PROMPT));
+    if (r.status) standing_print_log(c);
+    cr_assert_eq(r.status, 0);
+    json_t *o = ran_json(&r);
+    char *s = strdup(json_string_at(o, "text"));
+    json_decref(o);
+    return s;
 }
 
 Test(mutated_messages, ten_thousand_change_neither_text_nor_memory)

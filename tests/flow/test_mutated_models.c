@@ -170,15 +170,14 @@ static void step(const model *m, kv *store, pool *p, isa i)
     forward_row fr[ROWS];
     row_stats stats;
     candidate top[8];
-    path_id path = PATH_I8B32;
     if (kv_seq_open(store, 1, &q, &e) || runner_open(&r, m, store, p, i, ROWS, &e)) return;
     float *h = calloc((size_t)ROWS * s->D, sizeof *h);
     for (uint32_t k = 0; k < ROWS; k++) rows[k] = (kv_row){ .row = k, .pos = k, .parent = k ? k - 1 : KV_ROW_NONE }, ids[k] = k % s->V;
     if (h && !kv_reserve(q, rows, ROWS, slot, &e)) {
-        for (uint32_t k = 0; k < ROWS; k++) fr[k] = (forward_row){ q, slot[k], path };
+        for (uint32_t k = 0; k < ROWS; k++) fr[k] = (forward_row){ .seq = q, .slot = slot[k], .path = PATH_I8B32 };
         runner_embed(r, ids, ROWS, h);
         runner_layers(r, fr, ROWS, h);
-        const float *logits = runner_head(r, h, &pick, &path, 1, &stats);
+        const float *logits = runner_head(r, h, &pick, fr, 1, &stats);
         sink += (double)stats.max + forward_top(logits, s->V, top, 8);
     }
     free(h);

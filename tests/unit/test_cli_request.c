@@ -1,7 +1,9 @@
 #include "ops/cli/ids.h"
 #include "ops/cli/request.h"
+#include "tests/support.h"
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ops/cli/request*.c and ids.c: requests from options, from lines of a batch file, and token ids. */
@@ -146,6 +148,33 @@ Test(cli_request, a_bad_bias_option_is_quoted)
         request_free(&r);
         settings_free(&s);
     }
+}
+
+Test(cli_request, an_adapter_is_a_file_and_a_scale_behind_the_last_colon)
+{
+    char word[300];
+    err e;
+    request r = fresh();
+    const char *dir = support_tmpdir();
+    static const struct { const char *word, *file; double scale; } good[] = {
+        { "a.gguf", "a.gguf", 1 }, { "a.gguf:0.5", "a.gguf", 0.5 }, { "a.gguf:-2", "a.gguf", -2 }, { "b:c", "b:c", 1 }, { "b:c:3", "b:c", 3 },
+    };
+    cr_assert(support_write(strcat(strcpy(word, dir), "/a.gguf"), "", 0) && support_write(strcat(strcpy(word, dir), "/b:c"), "", 0));
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        snprintf(word, sizeof word, "%s/../%s/%s", dir, strrchr(dir, '/') + 1, good[i].word);
+        cr_expect_eq(request_set_lora(&r, word, &e), ERR_OK, "%s: %s", word, e.text);
+        snprintf(word, sizeof word, "%s/%s", dir, good[i].file);
+        cr_expect_str_eq(r.m.submit.lora, word); /* absolute: the cluster has another working directory */
+        cr_expect_eq(r.m.submit.lora_scale, good[i].scale);
+    }
+    static const char *const bad[] = { "", ":1", "gone.gguf", "a.gguf:", "a.gguf:1x", "a.gguf:1e7", "a.gguf:nan" };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        snprintf(word, sizeof word, "%s%s%s", *bad[i] == 'a' ? dir : "", *bad[i] == 'a' ? "/" : "", bad[i]);
+        cr_expect_eq(request_set_lora(&r, word, &e), ERR_INPUT, "\"%s\"", word);
+    }
+    request_free(&r);
+    expect_bad("{\"custom_id\":\"a\",\"prompt\":\"x\",\"lora\":1}", "\"lora\" wants a text");
+    expect_bad("{\"custom_id\":\"a\",\"prompt\":\"x\",\"lora\":\"/nonexistent/a\"}", "/nonexistent/a");
 }
 
 Test(cli_request, ids_are_read_with_commas_or_blanks_between)

@@ -114,7 +114,9 @@ Test(tokenizer, sluice_tiny_has_the_pieces_of_its_sentencepiece_model)
 
 typedef struct { const char *piece; float score; int32_t type; } row;
 
-static tokenizer *spm_of(const row *r, size_t n, bool prefix)
+typedef struct { const char *name; bool prefix, add_eos, squeeze; } spm_options;
+
+static tokenizer *spm_with(const row *r, size_t n, spm_options o)
 {
     char path[256];
     err e = { 0 };
@@ -129,12 +131,17 @@ static tokenizer *spm_of(const row *r, size_t n, bool prefix)
     gguf_writer_strs(w, "tokenizer.ggml.tokens", token, n);
     gguf_writer_arr(w, "tokenizer.ggml.scores", GGUF_F32, score, n);
     gguf_writer_arr(w, "tokenizer.ggml.token_type", GGUF_I32, type, n);
-    gguf_writer_bool(w, "tokenizer.ggml.add_space_prefix", prefix);
+    gguf_writer_bool(w, "tokenizer.ggml.add_space_prefix", o.prefix);
+    gguf_writer_bool(w, "tokenizer.ggml.add_eos_token", o.add_eos);
+    gguf_writer_bool(w, "tokenizer.ggml.remove_extra_whitespaces", o.squeeze);
+    if (o.name) gguf_writer_str(w, "general.name", v(o.name));
     cr_assert_eq(gguf_writer_begin(w, &e), ERR_OK, "%s", e.text);
     cr_assert_eq(gguf_writer_commit(w, &e), ERR_OK, "%s", e.text);
     gguf_writer_close(&w);
     return open_at(path);
 }
+
+static tokenizer *spm_of(const row *r, size_t n, bool prefix) { return spm_with(r, n, (spm_options){ .prefix = prefix }); }
 
 static const row hand[] = {
     { "<unk>", 0, 2 }, { "<s>", 0, 3 },    { "</s>", 0, 3 }, { "▁", -9, 1 },  { "a", -9, 1 },  { "b", -9, 1 },
@@ -171,6 +178,46 @@ Test(tokenizer, the_blank_in_front_comes_back_after_a_special_token)
     expect_ids(with, v(""), false, false, NULL, 0);
     tokenizer_close(&with);
     tokenizer_close(&without);
+}
+
+Test(tokenizer, the_end_token_is_added_where_the_file_asks_for_it)
+{
+    tokenizer *t = spm_with(hand, N_HAND, (spm_options){ .add_eos = true });
+    cr_expect(tokenizer_adds_eos(t));
+    IDS(t, "ab", true, false, 1, 9, 2);
+    IDS(t, "", true, false, 1, 2);
+    IDS(t, "ab", false, false, 9);
+    tokenizer_close(&t);
+}
+
+Test(tokenizer, extra_white_space_goes_where_the_file_says_so)
+{
+    tokenizer *t = spm_with(hand, N_HAND, (spm_options){ .squeeze = true, .prefix = true });
+    IDS(t, "  a   a ", false, false, 10, 10);
+    expect_ids(t, v("   "), false, false, NULL, 0);
+    tokenizer_close(&t);
+}
+
+Test(tokenizer, special_tokens_of_phi_3_swallow_the_white_space_behind_them)
+{
+    tokenizer *t = spm_with(hand, N_HAND, (spm_options){ .name = "Phi-3 mini" });
+    IDS(t, "a[x] \n\ta[x]", false, false, 4, 12, 4, 12);
+    IDS(t, "[x] [x] ", false, false, 12, 12);
+    IDS(t, "</s> a<s> a", false, true, 2, 4, 1, 10);       /* not behind <s> */
+    IDS(t, "[x] [x][x] a", false, false, 12, 13, 4);
+    IDS(t, "a [x]", false, false, 4, 3, 12);               /* not in front */
+    tokenizer_close(&t);
+}
+
+Test(tokenizer, a_token_that_swallows_to_its_left_leaves_what_others_took)
+{
+    tokenizer *t = spm_of(hand, N_HAND, false);
+    t->strip[12] = STRIP_LEFT;
+    t->strip[13] = STRIP_RIGHT;
+    IDS(t, "a [x]a", false, false, 4, 12, 4);
+    IDS(t, " [x]", false, false, 12);
+    IDS(t, "[x][x]  [x]", false, false, 13, 12);           /* the longer one was there first */
+    tokenizer_close(&t);
 }
 
 Test(tokenizer, merges_go_by_score_then_from_the_left)
@@ -223,7 +270,7 @@ Test(tokenizer, words_are_cut_as_each_pre_tokenizer_says)
 Test(tokenizer, pre_tokenizer_names_are_whole_words)
 {
     cr_assert_not_null(pretoken_find(v("llama3")));
-    static const char *const bad[] = { "", "llama", "gpt", "-2", "llama-bpe llama3", " ", "qwen" };
+    static const char *const bad[] = { "", "llama", "gpt-2 mpt", "gpt", "-2", "llama-bpe llama3", " ", "qwen" };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) cr_expect_null(pretoken_find(v(bad[i])), "'%s' was found", bad[i]);
 }
 

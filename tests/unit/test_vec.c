@@ -122,6 +122,14 @@ static void check_elementwise(uint32_t n)
     PLAIN->silu_mul(a, x, w, n);
     AVX2->silu_mul(b, x, w, n);
     CHECK_SAME(a, b, sizeof a, "silu_mul", n);
+    PLAIN->gelu_mul(a, x, w, n);
+    AVX2->gelu_mul(b, x, w, n);
+    CHECK_SAME(a, b, sizeof a, "gelu_mul", n);
+    memcpy(a, x, sizeof a);
+    memcpy(b, x, sizeof a);
+    PLAIN->soft_cap(a, n, 1.5f);
+    AVX2->soft_cap(b, n, 1.5f);
+    CHECK_SAME(a, b, sizeof a, "soft_cap", n);
     PLAIN->add(a, x, n);
     AVX2->add(b, x, n);
     PLAIN->scale(a, n, 1.7f);
@@ -208,6 +216,29 @@ Test(vec, exp_is_within_two_ulp_and_equal_on_every_isa)
     cr_assert_eq(vec_exp(0), 1);
 }
 
+Test(vec, tanh_is_within_two_ulp_and_the_same_on_every_isa)
+{
+    double worst = 0;
+    float in[8], u[8], v[8];
+    for (uint32_t i = 0; i < 1u << 20; i += 8) {
+        for (uint32_t j = 0; j < 8; j++) in[j] = u[j] = v[j] = ((float)(i + j) - 0x1p19f) * 0x1p-15f;   /* -16 to 16 */
+        PLAIN->soft_cap(u, 8, 1);
+        if (isa_supported() >> ISA_AVX2 & 1) AVX2->soft_cap(v, 8, 1);
+        else memcpy(v, u, sizeof u);
+        for (uint32_t j = 0; j < 8; j++) {
+            double want = tanh((double)in[j]), ulp = ldexp(1, want ? ilogb(want) - 23 : -149);
+            cr_assert(u[j] == vec_tanh(in[j]) && u[j] == v[j], "%a", (double)in[j]);
+            worst = fmax(worst, fabs((double)u[j] - want) / ulp);
+        }
+    }
+    printf("tanh: max error %.3f ulp\n", worst);
+    cr_assert_lt(worst, 2);
+    cr_assert(vec_tanh(INFINITY) == 1 && vec_tanh(-INFINITY) == -1 && isnan(vec_tanh(NAN)));
+    u[0] = v[0] = 1e9f;
+    PLAIN->soft_cap(u, 1, 50);
+    cr_assert_eq(u[0], 50);
+}
+
 Test(vec, halves_convert_as_the_hardware_does)
 {
     if (!have_avx2()) return;
@@ -246,6 +277,12 @@ Test(vec, norm_and_gate_compute_what_their_papers_say)
     for (uint32_t i = 0; i < 100; i++) {
         cr_assert(fabs(a[i] - x[i] / sqrt(ss / 100 + 1e-5) * w[i]) < 1e-6);
         cr_assert(fabs(b[i] - x[i] / (1 + exp(-(double)x[i])) * w[i]) < 1e-6);
+    }
+    for (uint32_t i = 0; i < 100; i++) x[i] = (float)(16 * rng_unit(seed, i) - 8);
+    PLAIN->gelu_mul(b, x, w, 100);
+    for (uint32_t i = 0; i < 100; i++) {
+        double g = x[i], t = tanh(sqrt(2 / M_PI) * (g + 0.044715 * g * g * g));
+        cr_assert(fabs(b[i] - g / 2 * (1 + t) * w[i]) < 2e-6, "gelu of %g", g);
     }
     static const float neg[3] = { -3, -2, -7 };
     cr_assert_eq(PLAIN->max(neg, 3), -2);

@@ -10,7 +10,8 @@
 
 #define POLL_MS 250          /* how soon a stop flag or a silent coordinator is seen */
 #define SPIN_US 30           /* a hop over ipc takes about so long: sleeping and waking costs as much again */
-#define SILENT_NS 15000000000u /* a worker that came by itself leaves after 15 s without a PING (one comes every second) */
+#define HELLO_AGAIN_NS 3000000000u /* a worker that came by itself says HELLO again after so much silence (a PING comes every second) */
+#define SILENT_NS 60000000000u /* and leaves after so much */
 #define SEND_MS 10000        /* the next hop takes nothing for so long: it is stuck or gone */
 #define SLICE_MS 200         /* how soon a stop flag is seen meanwhile */
 
@@ -22,7 +23,7 @@ typedef struct {
     link_t *hop[512];            /* PUSH to the other stages, made when first needed */
     char (*addr)[128];           /* their addresses, by stage index */
     uint32_t n_addr;
-    uint64_t epoch, last_heard;
+    uint64_t epoch, last_heard, last_hello;
     shard_state *shards;
     step_out out;
     trace *trace;
@@ -319,6 +320,8 @@ static void on_push(stage *s)
     }
 }
 
+static err_code hello(stage *s, err *e);
+
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
 /* Take what is there on one link without waiting; false when nothing was. */
@@ -337,6 +340,19 @@ static bool take(stage *s, link_t *l, void (*f)(stage *))
     return true;
 }
 
+/* A worker that came by itself: the coordinator may have been restarted and know nobody. */
+static err_code mind_silence(stage *s, err *e)
+{
+    uint64_t now = clock_ns();
+    if (!s->o->joined || !s->epoch || now - s->last_heard < HELLO_AGAIN_NS) return ERR_OK;
+    if (now - s->last_heard > SILENT_NS)
+        return err_set(e, ERR_GONE, "coordinator %s has been silent for %u s", s->o->connect, (unsigned)(SILENT_NS / 1000000000u));
+    if (now - s->last_hello < HELLO_AGAIN_NS) return ERR_OK;
+    LOG(LOG_WARN, "STAGE-HELLO-AGAIN", "silent_ms=%" PRIu64, (now - s->last_heard) / 1000000);
+    err_code rc = hello(s, e);
+    return rc == ERR_TIMEOUT ? ERR_OK : rc;
+}
+
 static err_code serve(stage *s, err *e)
 {
     while (!s->bye && !(s->o->stop && atomic_load(s->o->stop))) {
@@ -349,8 +365,7 @@ static err_code serve(stage *s, err *e)
         if (ready[0]) take(s, s->control, on_control);
         if (ready[1]) take(s, s->bulk, on_push);
         if (ready[2]) take(s, s->data, on_step);
-        if (s->o->joined && s->epoch && clock_ns() - s->last_heard > SILENT_NS)
-            return err_set(e, ERR_GONE, "coordinator %s has been silent for 15 s", s->o->connect);
+        if ((rc = mind_silence(s, e))) return rc;
     }
     if (s->refused.code) *e = s->refused;
     return s->refused.code;
@@ -380,6 +395,7 @@ static err_code hello(stage *s, err *e)
 {
     message m = msg_init(MSG_HELLO);
     msg_hello *h = &m.hello;
+    s->last_hello = clock_ns();
     h->major = PROTO_MAJOR;
     h->minor = PROTO_MINOR;
     h->pid = (uint64_t)getpid();
