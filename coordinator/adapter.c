@@ -1,3 +1,4 @@
+/* The look at an adapter file when a job asks for it. It keeps digests only and loads no weights. */
 #include "coordinator/adapter.h"
 #include <errno.h>
 #include <stdio.h>

@@ -138,8 +138,10 @@ static err_code load(prefill *p, err *e)
     if (!rc) rc = model_shape_read(&s, p->file, e);
     if (!rc) rc = model_open(&p->model, p->file, (shard){ 0, s.L, true, false }, e);
     if (rc) return rc;
-    kv_geometry g = { .first = 0, .last = s.L, .H = s.H, .K = s.K, .d = s.d, .format = (kv_format)p->o.format, .n_ctx = p->o.n_ctx,
-                      .isa = use, .rope = s.rope };
+    kv_geometry g = forward_kv(&s, 0, s.L);
+    g.format = (kv_format)p->o.format;
+    g.n_ctx = p->o.n_ctx;
+    g.isa = use;
     rc = kv_open(&p->store, &g, e);
     if (!rc) rc = pool_open(&p->pool, p->o.threads, NULL, NULL, e);
     if (!rc) rc = runner_open(&p->runner, p->model, p->store, p->pool, use, p->o.max_rows, e);

@@ -105,13 +105,14 @@ static bool any_decoding(const coordinator *c)
     return false;
 }
 
-/* Sessions that decode are spread over the micro-batches in flight, so that every stage has something to do. */
+/* Sessions that decode are spread over the micro-batches in flight, so that every stage has something to do. A prompt
+ * takes one of these places: with two places all tokens go in the other one and wait for one chunk, not for two. */
 static uint32_t decode_share(const coordinator *c)
 {
-    uint32_t n = 0;
+    uint32_t n = 0, places = c->pump.width - (c->pump.width > 1 && count(c, false));
     for (const session *s = c->sessions.head; s; s = s->next)
         n += s->state == SESSION_DECODE || (s->state == SESSION_WAIT && s->cursor >= s->n_prompt);
-    uint32_t share = (n + c->pump.width - 1) / c->pump.width;
+    uint32_t share = (n + places - 1) / places;
     return share < c->max_rows ? share : c->max_rows;
 }
 

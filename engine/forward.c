@@ -16,7 +16,7 @@ struct runner {
     uint32_t max_rows;
     act in;            /* normed input          [T][ld >= D]     */
     act att;           /* attention output      [T][ld >= H*d]   */
-    act ffn;           /* silu(gate) * up       [T][ld >= F]     */
+    act ffn;           /* silu or gelu of gate, * up       [T][ld >= F]     */
     float *x_in, *x_att, *x_ffn;                /* their writable floats */
     float *q, *key, *val;                       /* [T][H*d], [T][K*d], [T][K*d] */
     float *up;                                  /* [T][F] */
@@ -31,6 +31,11 @@ struct runner {
     float *h;                                   /* [T][D] */
     struct { const uint32_t *pick; uint32_t n; row_stats *stats; const float *h; } head;
 };
+
+kv_geometry forward_kv(const model_shape *s, uint32_t first, uint32_t last)
+{
+    return (kv_geometry){ .first = first, .last = last, .H = s->H, .K = s->K, .d = s->d, .rope = s->rope, .look = s->look };
+}
 
 /* ---- open and close ---------------------------------------------------------------------------------------------- */
 
@@ -224,26 +229,34 @@ static void phase_attend(const worker *k)
     }
 }
 
-/* h += W a, each thread its own outputs */
-static void phase_project(const worker *k, lora_mat which, const mat *w, const act *a)
+/* h += W a, each thread its own outputs; h += norm(W a) needs all outputs of a row, so a barrier lies between. */
+static void phase_project(const worker *k, lora_mat which, const mat *w, const act *a, const float *post)
 {
     runner *r = k->r;
+    const vec_ops *v = r->k->vec;
     uint32_t lo, hi, D = r->m->shape.D;
     pool_part(D, 8, k->tid, k->n, &lo, &hi);
     product(r, (place){ k->l, which }, w, a, r->out, D, lo, hi);
-    for (uint32_t t = 0; t < r->T; t++) r->k->vec->add(r->h + (size_t)t * D + lo, r->out + (size_t)t * D + lo, hi - lo);
+    if (post) pool_barrier(r->pool);
+    for (uint32_t t = 0; !post && t < r->T; t++) v->add(r->h + (size_t)t * D + lo, r->out + (size_t)t * D + lo, hi - lo);
+    for (uint32_t t = k->t0; post && t < k->t1; t++) {
+        float *y = r->out + (size_t)t * D;
+        v->rms_norm(y, y, post, D, r->m->shape.rms_eps);
+        v->add(r->h + (size_t)t * D, y, D);
+    }
 }
 
 static void phase_gate_up(const worker *k)
 {
     runner *r = k->r;
+    void (*gate)(float *, const float *, const float *, uint32_t) = r->m->shape.gelu ? r->k->vec->gelu_mul : r->k->vec->silu_mul;
     uint32_t lo, hi, F = r->m->shape.F;
     pool_part(F, 8, k->tid, k->n, &lo, &hi);
     product(r, (place){ k->l, LORA_GATE }, &k->w->gate, &r->in, r->x_ffn, r->ffn.ld, lo, hi);
     product(r, (place){ k->l, LORA_UP }, &k->w->up, &r->in, r->up, F, lo, hi);
     for (uint32_t t = 0; t < r->T; t++) {
         float *g = r->x_ffn + t * r->ffn.ld + lo;
-        r->k->vec->silu_mul(g, g, r->up + (size_t)t * F + lo, hi - lo);
+        gate(g, g, r->up + (size_t)t * F + lo, hi - lo);
     }
 }
 
@@ -262,7 +275,7 @@ static void layer(worker *k)
     pool_barrier(r->pool);
     quantize(r, &r->att, any_quant(&w->wo, 1), k->t0, k->t1);
     pool_barrier(r->pool);
-    phase_project(k, LORA_O, &w->wo, &r->att);
+    phase_project(k, LORA_O, &w->wo, &r->att, w->attn_post);
     pool_barrier(r->pool);
     phase_norm(k, w->ffn_norm, q_ffn);
     pool_barrier(r->pool);
@@ -270,7 +283,7 @@ static void layer(worker *k)
     pool_barrier(r->pool);
     quantize(r, &r->ffn, any_quant(&w->down, 1), k->t0, k->t1);
     pool_barrier(r->pool);
-    phase_project(k, LORA_DOWN, &w->down, &r->ffn);
+    phase_project(k, LORA_DOWN, &w->down, &r->ffn, w->ffn_post);
     pool_barrier(r->pool);
 }
 
@@ -300,7 +313,9 @@ void runner_layers(runner *r, const forward_row *rows, uint32_t T, float *h)
 void runner_embed(runner *r, const uint32_t *ids, uint32_t T, float *h)
 {
     const mat *w = &r->m->embed;
+    float scale = r->m->shape.embed_scale;
     for (uint32_t t = 0; t < T; t++) wtype_to_f32(w->type, w->data + (size_t)ids[t] * w->row_bytes, w->n_in, h + (size_t)t * w->n_in);
+    for (uint32_t t = 0; scale > 0 && t < T; t++) r->k->vec->scale(h + (size_t)t * w->n_in, w->n_in, scale);
 }
 
 static void head_rows(void *arg, uint32_t tid, uint32_t n)
@@ -316,6 +331,8 @@ static void head_rows(void *arg, uint32_t tid, uint32_t n)
     uint32_t o0, o1;
     pool_part(s->V, 8, tid, n, &o0, &o1);
     product(r, (place){ 0, LORA_HEAD }, &r->m->head, &r->in, r->logits, s->V, o0, o1);
+    for (uint32_t i = 0; s->final_cap > 0 && i < r->head.n; i++)
+        r->k->vec->soft_cap(r->logits + (size_t)i * s->V + o0, o1 - o0, s->final_cap);
     pool_barrier(r->pool);
     for (uint32_t i = lo; i < hi; i++) r->head.stats[i] = row_stats_of(r->k->vec, r->logits + (size_t)i * s->V, s->V);
 }

@@ -26,6 +26,9 @@ typedef struct {               /* what the head says of one row of logits */
 /* max, log-sum-exp and entropy of logits [V], in the fixed order; log is our own (libm differs between hosts). Any thread. */
 row_stats row_stats_of(const vec_ops *v, const float *logits, uint32_t V);
 
+/* The KV store's geometry for layers [first, last) of a model; format, n_ctx, max_bytes and isa are left to the caller. */
+kv_geometry forward_kv(const model_shape *s, uint32_t first, uint32_t last);
+
 typedef struct runner runner;
 /* max_rows: the largest T of a step. The model, store and pool must outlive the runner. store may be NULL when the
  * shard has no layers. */

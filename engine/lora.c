@@ -57,8 +57,8 @@ typedef struct { uint32_t layer; lora_mat which; uint32_t n_in, n_out; bool is_b
 
 static void mat_size(const model_shape *s, lora_mat which, uint32_t *n_in, uint32_t *n_out)
 {
-    uint32_t q = s->H * s->d, kv = s->K * s->d;
-    const uint32_t size[][2] = { [LORA_Q] = { s->D, q }, [LORA_K] = { s->D, kv }, [LORA_V] = { s->D, kv }, [LORA_O] = { q, s->D },
+    uint32_t hd = s->H * s->d, kd = s->K * s->d;
+    const uint32_t size[][2] = { [LORA_Q] = { s->D, hd }, [LORA_K] = { s->D, kd }, [LORA_V] = { s->D, kd }, [LORA_O] = { hd, s->D },
                                  [LORA_GATE] = { s->D, s->F }, [LORA_UP] = { s->D, s->F }, [LORA_DOWN] = { s->F, s->D },
                                  [LORA_HEAD] = { s->D, s->V } };
     *n_in = size[which][0];
@@ -106,8 +106,8 @@ static err_code check_tensor(const gguf *g, const gguf_tensor *t, uint64_t d0, u
     char buf[16];
     wtype type;
     if (t->dim[0] != d0 || t->dim[1] != d1 || t->n_dims > 2)
-        return err_set(e, ERR_MODEL, "%s: tensor %s is %" PRIu64 " x %" PRIu64 " (%u dimensions), want %" PRIu64 " x %" PRIu64, gguf_path(g),
-                       t->name, t->dim[0], t->dim[1], t->n_dims, d0, d1);
+        return err_set(e, ERR_MODEL, "%s: tensor %s is %" PRIu64 " x %" PRIu64 " (%u dimensions), want %" PRIu64 " x %" PRIu64,
+                       gguf_path(g), t->name, t->dim[0], t->dim[1], t->n_dims, d0, d1);
     if (!wtype_from_ggml(t->type, &type) || wtypes[type].quant)
         return err_set(e, ERR_MODEL, "%s: tensor %s has type %s, adapters are F32, F16 or BF16", gguf_path(g), t->name,
                        wtype_ggml_name(t->type, buf));

@@ -92,28 +92,73 @@ static err_code load_vec(model *m, const gguf *g, const float **out, uint32_t n,
 
 /* ---- one layer --------------------------------------------------------------------------------------------------- */
 
-static err_code load_layer(model *m, const gguf *g, uint32_t l, err *e)
+typedef struct { const char *name; mat *to; uint32_t n_out, n_in; } mat_want;
+
+static err_code load_mats(model *m, const gguf *g, uint32_t l, const mat_want *want, size_t n, err *e)
+{
+    char name[GGUF_NAME_MAX];
+    err_code rc = ERR_OK;
+    for (size_t i = 0; !rc && i < n; i++) {
+        snprintf(name, sizeof name, "blk.%u.%s.weight", l, want[i].name);
+        rc = load_mat(m, g, want[i].to, want[i].n_out, want[i].n_in, name, e);
+    }
+    return rc;
+}
+
+/* The next n rows of a fused matrix. */
+static mat cut(const mat *w, uint32_t *at, uint32_t n)
+{
+    mat part = *w;
+    part.n_out = n;
+    part.data = w->data + *at * w->row_bytes;
+    *at += n;
+    return part;
+}
+
+/* phi3: attn_qkv holds the rows of Q, K, V, ffn_up those of the gate and of up. */
+static err_code load_fused(model *m, const gguf *g, uint32_t l, layer_weights *w, err *e)
 {
     const model_shape *s = &m->shape;
-    layer_weights *w = &m->layer[l - m->part.first];
+    uint32_t q = s->H * s->d, kv = s->K * s->d, at = 0;
+    mat qkv, gate_up;
+    const mat_want want[] = { { "attn_qkv", &qkv, q + 2 * kv, s->D }, { "ffn_up", &gate_up, 2 * s->F, s->D } };
+    err_code rc = load_mats(m, g, l, want, sizeof want / sizeof *want, e);
+    if (rc) return rc;
+    w->wq = cut(&qkv, &at, q);
+    w->wk = cut(&qkv, &at, kv);
+    w->wv = cut(&qkv, &at, kv);
+    at = 0;
+    w->gate = cut(&gate_up, &at, s->F);
+    w->up = cut(&gate_up, &at, s->F);
+    return ERR_OK;
+}
+
+static err_code load_split(model *m, const gguf *g, uint32_t l, layer_weights *w, err *e)
+{
+    const model_shape *s = &m->shape;
     uint32_t q = s->H * s->d, kv = s->K * s->d;
-    const struct { const char *name; mat *to; uint32_t n_out, n_in; } mats[] = {
-        { "attn_q", &w->wq, q, s->D },     { "attn_k", &w->wk, kv, s->D }, { "attn_v", &w->wv, kv, s->D },
-        { "attn_output", &w->wo, s->D, q }, { "ffn_gate", &w->gate, s->F, s->D }, { "ffn_up", &w->up, s->F, s->D },
-        { "ffn_down", &w->down, s->D, s->F },
+    const mat_want want[] = {
+        { "attn_q", &w->wq, q, s->D }, { "attn_k", &w->wk, kv, s->D }, { "attn_v", &w->wv, kv, s->D },
+        { "ffn_gate", &w->gate, s->F, s->D }, { "ffn_up", &w->up, s->F, s->D },
     };
+    return load_mats(m, g, l, want, sizeof want / sizeof *want, e);
+}
+
+static err_code load_vecs(model *m, const gguf *g, uint32_t l, layer_weights *w, err *e)
+{
+    const model_shape *s = &m->shape;
+    uint32_t q = s->H * s->d, kv = s->K * s->d;
+    bool gemma = s->arch == ARCH_GEMMA2 || s->arch == ARCH_GEMMA3, bias = s->arch == ARCH_QWEN2;
+    bool norm_qk = s->arch == ARCH_QWEN3 || s->arch == ARCH_GEMMA3;
     const struct { const char *name; const float **to; uint32_t n; bool want; } vecs[] = {
-        { "attn_norm.weight", &w->attn_norm, s->D, true },  { "ffn_norm.weight", &w->ffn_norm, s->D, true },
-        { "attn_q.bias", &w->bq, q, s->arch == ARCH_QWEN2 }, { "attn_k.bias", &w->bk, kv, s->arch == ARCH_QWEN2 },
-        { "attn_v.bias", &w->bv, kv, s->arch == ARCH_QWEN2 }, { "attn_q_norm.weight", &w->q_norm, s->d, s->arch == ARCH_QWEN3 },
-        { "attn_k_norm.weight", &w->k_norm, s->d, s->arch == ARCH_QWEN3 },
+        { "attn_norm.weight", &w->attn_norm, s->D, true },             { "ffn_norm.weight", &w->ffn_norm, s->D, true },
+        { "attn_q.bias", &w->bq, q, bias },                            { "attn_k.bias", &w->bk, kv, bias },
+        { "attn_v.bias", &w->bv, kv, bias },                           { "attn_qkv.bias", &w->bq, q, false },
+        { "attn_q_norm.weight", &w->q_norm, s->d, norm_qk },           { "attn_k_norm.weight", &w->k_norm, s->d, norm_qk },
+        { "post_attention_norm.weight", &w->attn_post, s->D, gemma },  { "post_ffw_norm.weight", &w->ffn_post, s->D, gemma },
     };
     char name[GGUF_NAME_MAX];
     err_code rc = ERR_OK;
-    for (size_t i = 0; !rc && i < sizeof mats / sizeof *mats; i++) {
-        snprintf(name, sizeof name, "blk.%u.%s.weight", l, mats[i].name);
-        rc = load_mat(m, g, mats[i].to, mats[i].n_out, mats[i].n_in, name, e);
-    }
     for (size_t i = 0; !rc && i < sizeof vecs / sizeof *vecs; i++) {
         snprintf(name, sizeof name, "blk.%u.%s", l, vecs[i].name);
         if (vecs[i].want) rc = load_vec(m, g, vecs[i].to, vecs[i].n, name, e);
@@ -121,6 +166,16 @@ static err_code load_layer(model *m, const gguf *g, uint32_t l, err *e)
             rc = err_set(e, ERR_MODEL, "%s: tensor %s does not belong to this architecture", gguf_path(g), name);
     }
     return rc;
+}
+
+static err_code load_layer(model *m, const gguf *g, uint32_t l, err *e)
+{
+    const model_shape *s = &m->shape;
+    layer_weights *w = &m->layer[l - m->part.first];
+    const mat_want both[] = { { "attn_output", &w->wo, s->D, s->H * s->d }, { "ffn_down", &w->down, s->D, s->F } };
+    err_code rc = s->arch == ARCH_PHI3 ? load_fused(m, g, l, w, e) : load_split(m, g, l, w, e);
+    if (!rc) rc = load_mats(m, g, l, both, sizeof both / sizeof *both, e);
+    return rc ? rc : load_vecs(m, g, l, w, e);
 }
 
 static err_code load_ends(model *m, const gguf *g, err *e)

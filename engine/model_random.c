@@ -18,7 +18,7 @@ typedef struct {
     float rope_factor;                            /* > 0: rope_freqs.weight after llama 3's rule, trained at 8192 */
     uint32_t has;
 } shape;
-enum { TIED = 1, BIAS_QKV = 2, NORM_QK = 4 };
+enum { TIED = 1, BIAS_QKV = 2, NORM_QK = 4, NORM_POST = 8, FUSED = 16, LONG_ROPE = 32 };
 
 static const shape shapes[] = {
     { "tinyllama-1.1b", "llama", NULL, "TinyLlama 1.1B", 22, 2048, 32, 4, 64, 5632, 32000, 2048, 1e-5f, 1e4f, 0, 0 },
@@ -33,8 +33,39 @@ static const shape shapes[] = {
     { "micro-qwen2", "qwen2", "qwen2", "tests: biases", 2, 128, 4, 2, 32, 256, 512, 512, 1e-6f, 1e6f, 0, TIED | BIAS_QKV },
     { "micro-qwen3", "qwen3", "qwen2", "tests: head norms, wide heads", 2, 128, 4, 2, 64, 256, 512, 512, 1e-6f, 1e6f, 0,
       TIED | NORM_QK },
+    { "gemma2-2b", "gemma2", NULL, "Gemma 2 2B", 26, 2304, 8, 4, 256, 9216, 256000, 8192, 1e-6f, 1e4f, 0, TIED | NORM_POST },
+    { "gemma3-1b", "gemma3", NULL, "Gemma 3 1B", 26, 1152, 4, 1, 256, 6912, 262144, 32768, 1e-6f, 1e6f, 0, TIED | NORM_POST | NORM_QK },
+    { "phi-mini", "phi3", NULL, "Phi 3 mini 4k", 32, 3072, 32, 32, 96, 8192, 32064, 4096, 1e-5f, 1e4f, 0, FUSED },
+    { "micro-gemma2", "gemma2", NULL, "tests: windows, caps", 4, 64, 4, 2, 32, 128, 384, 512, 1e-6f, 1e4f, 0, TIED | NORM_POST },
+    { "deep-gemma2", "gemma2", NULL, "tests: layers of the 2B model", 26, 64, 4, 2, 32, 128, 384, 512, 1e-6f, 1e4f, 0,
+      TIED | NORM_POST },
+    { "deeper-gemma2", "gemma2", NULL, "tests: layers and scale of 27B", 46, 64, 4, 2, 32, 128, 384, 512, 1e-6f, 1e4f, 0,
+      TIED | NORM_POST },
+    { "micro-gemma3", "gemma3", NULL, "tests: two rope bases", 7, 64, 4, 2, 32, 128, 384, 512, 1e-6f, 1e6f, 0,
+      TIED | NORM_POST | NORM_QK },
+    { "deep-gemma3", "gemma3", NULL, "tests: layers and scale of 27B", 62, 64, 4, 2, 32, 128, 384, 512, 1e-6f, 1e6f, 0,
+      TIED | NORM_POST | NORM_QK },
+    { "micro-phi", "phi3", NULL, "tests: fused matrices, long rope", 3, 128, 4, 2, 32, 256, 384, 1024, 1e-5f, 1e4f, 0,
+      FUSED | LONG_ROPE },
+    { "micro-mistral", "llama", NULL, "tests: a window in a llama file", 2, 64, 4, 2, 16, 128, 384, 512, 1e-5f, 1e4f, 0, 0 },
 };
 #define N_SHAPES (sizeof shapes / sizeof *shapes)
+
+/* Keys that only some shapes have; `name` is a shape's. Small windows, so that short tests leave them. */
+static const struct { const char *name, *key; bool is_float; float v; } more_keys[] = {
+    { "gemma2-2b", "attention.sliding_window", false, 4096 }, { "gemma3-1b", "attention.sliding_window", false, 512 },
+    { "phi-mini", "attention.sliding_window", false, 2047 }, { "micro-gemma2", "attention.sliding_window", false, 12 },
+    { "deep-gemma2", "attention.sliding_window", false, 12 }, { "deeper-gemma2", "attention.sliding_window", false, 12 },
+    { "micro-gemma3", "attention.sliding_window", false, 10 }, { "deep-gemma3", "attention.sliding_window", false, 10 },
+    { "micro-phi", "attention.sliding_window", false, 14 },  { "micro-mistral", "attention.sliding_window", false, 8 },
+    { "gemma2-2b", "attn_logit_softcapping", true, 50 },      { "gemma2-2b", "final_logit_softcapping", true, 30 },
+    /* caps that bind: random weights make smaller scores and logits than trained ones */
+    { "micro-gemma2", "attn_logit_softcapping", true, 2 },    { "micro-gemma2", "final_logit_softcapping", true, 3 },
+    { "deep-gemma2", "attn_logit_softcapping", true, 2 },     { "deep-gemma2", "final_logit_softcapping", true, 3 },
+    { "deeper-gemma2", "attn_logit_softcapping", true, 2 },   { "deeper-gemma2", "final_logit_softcapping", true, 3 },
+    { "micro-gemma3", "rope.scaling.factor", true, 8 },       { "deep-gemma3", "rope.scaling.factor", true, 8 },
+    { "micro-phi", "rope.scaling.attn_factor", true, 1.19f }, { "micro-phi", "rope.scaling.original_context_length", false, 256 },
+};
 
 /* file_type: the numbers of llama.cpp's general.file_type. */
 static const struct { const char *name; wtype type; uint32_t file_type; } quants[] = {
@@ -144,7 +175,7 @@ static fill_fn *const fills[WTYPE_COUNT] = { [WTYPE_F32] = fill_f32, [WTYPE_F16]
 
 /* ---- the tensors of a shape ---- */
 
-typedef enum { MATRIX, NORM, BIAS, FREQS } role;
+typedef enum { MATRIX, NORM, BIAS, FREQS, FREQS_SHORT, FREQS_LONG } role;
 typedef struct { role role; wtype type; uint32_t row; } plan;    /* row: dim[0] */
 
 typedef struct {
@@ -178,11 +209,14 @@ static void tensor(job *j, int layer, const char *name, role r, uint32_t row, ui
     j->n++;
 }
 
-static void layer_tensors(job *j, int i)
+static void qkv_tensors(job *j, int i)
 {
     const shape *s = j->s;
     uint32_t q = s->H * s->d, kv = s->K * s->d;
-    tensor(j, i, "attn_norm.weight", NORM, s->D, 0);
+    if (s->has & FUSED) {
+        tensor(j, i, "attn_qkv.weight", MATRIX, s->D, q + 2 * kv);
+        return;
+    }
     tensor(j, i, "attn_q.weight", MATRIX, s->D, q);
     tensor(j, i, "attn_k.weight", MATRIX, s->D, kv);
     tensor(j, i, "attn_v.weight", MATRIX, s->D, kv);
@@ -195,11 +229,21 @@ static void layer_tensors(job *j, int i)
         tensor(j, i, "attn_q_norm.weight", NORM, s->d, 0);
         tensor(j, i, "attn_k_norm.weight", NORM, s->d, 0);
     }
-    tensor(j, i, "attn_output.weight", MATRIX, q, s->D);
+}
+
+static void layer_tensors(job *j, int i)
+{
+    const shape *s = j->s;
+    bool fused = s->has & FUSED;
+    tensor(j, i, "attn_norm.weight", NORM, s->D, 0);
+    qkv_tensors(j, i);
+    tensor(j, i, "attn_output.weight", MATRIX, s->H * s->d, s->D);
+    if (s->has & NORM_POST) tensor(j, i, "post_attention_norm.weight", NORM, s->D, 0);
     tensor(j, i, "ffn_norm.weight", NORM, s->D, 0);
-    tensor(j, i, "ffn_gate.weight", MATRIX, s->D, s->F);
-    tensor(j, i, "ffn_up.weight", MATRIX, s->D, s->F);
+    if (!fused) tensor(j, i, "ffn_gate.weight", MATRIX, s->D, s->F);
+    tensor(j, i, "ffn_up.weight", MATRIX, s->D, fused ? 2 * s->F : s->F);
     tensor(j, i, "ffn_down.weight", MATRIX, s->F, s->D);
+    if (s->has & NORM_POST) tensor(j, i, "post_ffw_norm.weight", NORM, s->D, 0);
 }
 
 static void all_tensors(job *j)
@@ -207,6 +251,10 @@ static void all_tensors(job *j)
     const shape *s = j->s;
     tensor(j, -1, "token_embd.weight", MATRIX, s->D, s->V);
     if (s->rope_factor > 0) tensor(j, -1, "rope_freqs.weight", FREQS, s->d / 2, 0);
+    if (s->has & LONG_ROPE) {
+        tensor(j, -1, "rope_factors_long.weight", FREQS_LONG, s->d / 2, 0);
+        tensor(j, -1, "rope_factors_short.weight", FREQS_SHORT, s->d / 2, 0);
+    }
     for (uint32_t i = 0; i < s->L; i++) layer_tensors(j, (int)i);
     tensor(j, -1, "output_norm.weight", NORM, s->D, 0);
     if (!(s->has & TIED)) tensor(j, -1, "output.weight", MATRIX, s->D, s->V);
@@ -228,9 +276,18 @@ static void fill_freqs(const shape *s, float *out, uint32_t half)
     }
 }
 
+/* Phi 3's factors grow with i, from 1 up to 1.5 or so and to some tens. */
+static void fill_long(float *out, uint32_t half, float last)
+{
+    for (uint32_t i = 0; i < half; i++) out[i] = 1 + (last - 1) * (float)i / (float)half;
+}
+
 static void fill_chunk(job *j, const plan *p, draw *r, size_t blocks)
 {
-    if (p->role == FREQS) fill_freqs(j->s, (float *)(void *)j->buf, p->row);
+    float *f = (float *)(void *)j->buf;
+    if (p->role == FREQS) fill_freqs(j->s, f, p->row);
+    else if (p->role == FREQS_SHORT) fill_long(f, p->row, 1.5f);
+    else if (p->role == FREQS_LONG) fill_long(f, p->row, 40);
     else fills[p->type](r, j->buf, blocks);
     for (size_t i = 0; p->role == NORM && i < blocks; i++) {
         float x;
@@ -261,6 +318,21 @@ static err_code write_tensor(job *j, uint64_t i)
 
 /* ---- keys ---- */
 
+static void write_more_keys(job *j)
+{
+    char key[96];
+    const shape *s = j->s;
+    for (size_t i = 0; i < sizeof more_keys / sizeof *more_keys; i++) {
+        if (strcmp(more_keys[i].name, s->name)) continue;
+        snprintf(key, sizeof key, "%s.%s", s->arch, more_keys[i].key);
+        if (more_keys[i].is_float) gguf_writer_f32(j->w, key, more_keys[i].v);
+        else gguf_writer_u32(j->w, key, (uint32_t)more_keys[i].v);
+        if (strcmp(more_keys[i].key, "rope.scaling.factor")) continue;
+        snprintf(key, sizeof key, "%s.rope.scaling.type", s->arch);
+        gguf_writer_str(j->w, key, (view){ "linear", 6 });
+    }
+}
+
 static void write_keys(job *j, uint32_t file_type)
 {
     const shape *s = j->s;
@@ -284,6 +356,7 @@ static void write_keys(job *j, uint32_t file_type)
     gguf_writer_f32(j->w, key, s->eps);
     snprintf(key, sizeof key, "%s.rope.freq_base", s->arch);
     gguf_writer_f32(j->w, key, s->rope_base);
+    write_more_keys(j);
 }
 
 /* ---- the door ---- */

@@ -45,7 +45,8 @@
     "\\x{118A0}-\\x{118DF}\\x{1E900}-\\x{1E943}"
 #define WIDE_PUNCTUATION "!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}"
 #define EAST_ASIAN "[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+"
-/* Theirs is \s+$: the same, but tried only where a run begins, or a long run in front of a digit takes quadratic time. */
+/* Theirs is \s+$: the same, but tried only where a run begins, or a long run in front of a digit takes quadratic time
+ * (where PCRE2 has no just-in-time compiler). */
 #define TRAILING_BLANKS "(?<![" WS "])[" WS "]+\\z"
 /* deepseek-ai/DeepSeek-V3: tokenizer.json. */
 #define DEEPSEEK3 "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|" \
@@ -96,7 +97,10 @@ const pretoken_row *pretoken_find(view name)
 
 void pretoken_names(text *out)
 {
-    for (size_t i = 0; i < N_ROWS; i++) (void)text_add(out, rows[i].names + 1, strlen(rows[i].names) - (i + 1 < N_ROWS ? 1 : 2));
+    for (size_t i = 0; i < N_ROWS; i++) {
+        const char *first = rows[i].names + 1;
+        (void)text_addf(out, "%s%.*s", i ? " " : "", (int)strcspn(first, " "), first);
+    }
 }
 
 static err_code pcre_error(err *e, err_code c, const char *what, int code)

@@ -18,7 +18,7 @@ void word_list_free(word_list *w);
 
 /* NULL when the name is unknown. */
 const pretoken_row *pretoken_find(view name);
-/* Every name there is, for messages. */
+/* A name of every row, for messages. */
 void pretoken_names(text *out);
 err_code pretoken_open(pretoken **out, const pretoken_row *row, err *e);
 void pretoken_close(pretoken **p);

@@ -74,19 +74,17 @@ static bool least_squares(const sub *s, const float q[SUB], line *out)
     return scale > 0 && isfinite(out->scale) && isfinite(out->min);
 }
 
-/* From a first line: levels, the best line through them, its levels, as long as that helps. */
-static void descend(const sub *s, line at, line *best)
+/* Levels on `from`, the best line through them, its levels: up to n times, as long as *best gets better. */
+static void descend(const sub *s, line from, int n, line *best)
 {
     float q[SUB];
-    at.error = levels(s, at.scale, at.min, q);
-    for (int n = 0; n < REFITS; n++) {
-        line next;
-        if (!least_squares(s, q, &next)) break;
+    line next;
+    (void)levels(s, from.scale, from.min, q);
+    while (n-- > 0 && least_squares(s, q, &next)) {
         next.error = levels(s, next.scale, next.min, q);
-        if (next.error >= at.error) break;
-        at = next;
+        if (next.error >= best->error) return;
+        *best = next;
     }
-    if (at.error < best->error) *best = at;
 }
 
 static line fit_line(const sub *s)
@@ -98,7 +96,8 @@ static line fit_line(const sub *s)
     }
     line best = { 0, -lo, levels(s, 0, -lo, q) };
     if (hi - lo < QUANTIZE_TINY) return best;
-    for (int n = -STARTS; n <= STARTS; n++) descend(s, (line){ .scale = (hi - lo) / (s->top + 0.1f * (float)n), .min = -lo }, &best);
+    for (int n = -STARTS; n <= STARTS; n++) descend(s, (line){ .scale = (hi - lo) / (s->top + 0.1f * (float)n), .min = -lo }, 1, &best);
+    descend(s, best, REFITS, &best);
     return best;
 }
 

@@ -36,10 +36,11 @@ bool adapter_for(adapter_file *f, const char *file, uint32_t rank, bool mixed, u
     err_code rc = model_shape_read(&s, g, &e);
     gguf_close(&g);
     if (rc) return say(&e);
-    *f = (adapter_file){ .type = "adapter", .kind = "lora", .arch = archs[s.arch], .alpha = 2 * (float)rank, .size = 0.25f, .seed = seed };
-    uint32_t q = s.H * s.d, kv = s.K * s.d;
+    *f = (adapter_file){ .type = "adapter", .kind = "lora", .arch = archs[s.arch],
+                         .alpha = 2 * (float)rank, .size = 0.25f, .seed = seed };
+    uint32_t hd = s.H * s.d, kd = s.K * s.d;
     const struct { const char *name; uint32_t n_in, n_out; } mats[] = {
-        { "attn_q", s.D, q }, { "attn_k", s.D, kv }, { "attn_v", s.D, kv }, { "attn_output", q, s.D },
+        { "attn_q", s.D, hd }, { "attn_k", s.D, kd }, { "attn_v", s.D, kd }, { "attn_output", hd, s.D },
         { "ffn_gate", s.D, s.F }, { "ffn_up", s.D, s.F }, { "ffn_down", s.F, s.D },
     };
     for (uint32_t l = 0; l < s.L && f->n + 16 < sizeof f->t / sizeof *f->t; l++)
@@ -95,7 +96,8 @@ static void put_keys(const adapter_file *f, gguf_writer *w)
 
 static err_code put_tensors(const adapter_file *f, gguf_writer *w, err *e)
 {
-    for (uint32_t i = 0; i < f->n; i++) gguf_writer_tensor(w, f->t[i].name, f->t[i].type, 2, (uint64_t[]){ f->t[i].n_in, f->t[i].n_rows });
+    for (uint32_t i = 0; i < f->n; i++)
+        gguf_writer_tensor(w, f->t[i].name, f->t[i].type, 2, (uint64_t[]){ f->t[i].n_in, f->t[i].n_rows });
     err_code rc = gguf_writer_begin(w, e);
     for (uint32_t i = 0; !rc && i < f->n; i++) {
         void *coded;

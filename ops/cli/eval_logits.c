@@ -2,6 +2,7 @@
 #include "ops/cli/evaluation.h"
 #include "ops/cli/flight.h"
 #include "ops/cli/ids.h"
+#include "ops/cli/progress.h"
 #include "ops/cli/show.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@ typedef struct {
     char *temp;              /* written first, NULL when the target is no plain file */
     uint64_t rows, vocab;
     err job;
+    progress bar;
 } logits;
 
 static err_code next(void *me, request *out, bool *more, err *e)
@@ -48,6 +50,7 @@ static err_code event(void *me, size_t index, const answer *a, const packet *p, 
         return err_set(e, ERR_IO, "%s: %s", l->s->out, strerror(errno));
     l->rows = a->n_full;
     l->vocab = a->vocab;
+    progress_set(&l->bar, l->rows, l->ids.n);
     return ERR_OK;
 }
 
@@ -106,7 +109,7 @@ static err_code score(evaluation *v, logits *l, err *e)
 
 err_code eval_logits(settings *s, err *e)
 {
-    logits l = { .s = s };
+    logits l = { .s = s, .bar = progress_open("logits") };
     evaluation v = { 0 };
     err_code rc = ERR_OK;
     if (!s->tokens) rc = err_set(e, ERR_USAGE, "-t ID,ID,... is missing");
@@ -116,6 +119,7 @@ err_code eval_logits(settings *s, err *e)
     if (rc == ERR_OK) rc = open_out(&l, e);
     if (rc == ERR_OK) rc = evaluation_open(&v, s, e);
     if (rc == ERR_OK) rc = score(&v, &l, e);
+    progress_close(&l.bar);
     rc = close_out(&l, rc, e);
     if (rc == ERR_OK) rc = print(&v, &l, e);
     token_list_free(&l.ids);

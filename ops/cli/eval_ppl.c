@@ -118,6 +118,7 @@ err_code eval_ppl(settings *s, err *e)
     if (rc == ERR_OK) rc = evaluation_open(&v, s, e);
     if (rc == ERR_OK) rc = tokenize(&p, v.model, e);
     if (rc == ERR_OK) rc = cut(&p, v.n_ctx, e);
+    if (rc == ERR_OK) progress_set(&p.bar, 0, p.n);
     if (rc == ERR_OK) rc = flight_run(v.c, WINDOWS_AT_ONCE, &ops, &p, e);
     progress_close(&p.bar);
     if (rc == ERR_OK) rc = print(&v, &p, e);

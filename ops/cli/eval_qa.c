@@ -107,6 +107,7 @@ static err_code ask_all(quiz *z, evaluation *v, err *e)
 {
     static const flight_ops ops = { next, NULL, done };
     if (z->s->out && !(z->out = fopen(z->s->out, "we"))) return err_set(e, ERR_IO, "%s: %s", z->s->out, strerror(errno));
+    progress_set(&z->bar, 0, z->n);
     err_code rc = flight_run(v->c, QUESTIONS_AT_ONCE, &ops, z, e);
     progress_close(&z->bar);
     if (z->out && fclose(z->out) && rc == ERR_OK) rc = err_set(e, ERR_IO, "%s: %s", z->s->out, strerror(errno));

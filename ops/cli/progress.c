@@ -12,7 +12,7 @@ enum { BAR = 30, PERIOD_NS = 100000000 };
 progress progress_open(const char *label)
 {
     const char *term = getenv("TERM"), *plain = getenv("NO_COLOR");
-    return (progress){ .label = label, .t_start = clock_ns(), .on = isatty(STDERR_FILENO) && term && strcmp(term, "dumb"),
+    return (progress){ .label = label, .on = isatty(STDERR_FILENO) && term && strcmp(term, "dumb"),
                        .colour = !plain || !*plain };
 }
 
@@ -35,13 +35,15 @@ static int put_left(char *out, size_t n, double s)
 static void draw(progress *p, uint64_t done, uint64_t total, uint64_t worked, bool rate)
 {
     static const char full[] = "##############################", empty[] = "..............................";
-    uint64_t now = p->on ? clock_ns() : 0, ns = now - p->t_start;
+    uint64_t now = p->on ? clock_ns() : 0;
     if (!p->on || (p->drawn && now - p->last_ns < PERIOD_NS)) return;
+    if (!p->t_start) p->t_start = now;
+    uint64_t ns = now - p->t_start;
     char tail[100];
     int n = 0, bar = total ? (int)((double)done / (double)total * BAR) : 0;
     bar = bar > BAR ? BAR : bar;
     n = snprintf(tail, sizeof tail, total ? "%llu/%llu" : "%llu", (unsigned long long)done, (unsigned long long)total);
-    if (rate && worked) n += snprintf(tail + n, sizeof tail - (size_t)n, "  %.2f/s", progress_speed(worked, ns));
+    if (rate && worked && ns) n += snprintf(tail + n, sizeof tail - (size_t)n, "  %.2f/s", progress_speed(worked, ns));
     if (total >= done && total) put_left(tail + n, sizeof tail - (size_t)n, progress_left(worked, total - done, ns));
     if (total)
         fprintf(stderr, "\r%s [%s%.*s%s%.*s] %-*s", p->label, p->colour ? "\033[32m" : "", bar, full, p->colour ? "\033[0m" : "",

@@ -50,7 +50,8 @@ err_code request_set_lora(request *r, const char *word, err *e)
     double scale = colon && colon[1] ? strtod(colon + 1, &end) : 1;
     bool scaled = end && !*end;
     if (scaled && !(fabs(scale) <= LORA_SCALE_MAX))
-        return err_set(e, ERR_INPUT, "adapter \"%.200s\": a scale is a number from %g to %g", word, -LORA_SCALE_MAX, LORA_SCALE_MAX);
+        return err_set(e, ERR_INPUT, "adapter \"%.200s\": a scale is a number from %g to %g", word,
+                       -LORA_SCALE_MAX, LORA_SCALE_MAX);
     char *file = scaled ? strndup(word, (size_t)(colon - word)) : strdup(word);
     char *path = file ? realpath(file, NULL) : NULL;
     err_code rc = ERR_OK;

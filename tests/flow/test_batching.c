@@ -349,33 +349,32 @@ static double *gaps_of(const sent_step *s, size_t n, uint64_t from, uint64_t to,
 
 static double at_share(const double *sorted, size_t n, double q) { return n ? sorted[(size_t)(q * (double)(n - 1))] : 0; }
 
-/* From sending a prompt step to its result, the middle one. */
-static double chunk_ms(const sent_step *s, size_t n)
+/* From sending a prompt step to its result: this share of them took less. */
+static double chunk_ms(const sent_step *s, size_t n, double share)
 {
-    double *ms = calloc(n + 1, sizeof *ms), mid;
+    double *ms = calloc(n + 1, sizeof *ms), time;
     size_t k = 0;
     cr_assert(ms);
     for (size_t i = 0; i < n; i++)
         if (s[i].prompt && s[i].t_back) ms[k++] = (double)(s[i].t_back - s[i].t_sent) / 1e6;
     qsort(ms, k, sizeof *ms, by_value);
-    mid = at_share(ms, k, 0.5);
+    time = at_share(ms, k, share);
     free(ms);
-    return mid;
+    return time;
 }
 
 static void print_times(const char *stages, const sent_step *s, size_t n, uint64_t from, uint64_t to, uint64_t calm_from, uint64_t calm_to)
 {
     size_t n_calm, n_busy;
     double *calm = gaps_of(s, n, calm_from, calm_to, &n_calm), *busy = gaps_of(s, n, from, to, &n_busy);
-    printf("# %s stages: between tokens p99 %.2f ms (median %.2f) without, %.2f ms (median %.2f) with the long prompt; one chunk %.2f ms\n", stages,
-           at_share(calm, n_calm, 0.99), at_share(calm, n_calm, 0.5), at_share(busy, n_busy, 0.99), at_share(busy, n_busy, 0.5), chunk_ms(s, n));
+    printf("# %s stages: between tokens p99 %.2f ms (median %.2f) without, %.2f ms (median %.2f) with the long prompt; one chunk %.2f ms, p99 %.2f\n", stages,
+           at_share(calm, n_calm, 0.99), at_share(calm, n_calm, 0.5), at_share(busy, n_busy, 0.99), at_share(busy, n_busy, 0.5), chunk_ms(s, n, 0.5), chunk_ms(s, n, 0.99));
     free(calm);
     free(busy);
 }
 
-/* Decode rows are spread over as many micro-batches as there are stages, and a prompt step goes between two of them: so a
- * session waits for one prompt step a micro-batch, each of which holds one stage at a time. Together that is one chunk's
- * time through the pipeline. With one stage it is one step. */
+/* Prompt steps and decode steps take turns, and while a prompt is under way all tokens go in as few micro-batches as leave
+ * one place for it: with one or two stages a session waits for one prompt step, with S stages for S - 1 at most. */
 static void check_alternation(const sent_step *s, size_t n, size_t stages)
 {
     size_t prompts = 0, worst = 0, in_a_row = 0;
@@ -391,7 +390,7 @@ static void check_alternation(const sent_step *s, size_t n, size_t stages)
     printf("# %zu stages: %zu prompt steps of the long prompt, at most %zu between two steps of a session, %zu times two in a row\n", stages,
            prompts, worst, in_a_row);
     cr_expect_geq(prompts, LONG_PROMPT / 64, "the prompt came in few pieces: nothing was measured");
-    cr_expect_leq(worst, stages);
+    cr_expect_leq(worst, stages > 2 ? stages - 1 : 1);
     cr_expect_eq(in_a_row, 0, "two prompt steps in a row while others decode");
 }
 
@@ -454,4 +453,5 @@ static void long_prompt_with(const char *stages)
 }
 
 Test(batching, a_long_prompt_lets_the_others_through_two_stages) { long_prompt_with("2"); }
+Test(batching, a_long_prompt_lets_the_others_through_three_stages) { long_prompt_with("3"); }
 Test(batching, a_long_prompt_lets_the_others_through_one_stage) { long_prompt_with("1"); }

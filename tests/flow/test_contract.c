@@ -2,6 +2,7 @@
  * of stages, chunk, threads, neighbours, prefill mode and instruction set. Every single change from a base way of running,
  * then CONTRACT_N (default 2) random combinations for each arithmetic of a model. */
 #include "core/clock.h"
+#include "engine/model_random.h"
 #include "tests/flow/rig.h"
 #include "tests/support.h"
 #include <criterion/criterion.h>
@@ -254,6 +255,19 @@ Test(contract, holds_for_the_bundled_model)
 {
     contract_of(support_root("models/sluice-tiny-Q8_0.gguf"), true, true);
 }
+
+static void contract_of_random(const char *shape, const char *quant)
+{
+    char path[256];
+    err e;
+    snprintf(path, sizeof path, "%s/%s-%s.gguf", support_tmpdir(), shape, quant);
+    cr_assert_eq(model_random_write(shape, quant, 5, path, NULL, NULL, &e), ERR_OK, "%s", e.text);
+    contract_of(path, true);
+}
+
+Test(contract, holds_for_gemma2_with_windows_and_caps) { contract_of_random("micro-gemma2", "Q8_0"); }
+Test(contract, holds_for_gemma3_with_two_rope_bases) { contract_of_random("micro-gemma3", "Q4_0"); }
+Test(contract, holds_for_phi3_with_fused_matrices) { contract_of_random("micro-phi", "Q8_0"); }
 
 #define CONTRACT_SHARED(id, file, quant, deep)       \
     Test(contract, holds_for_##id)                   \

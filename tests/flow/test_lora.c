@@ -60,7 +60,8 @@ static rig_input prompt(void) { return (rig_input){ .ids = ids, .n = ROWS }; }
 
 static void expect_close(const rig_job *got, const rig_job *want, const rig_job *without)
 {
-    cr_assert(!got->fail.code && !want->fail.code && !without->fail.code, "%s%s%s", got->fail.text, want->fail.text, without->fail.text);
+    cr_assert(!got->fail.code && !want->fail.code && !without->fail.code,
+              "%s%s%s", got->fail.text, want->fail.text, without->fail.text);
     cr_assert(got->n_full == ROWS && want->n_full == ROWS && got->vocab == want->vocab);
     double max = 0, off = 0, apart = 0;
     for (size_t i = 0; i < (size_t)ROWS * got->vocab; i++) {
@@ -79,8 +80,10 @@ static void applied_and_merged(const char *base)
     cr_assert(adapter_merge(base, file, 0.7, merged));
     rig_input in = prompt();
     for (uint32_t role = 0; role < 2; role++) {
-        rig *r = rig_open(&(rig_options){ .model = base, .kv = "f32", .stages = 2 }), *m = rig_open(&(rig_options){ .model = merged, .kv = "f32" });
-        expect_close(rig_do(r, with(rig_score(role), file, 0.7), &in), rig_do(m, rig_score(role), &in), rig_do(r, rig_score(role), &in));
+        rig *r = rig_open(&(rig_options){ .model = base, .kv = "f32", .stages = 2 });
+        rig *m = rig_open(&(rig_options){ .model = merged, .kv = "f32" });
+        expect_close(rig_do(r, with(rig_score(role), file, 0.7), &in), rig_do(m, rig_score(role), &in),
+                     rig_do(r, rig_score(role), &in));
         rig_close(&m);
         rig_close(&r);
     }
@@ -150,7 +153,7 @@ static void side_by_side(const char *base)
     cr_expect(same_three(&got[1], &never, "beside adapters, and where there never was one"));
     for (int i = 0; i < N; i++) /* a comparison of jobs that are all alike would prove nothing */
         for (int k = 0; k < i; k++)
-            cr_expect(memcmp(want[i].score->full, want[k].score->full, (size_t)ROWS * want[i].score->vocab * sizeof(float)), "%d and %d agree", i, k);
+            cr_expect(memcmp(want[i].score->full, want[k].score->full, ROWS * want[i].score->vocab * sizeof(float)), "%d = %d", i, k);
     cr_expect(rig_idle(two, 10));
     rig_close(&two);
     rig_close(&clean);

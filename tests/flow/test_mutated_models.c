@@ -32,7 +32,7 @@ enum { SANITIZED = 0 };
 typedef struct { text bytes; size_t head; char name[24]; } seed_model;
 typedef struct { uint32_t at, opened, mapped, stepped; char last[200]; } tally;     /* shared with the child */
 
-static seed_model seeds[8];
+static seed_model seeds[16];
 static size_t n_seeds;
 
 /* For children, where Criterion's asserts mean nothing. */
@@ -89,7 +89,8 @@ static void break_key(dice *d, text *t, size_t head)
 {
     static const char *const keys[] = { ".block_count", ".embedding_length", ".feed_forward_length", ".attention.head_count",
                                         ".attention.head_count_kv", ".attention.key_length", ".attention.value_length", ".rope.dimension_count",
-                                        ".rope.freq_base", ".context_length", ".attention.layer_norm_rms_epsilon", "tokenizer.ggml.tokens",
+                                        ".rope.freq_base", ".context_length", ".attention.layer_norm_rms_epsilon", ".attention.sliding_window",
+                                        "_logit_softcapping", ".rope.scaling.attn_factor", ".original_context_length", "tokenizer.ggml.tokens",
                                         "tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer.ggml.merges",
                                         "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", "general.architecture", "general.alignment" };
     const char *k = keys[roll(d, sizeof keys / sizeof *keys)];
@@ -193,7 +194,8 @@ static void run_model(const gguf *g, const model_shape *s, tally *t)
     err e;
     if (model_open(&m, g, (shard){ 0, s->L, true, true }, &e)) return;
     t->mapped++;
-    kv_geometry geo = { .first = 0, .last = s->L, .H = s->H, .K = s->K, .d = s->d, .format = KV_F16, .n_ctx = CTX, .rope = s->rope };
+    kv_geometry geo = forward_kv(s, 0, s->L);
+    geo.n_ctx = CTX;
     if (!isa_pick(&i, &e) && (geo.isa = i, !kv_open(&store, &geo, &e))) {
         if (!pool_open(&p, 1, NULL, NULL, &e)) {
             step(m, store, p, i);
@@ -247,11 +249,11 @@ static _Noreturn void work(uint64_t seed, uint32_t from, uint32_t to, tally *t)
 
 Test(mutated_models, a_thousand_broken_files_crash_nothing_and_hang_nothing, .timeout = 300)
 {
-    static const char *const shapes[] = { "micro", "micro-llama3", "micro-qwen2", "micro-qwen3" };
+    static const char *const shapes[] = { "micro", "micro-llama3", "micro-qwen2", "micro-qwen3", "micro-gemma2", "micro-gemma3", "micro-phi" };
     uint64_t seed = support_seed();
     tally *t = mmap(NULL, sizeof *t, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert(t != MAP_FAILED);
-    for (size_t i = 0; i < 4; i++) add_seed(shapes[i], "Q8_0");
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) add_seed(shapes[i], "Q8_0");
     add_seed("micro", "F32");
     add_seed("micro-llama3", "Q4_0");
     for (uint32_t from = 0; from < MUTATIONS; from += PER_CHILD) {

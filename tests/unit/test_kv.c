@@ -4,6 +4,17 @@
 #include <math.h>
 #include <pthread.h>
 
+/* ---- ways of looking: plain; local and global layers (3 is global, 4 and 5 are local; then only 5 is global); all local */
+
+static const kv_look looks[] = {
+    { 0 },
+    { .scale = 0.4f, .soft_cap = 1.5f, .window = 9, .global_every = 4, .local_base = 500 },
+    { .window = 17, .global_every = 6 },
+    { .window = 1 },
+    { .window = 40, .soft_cap = 30 },
+};
+enum { N_LOOKS = sizeof looks / sizeof *looks };
+
 /* ---- the oracle ---- */
 
 static void oracle_rope(double *x, const kv_geometry *g, uint32_t pos)
@@ -28,27 +39,33 @@ static void oracle_vector(double *x, const kv_geometry *g, uint32_t token, uint3
 }
 
 /* Head h of the last of n tokens, whose positions are pos[]. */
-static void oracle(double *out, const kv_geometry *g, const uint32_t *tokens, const uint32_t *pos, uint32_t n, uint32_t l,
+static void oracle(double *out, const kv_geometry *as, const uint32_t *tokens, const uint32_t *pos, uint32_t n, uint32_t l,
                    uint32_t h)
 {
+    kv_geometry copy = *as, *g = &copy;
+    const kv_look *a = &g->look;
+    bool local = a->window && (!a->global_every || (l + 1) % a->global_every);
+    if (local && a->local_base > 0) g->rope.base = a->local_base;
     double q[128], x[128], p[CTX], sum = 0;
-    uint32_t k = h / (g->H / g->K);
+    uint32_t k = h / (g->H / g->K), from = local && n > a->window ? n - a->window : 0;
     oracle_vector(q, g, tokens[n - 1], l, 3, h, (int)pos[n - 1]);
-    for (uint32_t j = 0; j < n; j++) {
+    for (uint32_t j = from; j < n; j++) {
         oracle_vector(x, g, tokens[j], l, 1, k, (int)pos[j]);
         double dot = 0;
         for (uint32_t i = 0; i < g->d; i++) dot += q[i] * x[i];
-        sum += p[j] = exp(dot / sqrt(g->d));
+        dot *= a->scale > 0 ? (double)a->scale : 1 / sqrt(g->d);
+        if (a->soft_cap > 0) dot = (double)a->soft_cap * tanh(dot / (double)a->soft_cap);
+        sum += p[j] = exp(dot);
     }
     memset(out, 0, g->d * sizeof *out);
-    for (uint32_t j = 0; j < n; j++) {
+    for (uint32_t j = from; j < n; j++) {
         oracle_vector(x, g, tokens[j], l, 2, k, -1);
         for (uint32_t i = 0; i < g->d; i++) out[i] += p[j] / sum * x[i];
     }
 }
 
-/* 75 tokens with gaps in their positions, in one chunk; every fifth row against the oracle. */
-static void against_oracle(const kv_geometry *g)
+/* 75 tokens with gaps in their positions, in one chunk; every fifth row of layer l against the oracle. */
+static void against_oracle(const kv_geometry *g, uint32_t l)
 {
     enum { N = 75 };
     uint32_t tokens[N], pos[N];
@@ -64,8 +81,8 @@ static void against_oracle(const kv_geometry *g)
     double tolerance = g->format == KV_F16 ? 5e-4 : 1e-5, want[128];
     for (uint32_t i = 0; i < N; i += 5)
         for (uint32_t h = 0; h < g->H; h++) {
-            oracle(want, g, tokens, pos, i + 1, LAST - 1, h);
-            const float *got = out + i * out_floats(g) + (LAST - 1 - FIRST) * width(g) + h * g->d;
+            oracle(want, g, tokens, pos, i + 1, l, h);
+            const float *got = out + i * out_floats(g) + (l - FIRST) * width(g) + h * g->d;
             for (uint32_t c = 0; c < g->d; c++)
                 cr_assert(fabs((double)got[c] - want[c]) <= tolerance, "row %u head %u [%u]: %g, oracle %g", i, h, c,
                           (double)got[c], want[c]);
@@ -83,16 +100,54 @@ Test(kv, attend_agrees_with_an_f64_oracle)
             kv_geometry g = geometry(shape[i][0], shape[i][1], shape[i][2], v & 1 ? KV_F32 : KV_F16);
             g.rope.n_rot = shape[i][3];
             g.rope.neox = v & 2;
-            against_oracle(&g);
+            against_oracle(&g, LAST - 1);
         }
+}
+
+Test(kv, windows_caps_and_local_bases_agree_with_an_f64_oracle)
+{
+    for (int i = 0; i < N_LOOKS; i++)
+        for (uint32_t l = FIRST; l < LAST; l++) {
+            kv_geometry g = geometry(6, 2, 16, KV_F32);
+            g.look = looks[i];
+            g.rope.neox = i % 2;
+            against_oracle(&g, l);
+        }
+}
+
+Test(kv, rows_outside_the_window_are_not_read)
+{
+    enum { N = 70, W = 8 };
+    kv_geometry g = geometry(4, 2, 16, KV_F16);
+    g.look.window = W;
+    kv *s = open_store(&g);
+    kv_seq *q = open_seq(s, 1);
+    kv_row rows[N];
+    uint32_t slots[N];
+    err e = { 0 };
+    float x[64], out[64], *scratch = scratch_of(s);
+    for (uint32_t i = 0; i < N; i++) rows[i] = (kv_row){ i, i, i ? i - 1 : KV_ROW_NONE, 0, 0, 0 };
+    cr_assert_eq(kv_reserve(q, rows, N, slots, &e), ERR_OK, "%s", e.text);
+    for (uint32_t i = 0; i < N; i++) {
+        for (uint32_t k = 0; k < 64; k++) x[k] = i == N - 1 - W ? NAN : 0.5f;
+        kv_append(q, FIRST, slots[i], x, x, 0, g.K);
+    }
+    for (uint32_t i = N - 2; i < N; i++) {
+        fill(x, 64, i, FIRST, 3);
+        kv_attend(q, FIRST, slots[i], x, out, 0, g.K, scratch);
+        cr_expect_eq(!isfinite(out[0]), i == N - 2, "row %u: %g", i, (double)out[0]);   /* the row before still sees it */
+    }
+    free(scratch);
+    kv_close(&s);
 }
 
 /* ---- bit-equality ---- */
 
 Test(kv, a_chunk_of_64_gives_the_bits_of_64_single_steps)
 {
-    for (int f = 0; f < KV_FORMAT_COUNT; f++) {
-        kv_geometry g = geometry(6, 2, 16, (kv_format)f);
+    for (int f = 0; f < KV_FORMAT_COUNT + N_LOOKS - 1; f++) {
+        kv_geometry g = geometry(6, 2, 16, f ? KV_F32 : KV_F16);
+        g.look = looks[f > 1 ? f - 1 : 0];
         uint32_t tokens[210];
         pick_tokens(tokens, 210, 1);
         float *want = singles(&g, tokens, 210), *got = new_out(&g, 210);
@@ -109,10 +164,11 @@ Test(kv, a_chunk_of_64_gives_the_bits_of_64_single_steps)
 }
 
 /* 40 committed tokens, then two branches of 50 that alternate in the slots, so that runs are short, or not. */
-static void two_branches(uint32_t burst, uint32_t keep)
+static void two_branches(uint32_t burst, uint32_t keep, const kv_look *look)
 {
     enum { TRUNK = 40, N = 50 };
     kv_geometry g = geometry(4, 2, 16, KV_F16);
+    g.look = *look;
     uint32_t t[2][TRUNK + N + 30], tokens[2 * N], n = 0, at[2] = { 0, 0 };
     kv_row rows[2 * N];
     uint32_t last[2] = { TRUNK - 1, TRUNK - 1 }, from[2 * N];
@@ -156,10 +212,10 @@ static void two_branches(uint32_t burst, uint32_t keep)
 
 Test(kv, a_branch_of_a_tree_gives_the_bits_of_the_same_tokens_in_a_line)
 {
-    for (uint32_t keep = 0; keep < 2; keep++) {
-        two_branches(1, keep);
-        two_branches(3, keep);
-        two_branches(50, keep);
+    for (uint32_t i = 0; i < 2 * N_LOOKS; i++) {
+        two_branches(1, i % 2, &looks[i / 2]);
+        two_branches(3, i % 2, &looks[i / 2]);
+        two_branches(50, i % 2, &looks[i / 2]);
     }
 }
 
@@ -196,6 +252,7 @@ Test(kv, avx2_gives_the_bits_of_plain)
         for (int v = 0; v < 4; v++) {
             kv_geometry g = geometry(shape[i][0], shape[i][1], shape[i][2], v & 1 ? KV_F32 : KV_F16);
             g.rope.neox = v & 2;
+            g.look = looks[i % N_LOOKS];
             uint32_t tokens[100];
             pick_tokens(tokens, 100, 77);
             float *plain = singles(&g, tokens, 100);
@@ -299,8 +356,8 @@ Test(kv, a_bad_reserve_changes_nothing)
 
 Test(kv, an_impossible_geometry_is_refused)
 {
-    kv_geometry good = geometry(4, 2, 16, KV_F16), bad[8];
-    for (int i = 0; i < 8; i++) bad[i] = good;
+    kv_geometry good = geometry(4, 2, 16, KV_F16), bad[9];
+    for (int i = 0; i < 9; i++) bad[i] = good;
     bad[0].last = bad[0].first;
     bad[1].K = 3;
     bad[2].K = 0;
@@ -309,7 +366,8 @@ Test(kv, an_impossible_geometry_is_refused)
     bad[5].rope.n_rot = 18;
     bad[6].n_ctx = 0;
     bad[7].isa = (isa)9;
-    for (int i = 0; i < 8; i++) {
+    bad[8].look.soft_cap = -1;
+    for (int i = 0; i < 9; i++) {
         err e = { 0 };
         kv *s;
         cr_assert_neq(kv_open(&s, &bad[i], &e), ERR_OK, "case %d", i);

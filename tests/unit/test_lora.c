@@ -65,7 +65,8 @@ Test(lora, a_shard_loads_its_own_matrices_and_no_others)
     lora *l;
     open_world(&w, "micro");
     uint64_t bytes = 0;
-    const shard parts[] = { { 0, 1, true, false }, { 1, 2, false, true }, { 0, 2, true, true }, { 0, 0, false, false }, { 0, 0, false, true } };
+    const shard parts[] = { { 0, 1, true, false }, { 1, 2, false, true }, { 0, 2, true, true }, { 0, 0, false, false },
+                            { 0, 0, false, true } };
     for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
         cr_assert_eq(open_file(&w, parts[k], &l, &e), ERR_OK, "%s", e.text);
         for (uint32_t i = 0; i < w.shape.L * LORA_LAYER_MATS; i++) {
@@ -124,9 +125,12 @@ Test(lora, wrong_files_are_refused_with_the_reason)
     static const struct { spoil *f; const char *says; } bad[] = {
         { no_type, "general.type is missing" }, { type_model, "\"model\"" }, { kind_other, "\"dora\"" },
         { arch_other, "general.architecture is \"qwen2\", the model is \"llama\"" }, { alpha_nan, "adapter.lora.alpha is" },
-        { short_a, "blk.0.attn_q.weight.lora_a is 63 x 3" }, { long_b, "is 3 x 65" }, { ranks_differ, "blk.0.attn_q.weight.lora_b is 4 x" },
-        { a_alone, "output.weight.lora_b is missing" }, { b_alone, ".lora_b" }, { nothing, "no .lora_a" }, { rank_large, "rank 1025" },
-        { quantised, "type Q8_0" }, { layer_99, "blk.99.attn_q.weight.lora_a" }, { layer_01, "blk.01.attn_q" }, { a_norm, "attn_norm" },
+        { short_a, "blk.0.attn_q.weight.lora_a is 63 x 3" }, { long_b, "is 3 x 65" },
+        { ranks_differ, "blk.0.attn_q.weight.lora_b is 4 x" },
+        { a_alone, "output.weight.lora_b is missing" }, { b_alone, ".lora_b" }, { nothing, "no .lora_a" },
+        { rank_large, "rank 1025" },
+        { quantised, "type Q8_0" }, { layer_99, "blk.99.attn_q.weight.lora_a" }, { layer_01, "blk.01.attn_q" },
+        { a_norm, "attn_norm" },
         { embedding, "token_embd" }, { plain_name, "blk.0.attn_q.weight is for no matrix" },
     };
     static world w, one;
@@ -205,7 +209,8 @@ Test(lora, what_is_added_has_the_same_bits_on_every_isa_and_split)
     }
     for (uint32_t grain = 8; grain <= OUT + 8; grain *= 4) { /* ... and the same bits in pieces */
         memcpy(got, base, sizeof got);
-        for (uint32_t o = 0; o < OUT; o += grain) lora_apply(&p, vec_for(ISA_AVX2), 1.7f, x, got, o, o + grain < OUT ? o + grain : OUT);
+        for (uint32_t o = 0; o < OUT; o += grain)
+            lora_apply(&p, vec_for(ISA_AVX2), 1.7f, x, got, o, o + grain < OUT ? o + grain : OUT);
         cr_expect(support_same(got, want, OUT, "pieces"));
     }
 }

@@ -15,7 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const small[] = { "tiny", "aux-tiny", "micro", "micro-llama3", "micro-qwen2", "micro-qwen3" };
+static const char *const small[] = { "tiny", "aux-tiny", "micro", "micro-llama3", "micro-qwen2", "micro-qwen3", "micro-gemma2",
+                                     "micro-gemma3", "micro-phi", "micro-mistral" };
 static const char *const quants[] = { "F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K" };
 #define N_SMALL (sizeof small / sizeof *small)
 #define N_QUANTS (sizeof quants / sizeof *quants)
@@ -106,7 +107,7 @@ Test(model_random, every_small_shape_opens_as_a_model_in_every_type)
         cr_assert_eq(model_open(&m, g, (shard){ 0, s.L, true, true }, &e), ERR_OK, "%s", e.text);
         cr_assert_eq(tokenizer_open(&t, g, &e), ERR_OK, "%s", e.text);
         cr_expect_eq(tokenizer_vocab(t), s.V);
-        cr_expect_eq(s.rope.has_freqs, !strcmp(small[i / N_QUANTS], "micro-llama3"));
+        cr_expect_eq(s.rope.has_freqs, !strcmp(small[i / N_QUANTS], "micro-llama3") || !strcmp(small[i / N_QUANTS], "micro-phi"));
         tokenizer_close(&t);
         model_close(&m);
         gguf_close(&g);

@@ -169,12 +169,14 @@ Test(quantize, blocks_of_32_are_llama_cpps_byte_for_byte_and_k_blocks_are_as_clo
         { "Q4_K", false }, { "Q5_K", false }, { "Q6_K", false },
     };
     SHARED_OR_SKIP(f32, "data/models/tiny-llama-f32.gguf");
+    char from[4096];                     /* support_shared turns its paths over */
+    snprintf(from, sizeof from, "%s", f32);
     for (unsigned i = 0; i < sizeof files / sizeof *files; i++) {
         char name[64];
         snprintf(name, sizeof name, "data/models/tiny-llama-%s.gguf", files[i].name);
         const char *theirs = support_shared(name);
         if (!theirs) cr_skip_test("no shared data: %s is absent (SLUICE_SHARED)", name);
-        comparison c = compare(f32, theirs);
+        comparison c = compare(from, theirs);
         if (files[i].same) cr_assert_eq(c.differ, 0, "%s: %zu rows differ", files[i].name, c.differ);
         else cr_assert(c.ours <= c.theirs, "%s: square error %g, llama.cpp's %g", files[i].name, c.ours, c.theirs);
     }
@@ -268,18 +270,18 @@ Test(quantize, a_mix_keeps_some_tensors_wider)
         { "Q4_K_M", "blk.2.attn_v.weight", "Q6_K", false },    { "Q4_K_M", "blk.3.ffn_down.weight", "Q6_K", false },
         { "Q4_K_M", "blk.3.attn_q.weight", "Q4_K", false },    { "Q4_K_S", "blk.3.attn_v.weight", "Q5_K", false },
         { "Q4_K_S", "blk.3.ffn_down.weight", "Q4_K", false },  { "Q5_K_M", "blk.3.attn_v.weight", "Q6_K", false },
-        { "Q4_0", "blk.3.attn_v.weight", "Q4_0", false },      { "Q4_0", "token_embd.weight", "Q6_K", false },
-        { "Q8_0", "token_embd.weight", "Q8_0", false },        { "Q4_K_M", "token_embd.weight", "Q4_K", true },
-        { "Q4_K_M", "blk.3.ffn_down.weight", "Q4_K", true },   { "F16", "token_embd.weight", "F16", false },
+        { "Q5_K_M", "blk.0.attn_q.weight", "Q5_K", false },    { "Q4_0", "blk.3.attn_v.weight", "Q4_0", false },
+        { "Q4_0", "token_embd.weight", "Q6_K", false },        { "Q8_0", "token_embd.weight", "Q8_0", false },
+        { "F16", "token_embd.weight", "F16", false },          { "Q4_K", "token_embd.weight", "Q4_K", true },
+        { "Q4_K", "blk.3.ffn_down.weight", "Q4_K", true },
     };
     const char *in = make("tiny", "F32");
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *out = file("mix");
-        must_convert(in, out, cases[i].type, cases[i].pure);
+        if (i == 0 || strcmp(cases[i].type, cases[i - 1].type) != 0) must_convert(in, out, cases[i].type, cases[i].pure);
         cr_expect_str_eq(type_in(out, cases[i].tensor), cases[i].want, "%s %s: %s", cases[i].type, cases[i].tensor,
                          type_in(out, cases[i].tensor));
     }
-    must_convert(in, file("mix"), "Q4_K", false);
     check_key(file("mix"), "general.file_type", 15);
 }
 

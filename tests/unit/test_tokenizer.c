@@ -1,5 +1,6 @@
-/* The tokenizer's promises (test_tokenizer_vocabs.c and test_tokenizer_twin.c compare ids with others'): any bytes go in, the same bytes come out,
- * a stream never shows half a character, a damaged vocabulary is refused or works, and nothing takes quadratic time. */
+/* The tokenizer's promises: any bytes go in, the same bytes come out, a stream never shows half a character, special tokens
+ * are found where they should be, a damaged vocabulary is refused or works, and nothing takes quadratic time.
+ * test_tokenizer_vocabs.c and test_tokenizer_twin.c compare ids with others'. */
 #include "core/clock.h"
 #include "engine/gguf_write.h"
 #include "engine/model_random.h"
@@ -141,7 +142,10 @@ static tokenizer *spm_with(const row *r, size_t n, spm_options o)
     return open_at(path);
 }
 
-static tokenizer *spm_of(const row *r, size_t n, bool prefix) { return spm_with(r, n, (spm_options){ .prefix = prefix }); }
+static tokenizer *spm_of(const row *r, size_t n, bool prefix)
+{
+    return spm_with(r, n, (spm_options){ .prefix = prefix });
+}
 
 static const row hand[] = {
     { "<unk>", 0, 2 }, { "<s>", 0, 3 },    { "</s>", 0, 3 }, { "▁", -9, 1 },  { "a", -9, 1 },  { "b", -9, 1 },

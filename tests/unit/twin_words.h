@@ -60,9 +60,18 @@ static inline bool is_wide(const twin_char *c)
     return (c->cp >= '!' && c->cp <= '/') || (c->cp >= ':' && c->cp <= '~') || (c->cp >= 0xFF01 && c->cp <= 0xFF0F) ||
            (c->cp >= 0xFF1A && c->cp <= 0xFF5E) || (c->cp >= 0x2018 && c->cp <= 0x201F) || (c->cp >= 0x3000 && c->cp <= 0x3002);
 }
-static inline bool is_east(const twin_char *c) { return (c->cp >= 0x800 && c->cp <= 0x9FA5) || (c->cp >= 0xAC00 && c->cp <= 0xD7FF); }
-static inline bool is_cjk(const twin_char *c) { return (c->cp >= 0x4E00 && c->cp <= 0x9FA5) || (c->cp >= 0x3040 && c->cp <= 0x30FF); }
-static inline bool is_default_mark(const twin_char *c) { return is_p(c) || (c->cp < 128 && c->cp && strchr("$+<=>^~|", (int)c->cp)); }
+static inline bool is_east(const twin_char *c)
+{
+    return (c->cp >= 0x800 && c->cp <= 0x9FA5) || (c->cp >= 0xAC00 && c->cp <= 0xD7FF);
+}
+static inline bool is_cjk(const twin_char *c)
+{
+    return (c->cp >= 0x4E00 && c->cp <= 0x9FA5) || (c->cp >= 0x3040 && c->cp <= 0x30FF);
+}
+static inline bool is_default_mark(const twin_char *c)
+{
+    return is_p(c) || (c->cp < 128 && c->cp && strchr("$+<=>^~|", (int)c->cp));
+}
 static inline bool is_falcon_mark(const twin_char *c) { return is_default_mark(c) || c->cp == '`'; }
 static inline bool is_digit(const twin_char *c) { return c->cp >= '0' && c->cp <= '9'; }
 

@@ -79,7 +79,8 @@ static const char *const mixed_bits[] = {
     " ", "  ", "   ", "\n", "\r\n", "\n\n\n", "\t", "\t\t", " \n ", "\xC2\xA0", "\xE3\x80\x80", "\xE2\x80\xA8", "\x0B", "\xC2\x85",
     "'s", "'S", "'ll", "'LL", "'re", "'Ve", "'", "\xC5\xBF", "\xE1\xA0\x8E", "\xEF\xBB\xBF", "\xE2\x80\x8D", "...", "!?", "://",
     "123", "1234567", "3.14", "\xC2\xBD", "<s>", "</s>", "<|endoftext|>", "<|im_start|>", "<|eot_id|>", "<unk>", "[UNK]", "[CLS]",
-    "<0x0A>", "<pad>", "<|", "|>", "\xE2\x96\x81", "##ing", " the", "The", "HTTPServer", "camelCase", "caf\xC3\xA9", "\xC3\x89t\xC3\xA9",
+    "<0x0A>", "<pad>", "<|", "|>", "\xE2\x96\x81", "##ing", " the", "The", "HTTPServer", "camelCase", "caf\xC3\xA9",
+    "\xC3\x89t\xC3\xA9",
 };
 
 /* Mixed text: runs from the ranges, bits, runs of one character, and (with `broken`) stray bytes. */

@@ -1,3 +1,4 @@
+/* Which session uses which adapter, and the files behind them. Refuses to read a file that is not what the job was given. */
 #include "workers/stage/adapters.h"
 #include "core/log.h"
 #include <inttypes.h>

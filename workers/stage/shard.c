@@ -16,11 +16,12 @@ static err_code check_plan(const gguf *g, const msg_plan *p, err *e)
 
 static err_code open_store(shard_state *s, isa i, err *e)
 {
-    const model_shape *m = &s->model->shape;
     if (s->plan.first == s->plan.last) return ERR_OK;
-    kv_geometry g = { .first = (uint32_t)s->plan.first, .last = (uint32_t)s->plan.last, .H = m->H, .K = m->K, .d = m->d,
-                      .format = (kv_format)s->plan.kv_format, .n_ctx = (uint32_t)s->plan.n_ctx,
-                      .max_bytes = s->plan.kv_max_bytes, .isa = i, .rope = m->rope };
+    kv_geometry g = forward_kv(&s->model->shape, (uint32_t)s->plan.first, (uint32_t)s->plan.last);
+    g.format = (kv_format)s->plan.kv_format;
+    g.n_ctx = (uint32_t)s->plan.n_ctx;
+    g.max_bytes = s->plan.kv_max_bytes;
+    g.isa = i;
     return kv_open(&s->store, &g, e);
 }
 

@@ -1,0 +1,226 @@
+/* What `sluice eval`, `tokenize`, `detokenize` and `model` say, against figures that others computed: llama.cpp's
+ * perplexities and answers, tokenizers' own outputs. Needs the shared data for those. */
+#include "tests/support_programs.h"
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char model[512];
+
+static void begin(void)
+{
+    programs_begin();
+    snprintf(model, sizeof model, "%s", support_root("models/sluice-tiny-Q8_0.gguf"));
+}
+
+static void end(void) { cr_expect(programs_gone(5)); }
+
+TestSuite(eval, .init = begin, .fini = end, .timeout = 240);
+
+/* ---- perplexity */
+
+static double perplexity(const char *gguf, const char *words, const char *window)
+{
+    ran r = program_run(0, 60, NULL, SLUICE("eval", "ppl", "-m", gguf, "-f", words, "-c", window, "--json"));
+    cr_assert_eq(r.status, 0);
+    json_t *o = ran_json(&r);
+    double x = json_number_value(json_object_get(o, "ppl"));
+    if (x == 0) x = json_number_value(json_object_get(o, "perplexity"));
+    json_decref(o);
+    return x;
+}
+
+/* llama-perplexity: 6.898 and 6.847. */
+Test(eval, perplexity_of_stories_is_the_one_of_llama_cpp)
+{
+    SHARED_OR_SKIP(gguf, "data/models/stories260K-f32.gguf");
+    SHARED_OR_SKIP(words, "data/text/tinystories_sample.txt");
+    static const struct { const char *window; double want; } table[] = { { "256", 6.898 }, { "128", 6.847 } };
+    for (size_t i = 0; i < 2; i++) {
+        double x = perplexity(gguf, words, table[i].window);
+        printf("# perplexity of stories260K-f32 at %s: %.4f, llama.cpp %.3f\n", table[i].window, x, table[i].want);
+        cr_expect_leq(fabs(x - table[i].want), 0.005 * table[i].want);
+    }
+}
+
+/* ---- questions */
+
+static void quiz(const char *gguf, const char *file, int right, int total)
+{
+    ran r = program_run(0, 100, NULL, SLUICE("eval", "qa", "-m", gguf, "-f", file, "--json"));
+    cr_assert_eq(r.status, 0);
+    json_t *o = ran_json(&r);
+    int got = (int)json_number_at(o, "right");
+    printf("# %s: %d of %d, llama.cpp %d\n", strrchr(file, '/') + 1, got, total, right);
+    cr_expect_eq(json_number_at(o, "total"), total);
+    cr_expect_leq(abs(got - right) * 100, total, "more than a point away");
+    json_decref(o);
+}
+
+Test(eval, answers_without_context_are_those_of_llama_cpp)
+{
+    SHARED_OR_SKIP(gguf, "data/models/sluice-tiny-f32.gguf");
+    SHARED_OR_SKIP(closed, "data/qa/qa_closed.jsonl");
+    SHARED_OR_SKIP(unknown, "data/qa/qa_unknown.jsonl");
+    quiz(gguf, closed, 256, 256);
+    quiz(gguf, unknown, 195, 200);
+}
+
+Test(eval, answers_from_context_are_those_of_llama_cpp)
+{
+    SHARED_OR_SKIP(gguf, "data/models/sluice-tiny-f32.gguf");
+    SHARED_OR_SKIP(context, "data/qa/qa_context.jsonl");
+    quiz(gguf, context, 285, 400);
+}
+
+Test(eval, the_demo_questions_are_answered_with_the_corpus_and_only_with_it)
+{
+    const char *questions = support_root("configs/demo/questions.jsonl"), *corpus = support_root("configs/demo/corpus");
+    ran with = program_run(0, 60, NULL, SLUICE("eval", "qa", "-m", model, "-f", questions, "--rag", corpus, "--json"));
+    ran without = program_run(0, 60, NULL, SLUICE("eval", "qa", "-m", model, "-f", questions, "--json"));
+    json_t *a = ran_json(&with), *b = ran_json(&without);
+    printf("# demo questions: %d of 60 with the corpus, %d without\n", (int)json_number_at(a, "right"), (int)json_number_at(b, "right"));
+    cr_expect_geq(json_number_at(a, "right"), 57);
+    cr_expect_eq(json_number_at(b, "right"), 0);
+    json_decref(a);
+    json_decref(b);
+}
+
+/* ---- logits */
+
+/* f32 [n][V] of ids, with these options behind. */
+static text logits(const char *gguf, const char *ids, const char *const options[])
+{
+    const char *argv[24] = { support_bin("sluice"), "eval", "logits", "-m", gguf, "-t", ids, "-o", programs_file("logits.f32") };
+    size_t n = 9;
+    text t = { 0 };
+    for (size_t i = 0; options[i]; i++) argv[n++] = options[i];
+    ran r = program_run(0, 60, NULL, argv);
+    cr_assert_eq(r.status, 0);
+    ran_free(&r);
+    cr_assert_eq(text_read_file(&t, argv[8], 64 << 20, NULL), ERR_OK);
+    unlink(argv[8]);
+    return t;
+}
+
+Test(eval, logits_are_the_same_bytes_for_every_shape_of_cluster)
+{
+    static const char *const ways[][5] = { { "--stages", "1" }, { "--stages", "2" }, { "--stages", "3", "--chunk", "1" }, { "--path", "decode" },
+                                           { "--stages", "2", "--chunk", "3" }, { "--stages", "2", "--path", "decode" } };
+    const char *ids = "1,4015,300,77,512,4095,900,901,902,903,13";
+    text want = logits(model, ids, ways[0]);
+    cr_assert_eq(want.len, 11 * 4096 * sizeof(float));
+    for (size_t i = 0; i < want.len / sizeof(float); i++) {
+        float x;
+        memcpy(&x, want.ptr + i * sizeof x, sizeof x);
+        cr_assert(isfinite(x), "logit %zu", i);
+    }
+    for (size_t i = 1; i < sizeof ways / sizeof *ways; i++) {
+        text got = logits(model, ids, ways[i]);
+        cr_expect(got.len == want.len && !memcmp(got.ptr, want.ptr, want.len), "other bytes with %s %s", ways[i][0], ways[i][1]);
+        text_free(&got);
+    }
+    text f32 = logits(model, ids, (const char *const[]){ "--kv", "f32", NULL });
+    cr_expect(f32.len == want.len && memcmp(f32.ptr, want.ptr, want.len), "f32 rows in the cache change nothing: the comparison sees nothing");
+    text_free(&f32);
+    text_free(&want);
+}
+
+/* ---- tokens */
+
+static void strip(char *s)
+{
+    size_t n = strlen(s);
+    while (n && (s[n - 1] == '\n' || s[n - 1] == ' ')) s[--n] = 0;
+}
+
+/* Text `which` of a .inp file and the line of its .out file. */
+static void one_text(const char *gguf, char *inp, char *out, size_t which)
+{
+    static const char border[] = "\n__ggml_vocab_test__\n";
+    char *end;
+    for (size_t i = 0; i < which; i++) {
+        inp = strstr(inp, border) + strlen(border);
+        out = strchr(out, '\n') + 1;
+    }
+    char *words = strndup(inp, (end = strstr(inp, border)) ? (size_t)(end - inp) : strlen(inp)), *want = strndup(out, strcspn(out, "\n"));
+    ran r = program_run(0, 20, words, SLUICE("tokenize", "-m", gguf, "-f", "-"));
+    cr_expect_eq(r.status, 0);
+    char *got = strdup(ran_out(&r)), *at = want + (*want == ' ');
+    strip(got);
+    strip(at);
+    cr_expect_str_eq(got, at, "text %zu of %s", which, gguf);
+    ran_free(&r);
+    free(words);
+    free(want);
+    free(got);
+}
+
+Test(eval, tokenize_gives_the_ids_of_the_vocabularies)
+{
+    static const char *const names[] = { "gpt-2", "llama-spm", "llama-bpe" };
+    static const size_t which[] = { 7, 23, 38 };          /* words, code and emoji, the long one */
+    for (size_t i = 0; i < 3; i++) {
+        char file[128], gguf[512];
+        text inp = { 0 }, out = { 0 };
+        snprintf(file, sizeof file, "data/vocabs/ggml-vocab-%s.gguf", names[i]);
+        SHARED_OR_SKIP(path, file);
+        snprintf(gguf, sizeof gguf, "%s.inp", path);
+        cr_assert_eq(text_read_file(&inp, gguf, 1 << 20, NULL), ERR_OK);
+        snprintf(gguf, sizeof gguf, "%s.out", path);
+        cr_assert_eq(text_read_file(&out, gguf, 1 << 20, NULL), ERR_OK);
+        snprintf(gguf, sizeof gguf, "%s", path);
+        for (size_t k = 0; k < sizeof which / sizeof *which; k++) one_text(gguf, inp.ptr, out.ptr, which[k]);
+        text_free(&inp);
+        text_free(&out);
+    }
+}
+
+Test(eval, detokenize_gives_the_text_back)
+{
+    static const char *const texts[] = { "Once upon a time", "Two  spaces, a\ttab\nand a line", "caf\xC3\xA9 \xE2\x82\xAC 12 \xF0\x9F\x98\x80 \xE4\xBD\xA0\xE5\xA5\xBD", "x" };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        ran ids = program_run(0, 20, texts[i], SLUICE("tokenize", "-m", model, "-f", "-"));
+        cr_assert_eq(ids.status, 0);
+        ran back = program_run(0, 20, ran_out(&ids), SLUICE("detokenize", "-m", model, "-f", "-"));
+        cr_expect_eq(back.status, 0);
+        char *got = strdup(ran_out(&back));
+        if (got[0] && got[strlen(got) - 1] == '\n') got[strlen(got) - 1] = 0;
+        cr_expect_str_eq(got, texts[i]);
+        free(got);
+        ran_free(&ids);
+        ran_free(&back);
+    }
+}
+
+/* ---- models */
+
+Test(eval, a_random_model_is_described_and_runs)
+{
+    char file[128];
+    snprintf(file, sizeof file, "%s", programs_file("random.gguf"));
+    ran r = program_run(0, 60, NULL, SLUICE("model", "random", "--shape", "micro", "--quant", "Q8_0", "--seed", "3", "-o", file));
+    cr_assert_eq(r.status, 0);
+    ran_free(&r);
+    r = program_run(0, 20, NULL, SLUICE("model", "info", file));
+    cr_expect_eq(r.status, 0);
+    cr_expect(strstr(ran_out(&r), "llama") && strstr(ran_out(&r), "Q8_0"), "%s", ran_out(&r));
+    ran_free(&r);
+    char *first = NULL;
+    for (int i = 0; i < 2; i++) {
+        r = program_run(0, 20, NULL, SLUICE("run", "-m", file, "--stages", i ? "2" : "1", "-p", "hello", "-n", "16", "--ignore-eos", "--json"));
+        cr_assert_eq(r.status, 0);
+        json_t *o = ran_json(&r);
+        char *ids = json_dumps(json_object_get(o, "tokens"), JSON_COMPACT);
+        cr_expect_eq(json_number_at(o, "completion_tokens"), 16);
+        if (first) cr_expect_str_eq(ids, first);
+        else first = strdup(ids);
+        free(ids);
+        json_decref(o);
+    }
+    free(first);
+}
