@@ -131,7 +131,7 @@ err_code cache_read_part(cache_reader *r, cache_part *p, view *stream, bool *end
     *end = r->at == r->head.parts;
     if (*end) return ERR_OK;
     if (!get(r, &h, sizeof h)) return damaged(r, "it is too short", e);
-    if (h.bytes > STREAM_MAX || h.bytes > r->size || h.layer >= r->head.layers || h.from >= h.to || h.to > r->head.tokens)
+    if (!h.bytes || h.bytes > STREAM_MAX || h.bytes > r->size || h.layer >= r->head.layers || h.from >= h.to || h.to > r->head.tokens)
         return damaged(r, "the head of a part", e);
     text_clear(&r->stream);
     if (!text_reserve(&r->stream, h.bytes)) return no_memory(e);
@@ -205,7 +205,8 @@ err_code cache_write_close(cache_writer **wp, bool keep, err *e)
     cache_writer *w = *wp;
     *wp = NULL;
     if (!w) return ERR_OK;
-    bool there = w->f != NULL, ok = w->f && !ferror(w->f) && !fclose(w->f);
+    bool there = w->f != NULL, ok = there && !ferror(w->f);
+    if (there && fclose(w->f)) ok = false;
     ok = ok && (!keep || !rename(w->temp, w->path));
     err_code rc = ok ? ERR_OK : err_set(e, ERR_IO, "%s: %s", w->path, strerror(errno));
     if (there && (!keep || !ok)) unlink(w->temp);

@@ -2,6 +2,7 @@
 #include "coordinator/coordinator.h"
 #include "coordinator/journal.h"
 #include "coordinator/prefill.h"
+#include "coordinator/prompt_cache.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <dirent.h>
@@ -134,6 +135,7 @@ static void unlink_stages(const coordinator *c)
 static void close_all(coordinator *c)
 {
     prefill_close(c);
+    prompt_cache_break(c);
     fleet_stop(c);
     link_t **links[] = { &c->client, &c->control, &c->control_tcp, &c->result, &c->result_tcp, &c->first_hop, &c->inbox };
     static const char *const files[] = { "client", "control", "result", "pid" };
@@ -144,7 +146,10 @@ static void close_all(coordinator *c)
     for (size_t i = 0; ours && i < sizeof files / sizeof *files; i++) unlink_in(c, files[i]);
     if (ours) unlink_stages(c);
     if (ours && c->set->die_with_parent) rmdir(c->dir); /* a private one; its starter may be dead */
-    while (c->sessions.head) session_free(&c->sessions, c->sessions.head);
+    while (c->sessions.head) {
+        prompt_cache_drop(c->sessions.head);
+        session_free(&c->sessions, c->sessions.head);
+    }
     pump_close(c);
     if (c->journal) journal_close(&c->journal);
     job_list_free(&c->jobs);
@@ -218,6 +223,7 @@ static void take(coordinator *c, link_t *l)
     }
     if (rc) return;
     if (l == c->client) front_message(c);
+    else if ((l == c->result || l == c->result_tcp) && c->in.head.type == MSG_KV_ROWS) prompt_cache_rows(c);
     else if (l == c->result || l == c->result_tcp) pump_result(c);
     else if (l == c->inbox) on_inbox(c);
     else fleet_message(c, l);
@@ -230,7 +236,7 @@ static void wait_and_take(coordinator *c)
     uint32_t n = c->control_tcp ? 6 : 4;
     bool ready[6] = { false };
     err e;
-    if (link_poll(all, n, ready, POLL_MS, c->pump.n ? SPIN_US : 0, &e)) return;
+    if (link_poll(all, n, ready, c->caching ? 0 : POLL_MS, c->pump.n ? SPIN_US : 0, &e)) return;
     for (uint32_t i = 0; i < n; i++)
         if (ready[i]) take(c, all[i]);
 }
@@ -279,6 +285,7 @@ static void round_of_work(coordinator *c)
     wait_and_take(c);
     fleet_tick(c);
     if (c->state == COORD_READY || c->state == COORD_DRAINING) jobs_advance(c);
+    prompt_cache_tick(c);
     pump_fill(c);
     sessions_sweep(c);
     front_flush(c);

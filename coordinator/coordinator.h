@@ -95,6 +95,8 @@ typedef struct coordinator {
     uint64_t stats_nonce, t_stats;  /* last STATS_GET */
     struct { link_id to; uint64_t ref; } ask[16];   /* status reports that wait for its answers */
     uint32_t n_ask;
+    link_t *bulk[512];          /* PUSH to the stages' KV, by place in the plan, made when first needed */
+    bool caching;               /* a prompt cache has work to do: no waiting for messages */
     bool stop_now;
     err fatal;                  /* why the cluster cannot go on */
 } coordinator;
@@ -143,6 +145,8 @@ void pump_close(coordinator *c);
 void pump_fill(coordinator *c);
 void pump_result(coordinator *c);
 void pump_reset(coordinator *c);
+/* Commit the rows that a finished session has sent last. false: out of memory. */
+bool pump_commit(coordinator *c, session *s);
 void pump_step_failed(coordinator *c, uint64_t step, const err *why);
 
 /* prefill.c: the coordinator's own engine */

@@ -60,6 +60,8 @@ static err_code send_done(coordinator *c, job *j, uint32_t index, err *e)
                          .queue_us = us(j->t_submit, j->t_start), .ttft_us = us(j->t_submit, ch->t_first), .prefill_us = us(j->t_start, j->t_prefilled),
                          .decode_us = us(ch->t_first, ch->t_last), .prefill_mode = j->local, .slides = ch->slides, .code = j->failure.code,
                          .full_rows = j->full_rows, .n_passages = j->n_passages, .n_prompt = j->ask.echo_prompt_tokens ? j->tokens.n : 0 };
+    m.done.cached = j->cached;
+    snprintf(m.done.cache_note, sizeof m.done.cache_note, "%s", j->cache_note);
     snprintf(m.done.custom_id, sizeof m.done.custom_id, "%s", j->ask.custom_id);
     snprintf(m.done.lora, sizeof m.done.lora, "%s", j->ask.lora);
     snprintf(m.done.lora_digest, sizeof m.done.lora_digest, "%s", j->ask.lora_digest);

@@ -49,6 +49,8 @@ typedef struct job {
     text full;                   /* their whole rows of logits, f32 [n_scored][V] */
     text passages;               /* JSON of the passages used */
     uint32_t n_passages, full_rows;
+    uint32_t cached;             /* rows of the prompt that came from the prompt cache */
+    char cache_note[504];        /* why it was of no use, "" */
     bool local;                  /* prefill mode taken */
     bool cancelled;
     bool acked;                  /* the client has its ACCEPTED: only after the record is durable */

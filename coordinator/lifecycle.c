@@ -2,6 +2,7 @@
  * Owns the order in which these happen; sends only SESSION_OPEN and DROP. */
 #include "coordinator/coordinator.h"
 #include "coordinator/journal.h"
+#include "coordinator/prompt_cache.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <inttypes.h>
@@ -55,10 +56,11 @@ void sessions_sweep(coordinator *c)
     bool asked = false;
     for (session *s = c->sessions.head, *next; s; s = next) {
         next = s->next;
-        if (s->state != SESSION_OVER || s->refs) continue;
+        if (s->state != SESSION_OVER || s->refs || prompt_cache_holds(c, s)) continue;
         if (!asked) fleet_ask_stats(c), asked = true; /* the last look at its KV: control keeps the order */
         drop.drop.session = s->id;
         fleet_send_all(c, &drop, NULL);
+        prompt_cache_drop(s);
         session_free(&c->sessions, s);
     }
     finish_jobs(c);
@@ -116,6 +118,7 @@ void job_begin(coordinator *c, job *j)
 void sessions_break(coordinator *c)
 {
     prefill_close(c);
+    prompt_cache_break(c);
     pump_reset(c);
     for (session *s = c->sessions.head; s; s = s->next) {
         session_rebuild(s);
@@ -151,6 +154,7 @@ void session_opened(coordinator *c, uint64_t id)
     if (first) s->job->t_start = clock_ns();
     s->state = s->job->ask.kind == 1 && s->job->ask.role == 1 ? SESSION_DECODE : SESSION_PROMPT;
     if (!first && s->made) s->state = SESSION_PROMPT; /* a rebuild: all its rows go again, in chunks */
+    if (first && prompt_cache_begin(c, s)) return;
     if (!first || !wants_local(c, s->job) || s->n_prompt < 2) return;
     s->state = SESSION_LOCAL;
     s->job->local = true;
@@ -162,13 +166,16 @@ void session_filled(coordinator *c, uint64_t id)
 {
     session *s = session_find(&c->sessions, id);
     if (!s || s->state != SESSION_LOCAL || ++s->acks < c->n_stages) return;
-    s->cursor = s->n_prompt - 1;
+    s->acks = 0;
+    if (s->cache && !s->job->local) prompt_cache_filled(s);
+    else s->cursor = s->n_prompt - 1;
     s->state = SESSION_PROMPT;
 }
 
 void session_failed(coordinator *c, uint64_t id, const err *why)
 {
     session *s = session_find(&c->sessions, id);
+    if (s && prompt_cache_failed(s, why)) return;
     if (s && s->state != SESSION_OVER) job_fail(c, s->job, why);
 }
 

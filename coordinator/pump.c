@@ -70,6 +70,7 @@ static void add_rows(build *b, session *s, const session_rows *r)
     pump *p = &b->c->pump;
     /* A row that is sent again goes by the COMMIT of the one before it: a TRUNCATE would take its chunk's other rows too. */
     if (s->slide || (s->again && !r->first)) add_op(b, s->id, 0, 0, OP_TRUNCATE);
+    else if (s->trim) add_op(b, s->id, 0, r->first, OP_TRUNCATE);
     else if (r->first) add_op(b, s->id, 0, r->first - 1, OP_COMMIT);
     for (uint32_t i = 0; i < r->n; i++) p->rows[b->n_rows++] = session_row(s, r->first + i, r, b->c->path, b->c->path);
     if (s->job->ask.kind == 1 && s->job->ask.score_rows) b->full += r->n;
@@ -229,18 +230,32 @@ static uint32_t flight_find(const pump *p, uint64_t step)
     return i;
 }
 
+static bool room_for_ops(pump *p, uint32_t n)
+{
+    uint32_t cap = p->cap_op ? 2 * p->cap_op : 128;
+    if (p->n_op + n <= p->cap_op) return true;
+    pending_op *q = realloc(p->op, cap * sizeof *q);
+    if (!q) return false;
+    p->op = q;
+    p->cap_op = cap;
+    return true;
+}
+
+bool pump_commit(coordinator *c, session *s)
+{
+    pump *p = &c->pump;
+    if (!room_for_ops(p, 1)) return false;
+    p->op[p->n_op++] = (pending_op){ { .session = s->id, .row = s->cursor - 1, .kind = OP_COMMIT }, s, NULL };
+    s->refs++;
+    return true;
+}
+
 static void queue_fork(coordinator *c, session *parent, session *child)
 {
     pump *p = &c->pump;
-    if (p->n_op + 2 > p->cap_op) {
-        uint32_t cap = p->cap_op ? 2 * p->cap_op : 128;
-        pending_op *q = realloc(p->op, cap * sizeof *q);
-        if (!q) {
-            job_fail(c, parent->job, &(err){ ERR_NOMEM, "out of memory for forks" });
-            return;
-        }
-        p->op = q;
-        p->cap_op = cap;
+    if (!room_for_ops(p, 2)) {
+        job_fail(c, parent->job, &(err){ ERR_NOMEM, "out of memory for forks" });
+        return;
     }
     p->op[p->n_op++] = (pending_op){ { .session = parent->id, .row = parent->cursor - 1, .kind = OP_COMMIT }, parent, NULL };
     p->op[p->n_op++] = (pending_op){ { .session = parent->id, .other = child->id, .kind = OP_FORK }, parent, child };

@@ -97,7 +97,7 @@ step_row session_row(const session *s, uint32_t i, const session_rows *r, path_i
 void session_sent(session *s, const session_rows *r)
 {
     s->cursor += r->n;
-    s->again = s->slide = false;
+    s->again = s->slide = s->trim = false;
     s->fork_of = 0;
     if (s->state == SESSION_DECODE || s->cursor == s->tokens.n) s->state = SESSION_WAIT;
 }
@@ -107,7 +107,7 @@ void session_rebuild(session *s)
     if (s->state == SESSION_OVER) return;
     s->state = SESSION_OPENING;
     s->cursor = s->acks = s->refs = 0;
-    s->again = s->slide = false;
+    s->again = s->slide = s->trim = false;
     s->fork_of = 0;
 }
 

@@ -31,6 +31,7 @@ typedef struct session {
     bool want_row;                 /* the row that is next must bring the whole row of logits */
     bool again;                    /* the next row was sent before and goes first (COMMIT of the one before it drops it) */
     bool slide;                    /* TRUNCATE 0 first */
+    bool trim;                     /* TRUNCATE the next row first: stages were given more committed rows than are its own */
     uint64_t fork_of;              /* not 0: FORK from that session in front of the first row */
     uint32_t refs;                 /* steps in flight that mention it */
     uint64_t last_step;            /* number of the newest step with rows of it */
@@ -39,6 +40,7 @@ typedef struct session {
     sample_scratch scratch;
     detok detok;
     stops *stops;
+    struct prompt_cache *cache;    /* of --prompt-cache, or NULL (coordinator/prompt_cache.h) */
     struct session *next;
 } session;
 

@@ -55,7 +55,8 @@ static err_code guard_spec(scribe *s, const char *spec, bool own, err *e)
     for (const char *p = spec ? strchr(spec, SIGN_MARK) : NULL; p && !rc; p = strchr(p + 1, SIGN_MARK)) {
         uint32_t id;
         rc = token_of(s->tok, mark_name(p), own, &id, e);
-        if (!rc && (own ? id == TOKEN_NONE || !tokenizer_is_control(s->tok, id) : id != TOKEN_NONE)) rc = add_guard(s, mark_name(p), e);
+        if (!rc && (own ? id == TOKEN_NONE || !tokenizer_is_control(s->tok, id) : id != TOKEN_NONE))
+            rc = add_guard(s, mark_name(p), e);
     }
     return rc;
 }
@@ -263,8 +264,10 @@ static err_code check_turns(const chat_turn *turn, size_t n, err *e)
 {
     if (!n) return err_set(e, ERR_INPUT, "the conversation is empty");
     for (size_t i = 1; i < n; i++)
-        if (turn[i].role == CHAT_SYSTEM) return err_set(e, ERR_INPUT, "message %zu is the system's: only the first one may be", i + 1);
-    if (turn[n - 1].role != CHAT_USER) return err_set(e, ERR_INPUT, "the last message is not the user's: there is nothing to answer");
+        if (turn[i].role == CHAT_SYSTEM)
+            return err_set(e, ERR_INPUT, "message %zu is the system's: only the first one may be", i + 1);
+    if (turn[n - 1].role != CHAT_USER)
+        return err_set(e, ERR_INPUT, "the last message is not the user's: there is nothing to answer");
     return ERR_OK;
 }
 
@@ -291,7 +294,8 @@ const char *chat_stop(const chat_style *s, const tokenizer *t)
     uint32_t id = TOKEN_NONE;
     err quiet;
     const char *stop = s->form->stop;
-    if (!stop || (token_of(t, (view){ stop, strlen(stop) }, true, &id, &quiet) == ERR_OK && id != TOKEN_NONE && tokenizer_is_eog(t, id)))
+    if (!stop ||
+        (token_of(t, (view){ stop, strlen(stop) }, true, &id, &quiet) == ERR_OK && id != TOKEN_NONE && tokenizer_is_eog(t, id)))
         return NULL;
     return stop;
 }

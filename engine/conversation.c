@@ -114,7 +114,8 @@ err_code conversation_take(conversation *c, const json_t *m, err *e)
 
 err_code conversation_take_all(conversation *c, const json_t *messages, err *e)
 {
-    if (!json_is_array(messages) || !json_array_size(messages)) return err_set(e, ERR_INPUT, "\"messages\" wants an array of messages");
+    if (!json_is_array(messages) || !json_array_size(messages))
+        return err_set(e, ERR_INPUT, "\"messages\" wants an array of messages");
     err_code rc = ERR_OK;
     for (size_t i = 0; !rc && i < json_array_size(messages); i++) rc = conversation_take(c, json_array_get(messages, i), e);
     return rc;

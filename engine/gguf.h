@@ -2,9 +2,9 @@
 #define ENGINE_GGUF_H
 /* GGUF v2/v3 reader. Opening reads the header (keys, tensor table) into memory and keeps the file open: of the data
  * only what somebody maps with gguf_map is in memory. Of a model in parts (NAME-00001-of-0000N.gguf) the first file is
- * given; the others are looked for beside it, and all tensors appear as those of one file. Every count, length, offset, type and dimension is checked against
- * the bytes that are left in the file before it is used (nothing is reserved because a file claims it). Immutable after
- * open: any thread may read. */
+ * given; the others are looked for beside it, and all tensors appear as those of one file. Every count, length, offset,
+ * type and dimension is checked against the bytes that are left in the file before it is used (nothing is reserved
+ * because a file claims it). Immutable after open: any thread may read. */
 #include "core/buf.h"
 #include "core/err.h"
 #include <stdbool.h>

@@ -31,7 +31,11 @@ bool gguf_part_name(const char *path, size_t *prefix, uint32_t *no, uint32_t *co
            !strcmp(tail + 15, ".gguf");
 }
 
-typedef struct { uint64_t no, count, tensors; view source; bool has_tensors, has_source; } split_keys;
+typedef struct {
+    uint64_t no, count, tensors;
+    view source;
+    bool has_tensors, has_source;
+} split_keys;
 
 /* count stays 1 where nothing is split. */
 static split_keys read_keys(const gguf *g)
@@ -48,14 +52,16 @@ static err_code check_first(const gguf *g, const split_keys *k, size_t *prefix, 
 {
     uint32_t no, count;
     bool named = gguf_part_name(gguf_path(g), prefix, &no, &count);
-    if (k->count > GGUF_PARTS_MAX)
-        return err_set(e, ERR_MODEL, "claims %" PRIu64 " parts, %d at most", k->count, GGUF_PARTS_MAX);
+    if (k->count > GGUF_PARTS_MAX) return err_set(e, ERR_MODEL, "claims %" PRIu64 " parts, %d at most", k->count, GGUF_PARTS_MAX);
     if (k->no)
-        return err_set(e, ERR_MODEL, "is part %" PRIu64 " of %" PRIu64 " of a model; give the first one, ...-00001-of-%05" PRIu64 ".gguf",
+        return err_set(e, ERR_MODEL,
+                       "is part %" PRIu64 " of %" PRIu64 " of a model; give the first one, ...-00001-of-%05" PRIu64 ".gguf",
                        k->no + 1, k->count, k->count);
     if (named && no == 1 && count == k->count) return ERR_OK;
-    return err_set(e, ERR_MODEL, "is the first of %" PRIu64 " parts, so its name must end in -00001-of-%05" PRIu64
-                   ".gguf for the others to be found", k->count, k->count);
+    return err_set(e, ERR_MODEL,
+                   "is the first of %" PRIu64 " parts, so its name must end in -00001-of-%05" PRIu64
+                   ".gguf for the others to be found",
+                   k->count, k->count);
 }
 
 static bool same_view(view a, view b)
@@ -66,8 +72,8 @@ static bool same_view(view a, view b)
 static err_code check_part(const split_keys *first, const split_keys *k, uint64_t i, err *e)
 {
     if (k->count != first->count || k->no != i)
-        return err_set(e, ERR_MODEL, "calls itself part %" PRIu64 " of %" PRIu64 ", want %" PRIu64 " of %" PRIu64, k->no + 1, k->count,
-                       i + 1, first->count);
+        return err_set(e, ERR_MODEL, "calls itself part %" PRIu64 " of %" PRIu64 ", want %" PRIu64 " of %" PRIu64, k->no + 1,
+                       k->count, i + 1, first->count);
     if (k->has_tensors != first->has_tensors || k->tensors != first->tensors)
         return err_set(e, ERR_MODEL, "belongs to a model of %" PRIu64 " tensors, the first part's has %" PRIu64, k->tensors,
                        first->tensors);
@@ -134,7 +140,8 @@ static err_code index_tensors(gguf *g, err *e)
     for (uint64_t i = 1; i < n; i++) {
         char buf[96];
         if (!strcmp(ref[i].name, ref[i - 1].name))
-            return err_set(e, ERR_MODEL, "tensor '%s' is in two parts", gguf_printable(buf, (view){ ref[i].name, strlen(ref[i].name) }));
+            return err_set(e, ERR_MODEL, "tensor '%s' is in two parts",
+                           gguf_printable(buf, (view){ ref[i].name, strlen(ref[i].name) }));
     }
     return ERR_OK;
 }
@@ -146,7 +153,8 @@ static err_code join_all(gguf *g, const split_keys *k, size_t prefix, XXH3_state
     XXH3_128bits_update(digest, g->digest, 32);
     for (uint32_t i = 1; !rc && i < k->count; i++) rc = join_one(g, k, prefix, i, digest, e);
     if (!rc && k->has_tensors && k->tensors != g->n_tensors)
-        rc = err_set(e, ERR_MODEL, "parts have %" PRIu64 " tensors together, split.tensors.count says %" PRIu64, g->n_tensors, k->tensors);
+        rc = err_set(e, ERR_MODEL, "parts have %" PRIu64 " tensors together, split.tensors.count says %" PRIu64, g->n_tensors,
+                     k->tensors);
     if (!rc) rc = index_tensors(g, e);
     XXH128_canonical_t c;
     XXH128_canonicalFromHash(&c, XXH3_128bits_digest(digest));
@@ -163,7 +171,8 @@ err_code gguf_join_parts(gguf *g, err *e)
     if (rc) return rc;
     XXH3_state_t *digest = XXH3_createState();
     g->more = calloc(k.count, sizeof *g->more);
-    rc = digest && g->more ? join_all(g, &k, prefix, digest, e) : err_set(e, ERR_NOMEM, "out of memory for %" PRIu64 " parts", k.count);
+    rc = digest && g->more ? join_all(g, &k, prefix, digest, e)
+                           : err_set(e, ERR_NOMEM, "out of memory for %" PRIu64 " parts", k.count);
     XXH3_freeState(digest);
     return rc;
 }

@@ -7,7 +7,7 @@
 typedef struct {
     const gguf *g;
     const char *prefix;
-    uint64_t *first;                        /* [parts + 1]: part i has tensors [first[i], first[i + 1]) */
+    uint64_t *first; /* [parts + 1]: part i has tensors [first[i], first[i + 1]) */
     uint32_t parts;
     gguf_meter *m;
 } splitting;
@@ -23,7 +23,8 @@ static err_code cut(splitting *s, uint64_t max_bytes, err *e)
         uint64_t bytes = gguf_tensor_at(s->g, i)->bytes;
         bool full = i > s->first[s->parts - 1] && (held > max_bytes || bytes > max_bytes - held);
         if (full && s->parts == GGUF_PARTS_MAX)
-            return err_set(e, ERR_INPUT, "parts of %" PRIu64 " bytes are more than %d; allow larger ones", max_bytes, GGUF_PARTS_MAX);
+            return err_set(e, ERR_INPUT, "parts of %" PRIu64 " bytes are more than %d; allow larger ones", max_bytes,
+                           GGUF_PARTS_MAX);
         if (full) s->first[s->parts++] = i;
         held = (full ? 0 : held) + bytes;
     }
@@ -36,7 +37,7 @@ static void write_keys(const splitting *s, gguf_writer *w, uint32_t i)
     uint16_t no = (uint16_t)i, count = (uint16_t)s->parts;
     int32_t tensors = (int32_t)gguf_n_tensors(s->g);
     if (i == 0) gguf_copy_keys(w, s->g, NULL);
-    gguf_writer_num(w, "split.no", GGUF_U16, &no);                  /* kinds as llama.cpp writes them */
+    gguf_writer_num(w, "split.no", GGUF_U16, &no); /* kinds as llama.cpp writes them */
     gguf_writer_num(w, "split.count", GGUF_U16, &count);
     gguf_writer_num(w, "split.tensors.count", GGUF_I32, &tensors);
     gguf_writer_str(w, "split.source_digest", (view){ gguf_digest(s->g), strlen(gguf_digest(s->g)) });

@@ -5,7 +5,8 @@
  * y[t][o] = sum_k W[o][k] * x[t][k], for rows t < T and outputs o in [o0, o1).
  *
  * Path f32: acc = +0; for k ascending acc = fma(W[o][k], x[t][k], acc). Every weight type is turned to f32 first
- * (exactly; where a type has a minimum, the difference is rounded once). SIMD lanes lie across outputs, so the order of k is the plain one.
+ * (exactly; where a type has a minimum, the difference is rounded once). SIMD lanes lie across outputs, so the order
+ * of k is the plain one.
  *
  * Path i8b32: float weights use f32 arithmetic as above. For quantised ones x is quantised in blocks of 32:
  *   d = max|x| / 127, id = d >= 2^-126 ? 1/d : 0 (so that id is finite), q = rint(x * id) (nearest even), clamped to

@@ -134,7 +134,8 @@ static json_t *chat_info(const gguf *g)
     chat_style s;
     if (!gguf_get_str(g, "tokenizer.chat_template", &v)) return json_pack("{s:b, s:n}", "stated", 0, "form");
     bool known = chat_detect(v, &s);
-    return json_pack("{s:b, s:s?, s:s?}", "stated", 1, "form", known ? chat_style_name(&s) : NULL, "system", known ? s.system : NULL);
+    return json_pack("{s:b, s:s?, s:s?}", "stated", 1, "form", known ? chat_style_name(&s) : NULL, "system",
+                     known ? s.system : NULL);
 }
 
 static json_t *describe(const gguf *g)
@@ -144,9 +145,9 @@ static json_t *describe(const gguf *g)
     (void)gguf_get_str(g, "general.name", &name);
     uint64_t parameters;
     json_t *by_type = types(g, &parameters), *path = string((view){ gguf_path(g), strlen(gguf_path(g)) });
-    return json_pack("{s:o, s:I, s:s, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o}", "file", path, "version", (json_int_t)gguf_version(g),
-                     "digest", gguf_digest(g), "architecture", string(arch), "name", string(name), "parameters",
-                     (json_int_t)parameters, "types", by_type, "tokenizer", tokenizer_info(g), "chat_template",
+    return json_pack("{s:o, s:I, s:s, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o}", "file", path, "version",
+                     (json_int_t)gguf_version(g), "digest", gguf_digest(g), "architecture", string(arch), "name", string(name),
+                     "parameters", (json_int_t)parameters, "types", by_type, "tokenizer", tokenizer_info(g), "chat_template",
                      chat_info(g), "keys", all_keys(g), "tensors", all_tensors(g));
 }
 

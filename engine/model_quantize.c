@@ -9,13 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_BYTES ((uint64_t)8 << 20)     /* of f32 rows between two writes */
-#define ROW_MAX (1u << 24)                  /* elements; the widest matrices known have below 2^18 */
+#define CHUNK_BYTES ((uint64_t)8 << 20) /* of f32 rows between two writes */
+#define ROW_MAX (1u << 24)              /* elements; the widest matrices known have below 2^18 */
 
 /* ---- which type ---- */
 
 typedef enum { PLAIN, SMALL, MEDIUM } mix;
-typedef struct { const char *name; wtype type; mix mix; uint32_t file_type; } recipe;
+typedef struct {
+    const char *name;
+    wtype type;
+    mix mix;
+    uint32_t file_type;
+} recipe;
 
 /* file_type: llama.cpp's numbers of general.file_type. Its names without a size mean the medium mix. */
 static const recipe recipes[] = {
@@ -63,7 +68,11 @@ static bool wants_more_bits(int layer, int n)
     return layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
 }
 
-typedef struct { const recipe *r; bool pure, tied; int layers; } plan;
+typedef struct {
+    const recipe *r;
+    bool pure, tied;
+    int layers;
+} plan;
 
 static wtype mixed_type(const plan *p, const char *name)
 {
@@ -94,9 +103,9 @@ typedef struct {
     const model_quantize_options *o;
     plan plan;
     gguf_writer *w;
-    wtype *to;                              /* [tensors]; WTYPE_COUNT: copied */
+    wtype *to; /* [tensors]; WTYPE_COUNT: copied */
     pool *team;
-    float *rows;                            /* a row for every thread */
+    float *rows; /* a row for every thread */
     uint8_t *buf;
     gguf_meter meter;
     model_quantize_report *report;
@@ -114,9 +123,11 @@ static err_code choose(job *j, const gguf_tensor *t, wtype *to)
     j->report->fallbacks += *to != want;
     if (wtypes[*to].ggml_id == t->type) return *to = WTYPE_COUNT, ERR_OK;
     if (!wtype_from_ggml(t->type, &from))
-        return err_set(j->e, ERR_MODEL, "tensor %s has type %s, which this build cannot read", t->name, wtype_ggml_name(t->type, name));
+        return err_set(j->e, ERR_MODEL, "tensor %s has type %s, which this build cannot read", t->name,
+                       wtype_ggml_name(t->type, name));
     if (wtypes[from].quant && !j->o->requantize)
-        return err_set(j->e, ERR_INPUT, "tensor %s is quantised already (%s): what that lost stays lost; --requantize takes it all the same",
+        return err_set(j->e, ERR_INPUT,
+                       "tensor %s is quantised already (%s): what that lost stays lost; --requantize takes it all the same",
                        t->name, wtypes[from].name);
     if (t->dim[0] > ROW_MAX)
         return err_set(j->e, ERR_MODEL, "tensor %s has rows of %" PRIu64 " elements, %u at most", t->name, t->dim[0], ROW_MAX);
@@ -143,7 +154,7 @@ static err_code write_head(job *j)
 {
     static const char *const own[] = { "general.file_type", "general.quantization_version", NULL };
     gguf_copy_keys(j->w, j->g, own);
-    gguf_writer_u32(j->w, "general.quantization_version", 2);       /* of the block layouts that ggml uses now */
+    gguf_writer_u32(j->w, "general.quantization_version", 2); /* of the block layouts that ggml uses now */
     gguf_writer_u32(j->w, "general.file_type", j->plan.r->file_type);
     for (uint64_t i = 0; i < gguf_n_tensors(j->g); i++) {
         const gguf_tensor *t = gguf_tensor_at(j->g, i);
@@ -156,10 +167,10 @@ static err_code write_head(job *j)
 
 typedef struct {
     wtype from, to;
-    uint32_t n, rows;                       /* elements of a row; rows of this chunk */
+    uint32_t n, rows; /* elements of a row; rows of this chunk */
     const uint8_t *in;
     uint8_t *out;
-    float *scratch;                         /* [threads][n] */
+    float *scratch; /* [threads][n] */
     atomic_bool refused;
 } chunk;
 
@@ -189,7 +200,8 @@ static err_code convert_rows(job *j, uint64_t i, const uint8_t *data)
         c.in = data + at * in;
         pool_run(j->team, convert_part, &c);
         if (c.refused)
-            return err_set(j->e, ERR_MODEL, "tensor %s holds values that are not finite, or too large for %s", t->name, wtypes[c.to].name);
+            return err_set(j->e, ERR_MODEL, "tensor %s holds values that are not finite, or too large for %s", t->name,
+                           wtypes[c.to].name);
         rc = gguf_writer_data(j->w, i, at * out, j->buf, c.rows * out, j->e);
         if (!rc) rc = gguf_meter_add(&j->meter, c.rows * in, j->e);
     }
@@ -250,7 +262,9 @@ static err_code find_recipe(job *j)
 err_code model_quantize(const gguf *g, const char *out, const model_quantize_options *o, model_quantize_report *report, err *e)
 {
     *report = (model_quantize_report){ 0 };
-    job j = { .g = g, .o = o, .plan = { .pure = o->pure }, .report = report, .e = e, .meter = { .fn = o->progress, .arg = o->arg } };
+    job j = {
+        .g = g, .o = o, .plan = { .pure = o->pure }, .report = report, .e = e, .meter = { .fn = o->progress, .arg = o->arg }
+    };
     err_code rc = find_recipe(&j);
     if (!rc) rc = gguf_copy_check(g, out, e);
     if (!rc && (rc = choose_all(&j))) err_wrap(e, "%s", gguf_path(g));

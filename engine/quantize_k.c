@@ -5,14 +5,14 @@
 
 enum {
     BLOCK = 256,
-    STARTS = 10,                        /* on either side, a tenth of a level apart: where the error's dips lie */
-    REFITS = 4,                         /* levels and line in turn; nothing moves after a few */
+    STARTS = 10, /* on either side, a tenth of a level apart: where the error's dips lie */
+    REFITS = 4,  /* levels and line in turn; nothing moves after a few */
 };
 
 /* v between lo and hi (below 2^22 in size), to the nearest integer. */
 static float level(float v, float lo, float hi)
 {
-    const float magic = 0x1.8p23f;      /* adding it rounds; rintf would be a call on plain x86-64 */
+    const float magic = 0x1.8p23f; /* adding it rounds; rintf would be a call on plain x86-64 */
     v = v > lo ? v : lo;
     v = v < hi ? v : hi;
     return (v + magic) - magic;
@@ -22,8 +22,14 @@ static float level(float v, float lo, float hi)
 
 enum { SUB = 32, SUBS = BLOCK / SUB, SCALE_TOP = 63 };
 
-typedef struct { const float *x; float w[SUB], top; } sub;     /* w: what an error at x[i] costs */
-typedef struct { float scale, min; double error; } line;
+typedef struct {
+    const float *x;
+    float w[SUB], top;
+} sub; /* w: what an error at x[i] costs */
+typedef struct {
+    float scale, min;
+    double error;
+} line;
 
 /* Large weights matter more, small ones not nothing. */
 static void sub_set(sub *s, const float *x, float top)
@@ -96,12 +102,17 @@ static line fit_line(const sub *s)
     }
     line best = { 0, -lo, levels(s, 0, -lo, q) };
     if (hi - lo < QUANTIZE_TINY) return best;
-    for (int n = -STARTS; n <= STARTS; n++) descend(s, (line){ .scale = (hi - lo) / (s->top + 0.1f * (float)n), .min = -lo }, 1, &best);
+    for (int n = -STARTS; n <= STARTS; n++)
+        descend(s, (line){ .scale = (hi - lo) / (s->top + 0.1f * (float)n), .min = -lo }, 1, &best);
     descend(s, best, REFITS, &best);
     return best;
 }
 
-typedef struct { float d, dmin; int scale[SUBS], min[SUBS]; uint8_t q[BLOCK]; } k_block;
+typedef struct {
+    float d, dmin;
+    int scale[SUBS], min[SUBS];
+    uint8_t q[BLOCK];
+} k_block;
 
 /* Scale and minimum of sub-block j as integers: the nearest, or a neighbour that fits better together with the other. */
 static void round_line(k_block *b, int j, const sub *s, line fit)

@@ -46,7 +46,8 @@ static json_t *choice_json(const choice *c, uint32_t index, bool chat, bool logp
     if (chat) json_object_set_new(o, "message", json_pack("{s:s, s:o}", "role", "assistant", "content", said));
     else json_object_set_new(o, "text", said);
     json_object_set_new(o, "logprobs", logprobs ? logprob_content(c, names) : json_null());
-    json_object_set_new(o, "finish_reason", json_string(c->done.finish == FINISH_LENGTH || c->done.finish == FINISH_CONTEXT ? "length" : "stop"));
+    json_object_set_new(o, "finish_reason",
+                        json_string(c->done.finish == FINISH_LENGTH || c->done.finish == FINISH_CONTEXT ? "length" : "stop"));
     return o;
 }
 
@@ -81,8 +82,8 @@ static json_t *line(const openai_line *l, uint64_t job, int status, json_t *body
     snprintf(id, sizeof id, "batch_req_%llu", (unsigned long long)job);
     snprintf(request_id, sizeof request_id, "%llu", (unsigned long long)job);
     json_t *name = *l->custom_id ? json_bytes(l->custom_id, strlen(l->custom_id)) : json_null();
-    return json_pack("{s:s, s:o, s:{s:i, s:s, s:o}, s:n}", "id", id, "custom_id", name, "response", "status_code", status, "request_id",
-                     request_id, "body", body_, "error");
+    return json_pack("{s:s, s:o, s:{s:i, s:s, s:o}, s:n}", "id", id, "custom_id", name, "response", "status_code", status,
+                     "request_id", request_id, "body", body_, "error");
 }
 
 json_t *openai_answer(const openai_line *l, const answer *a, bool logprobs, const tokenizer *names)

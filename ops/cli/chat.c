@@ -85,7 +85,8 @@ static err_code collect(chat *t, bool *talk, err *e)
 
 static err_code talk_options(const settings *s, err *e)
 {
-    if (s->json) return err_set(e, ERR_USAGE, "--json wants a turn: -p TEXT, -f FILE, - or a --chat-history that ends with the user's");
+    if (s->json)
+        return err_set(e, ERR_USAGE, "--json wants a turn: -p TEXT, -f FILE, - or a --chat-history that ends with the user's");
     return s->choices > 1 ? err_set(e, ERR_USAGE, "--choices wants a turn: -p TEXT, -f FILE or -") : ERR_OK;
 }
 

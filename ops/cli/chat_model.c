@@ -41,7 +41,8 @@ err_code chat_model_request(const chat_model *m, const conversation *c, request 
     if (rc == ERR_OK) rc = request_set_tokens(r, ids.id, ids.n, e);
     if (rc == ERR_OK && stop) rc = request_add_stop(r, stop, e);
     if (broken)
-        LOG(LOG_WARN, "CHAT-MARKER", "template=%s broken=%zu: role markers in the messages' text got a blank, so that they are none",
+        LOG(LOG_WARN, "CHAT-MARKER",
+            "template=%s broken=%zu: role markers in the messages' text got a blank, so that they are none",
             chat_style_name(&m->style), broken);
     token_list_free(&ids);
     return rc;

@@ -143,8 +143,10 @@ static void do_exit(talk *k, const char *arg)
     k->over = true;
 }
 
-static const struct { const char *name; void (*run)(talk *k, const char *arg); } talk_commands[] = {
-    { "/help", do_help }, { "/clear", do_clear }, { "/system", do_system }, { "/save", do_save }, { "/exit", do_exit }, { "/quit", do_exit },
+static const struct { const char *name; void (*run)(talk *k, const char *arg);
+} talk_commands[] = {
+    { "/help", do_help }, { "/clear", do_clear }, { "/system", do_system },
+    { "/save", do_save }, { "/exit", do_exit },   { "/quit", do_exit },
 };
 
 static void command_line(talk *k, const char *line)
@@ -187,7 +189,8 @@ static err_code on_line(talk *k, view v, err *e)
 {
     bool more = v.len && ((const char *)v.ptr)[v.len - 1] == '\\';
     k->breaks = 0;
-    if (!text_add(&k->line, v.ptr, v.len - more) || !text_adds(&k->line, more ? "\n" : "")) return err_set(e, ERR_NOMEM, "out of memory");
+    if (!text_add(&k->line, v.ptr, v.len - more) || !text_adds(&k->line, more ? "\n" : ""))
+        return err_set(e, ERR_NOMEM, "out of memory");
     if (more) return ERR_OK;
     err_code rc = take_message(k, e);
     text_clear(&k->line);

@@ -6,12 +6,14 @@
 #define MODELS "The model is a GGUF file, the bundled one when no file is named."
 
 const command commands[] = {
-    { "run", CMD_RUN, cmd_run, "answer one prompt; starts a cluster of its own when none is up", "[-m MODEL] -p TEXT | -f FILE | -", "",
+    { "run", CMD_RUN, cmd_run, "answer one prompt; starts a cluster of its own when none is up", "[-m MODEL] [--chat] -p TEXT | -f FILE | -", "",
       "sluice run -p 'Once upon a time' -n 64 --stages 2",
       "The text goes to standard output as it comes, a summary of the stages, tokens and times to standard error; with --json one "
       "object goes to standard output at the end.\n"
       "The cluster that is up is used, unless an option shapes a cluster (a model, stages, a corpus): then one is started for this "
       "prompt and leaves nothing behind. " MODELS "\n"
+      "With --chat the prompt is a turn of a conversation; without a prompt, at a terminal, one talks: Ctrl-C stops an answer, Ctrl-D "
+      "leaves, /help lists more.\n"
       "The same prompt, options and seed give the same tokens, whatever the number of stages or threads." },
     { "up", CMD_UP, cmd_up, "start a cluster that stays", "[-m MODEL] [--stages N] [-c CONF]", "",
       "sluice up -m model.gguf --stages 2 --rag corpus.db",

@@ -30,16 +30,18 @@ static uint32_t threads(const settings *s)
 static err_code print_json(const char *out, const model_quantize_report *r, err *e)
 {
     return show_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "schema", "sluice.quantize/1", "file", out, "bytes_in",
-                               (json_int_t)r->bytes_in, "bytes_out", (json_int_t)r->bytes_out, "converted", (json_int_t)r->converted,
-                               "kept", (json_int_t)r->kept, "fallbacks", (json_int_t)r->fallbacks), e);
+                               (json_int_t)r->bytes_in, "bytes_out", (json_int_t)r->bytes_out, "converted",
+                               (json_int_t)r->converted, "kept", (json_int_t)r->kept, "fallbacks", (json_int_t)r->fallbacks),
+                     e);
 }
 
 static err_code quantize(settings *s, const gguf *g, progress *bar, err *e)
 {
     model_quantize_report r;
     const char *out = s->args.at[2];
-    model_quantize_options o = { .type = s->args.at[3], .pure = s->pure, .requantize = s->requantize, .threads = threads(s),
-                                 .progress = draw, .arg = bar };
+    model_quantize_options o = {
+        .type = s->args.at[3], .pure = s->pure, .requantize = s->requantize, .threads = threads(s), .progress = draw, .arg = bar
+    };
     err_code rc = model_quantize(g, out, &o, &r, e);
     progress_close(bar);
     if (rc) return rc;
@@ -47,7 +49,8 @@ static err_code quantize(settings *s, const gguf *g, progress *bar, err *e)
     fprintf(stderr, "%s: %" PRIu64 " tensors to %s, %" PRIu64 " kept, %.1f MB to %.1f MB\n", out, r.converted, o.type, r.kept,
             (double)r.bytes_in / MEGABYTE, (double)r.bytes_out / MEGABYTE);
     if (r.fallbacks)
-        fprintf(stderr, "%" PRIu64 " tensors have rows that do not divide into blocks of their type and got a wider one\n", r.fallbacks);
+        fprintf(stderr, "%" PRIu64 " tensors have rows that do not divide into blocks of their type and got a wider one\n",
+                r.fallbacks);
     return ERR_OK;
 }
 

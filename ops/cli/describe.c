@@ -121,13 +121,14 @@ static void print_passage(FILE *out, const json_t *p, size_t i)
 
 void describe_answer(FILE *out, const answer *a, uint64_t kv_bytes)
 {
-    char kv[16];
+    char kv[16], cached[64] = "";
     uint64_t tokens = 0;
     for (uint32_t i = 0; i < a->n_choices; i++) tokens += a->choice[i].n_tokens;
     if (!a->n_choices) return;
     const msg_done *d = &a->choice[0].done;
-    fprintf(out, "%llu prompt tokens, %llu new (%s)  first token %.1f ms  prefill %.1f tok/s (%s)  decode %.1f tok/s  KV %s\n",
-            (unsigned long long)d->prompt_tokens, (unsigned long long)tokens, finish_name(d->finish), (double)d->ttft_us / 1e3,
+    if (d->cached) snprintf(cached, sizeof cached, " (%llu from the prompt cache)", (unsigned long long)d->cached);
+    fprintf(out, "%llu prompt tokens%s, %llu new (%s)  first token %.1f ms  prefill %.1f tok/s (%s)  decode %.1f tok/s  KV %s\n",
+            (unsigned long long)d->prompt_tokens, cached, (unsigned long long)tokens, finish_name(d->finish), (double)d->ttft_us / 1e3,
             rate(d->prompt_tokens, d->prefill_us), d->prefill_mode == 1 ? "local" : "pipeline",
             rate(d->tokens ? d->tokens - 1 : 0, d->decode_us), describe_bytes(kv_bytes, kv));
     size_t i;

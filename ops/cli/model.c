@@ -60,8 +60,8 @@ err_code cmd_model(settings *s, err *e)
     for (size_t i = 0; n < 8 && (words[n] = convert_word(i, &usage)); i++, n++)
         if (!strcmp(w, words[n])) return convert_run(w, s, e);
     const char *near = nearest_word(w, words, n);
-    return err_set(e, ERR_USAGE, "model info FILE, random --shape NAME -o FILE, quantize IN OUT TYPE, split IN OUTPREFIX --max-size MB, "
-                   "or merge FIRST OUT%s%s%s", near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+    return err_set(e, ERR_USAGE, "model info FILE, random --shape NAME -o FILE, quantize IN OUT TYPE, "
+                   "split IN OUTPREFIX --max-size MB, or merge FIRST OUT%s%s%s", near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }
 
 err_code cmd_config(settings *s, err *e)

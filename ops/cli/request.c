@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Owns requests made from options; batch lines are in request_line.c. */
 
@@ -64,6 +65,17 @@ err_code request_set_lora(request *r, const char *word, err *e)
     free(file);
     free(path);
     return rc;
+}
+
+err_code request_set_cache(request *r, const char *path, err *e)
+{
+    msg_submit *m = &r->m.submit;
+    char *here = *path == '/' ? NULL : getcwd(NULL, 0);
+    if (!*path) return err_set(e, ERR_USAGE, "--prompt-cache wants a file, not an empty text");
+    if (*path != '/' && !here) return err_set(e, ERR_IO, "the current folder: %s", strerror(errno));
+    int n = snprintf(m->cache, sizeof m->cache, "%s%s%s", here ? here : "", here ? "/" : "", path);
+    free(here);
+    return n < (int)sizeof m->cache ? ERR_OK : err_set(e, ERR_USAGE, "--prompt-cache: the path has more than %zu bytes", sizeof m->cache - 1);
 }
 
 static bool is(const char *a, const char *b) { return a && !strcmp(a, b); }

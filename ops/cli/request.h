@@ -32,6 +32,8 @@ err_code request_add_bias(request *r, uint32_t id, float bias, err *e);
 /* "FILE[:SCALE]": the file as an absolute path (ERR_INPUT when it is not there), the scale when what follows the last colon is
  * a number. */
 err_code request_set_lora(request *r, const char *word, err *e);
+/* A file of --prompt-cache, as an absolute path; it need not be there. */
+err_code request_set_cache(request *r, const char *path, err *e);
 /* The four payload frames; they borrow from r. */
 void request_frames(const request *r, view out[static 4]);
 

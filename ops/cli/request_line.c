@@ -260,7 +260,8 @@ static err_code take_url(request *r, const json_t *o, err *e)
 {
     const char *url = json_string_value(json_object_get(o, "url")), *method = json_string_value(json_object_get(o, "method"));
     if (!url) return err_set(e, ERR_INPUT, "\"url\" is missing beside \"body\"");
-    if (method && strcmp(method, "POST")) return err_set(e, ERR_INPUT, "\"method\" is \"%.20s\", only \"POST\" is possible", method);
+    if (method && strcmp(method, "POST"))
+        return err_set(e, ERR_INPUT, "\"method\" is \"%.20s\", only \"POST\" is possible", method);
     if (!strcmp(url, "/v1/chat/completions")) return r->shape = SHAPE_OPENAI_CHAT, ERR_OK;
     if (!strcmp(url, "/v1/completions")) return r->shape = SHAPE_OPENAI_TEXT, ERR_OK;
     return err_set(e, ERR_INPUT, "\"url\" is \"%.60s\"; /v1/chat/completions and /v1/completions are possible", url);
@@ -279,10 +280,13 @@ static err_code take_openai(request *r, json_t *o, err *e)
         if (rc == ERR_OK && !known) rc = err_set(e, ERR_INPUT, "unknown field \"%.60s\" beside \"body\"", name);
     }
     if (rc == ERR_OK && !json_is_object(body)) rc = err_set(e, ERR_INPUT, "\"body\" is no object");
-    if (rc == ERR_OK && json_object_get(body, "custom_id")) rc = err_set(e, ERR_INPUT, "\"custom_id\" stands beside \"body\", not in it");
+    if (rc == ERR_OK && json_object_get(body, "custom_id"))
+        rc = err_set(e, ERR_INPUT, "\"custom_id\" stands beside \"body\", not in it");
     if (rc == ERR_OK) rc = take_all(r, body, NULL, e);
     if (rc == ERR_OK && r->shape == SHAPE_OPENAI_CHAT && !r->chat.n) rc = err_set(e, ERR_INPUT, "\"messages\" is missing");
-    return rc == ERR_OK && r->shape == SHAPE_OPENAI_TEXT && r->chat.n ? err_set(e, ERR_INPUT, "\"messages\" belong to /v1/chat/completions") : rc;
+    return rc == ERR_OK && r->shape == SHAPE_OPENAI_TEXT && r->chat.n
+               ? err_set(e, ERR_INPUT, "\"messages\" belong to /v1/chat/completions")
+               : rc;
 }
 
 static err_code take_object(request *r, json_t *o, err *e)

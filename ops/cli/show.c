@@ -97,6 +97,8 @@ static err_code done(void *me, size_t index, answer *a, err *e)
     if (client_status(w->side, 0, &status, &quiet) != ERR_OK) status = json_object();
     uint64_t kv = describe_kv_bytes(status, a);
     err_code rc = w->s->json ? write_object(w, a, status, kv, e) : write_choices(a, e);
+    if (a->n_choices && a->choice[0].done.cache_note[0])
+        fprintf(stderr, "prompt cache not used: %s\n", a->choice[0].done.cache_note);
     if (rc == ERR_OK && !w->s->json) {
         describe_stages(stderr, status);
         describe_answer(stderr, a, kv);

@@ -95,7 +95,9 @@ static err_code tokenize_chat(settings *s, err *e)
     conversation c = { 0 };
     token_list ids = { 0 };
     size_t broken = 0;
-    err_code rc = s->bos || s->special ? err_set(e, ERR_USAGE, "--chat puts control tokens where they belong: no --bos, no --special") : ERR_OK;
+    err_code rc = s->bos || s->special
+                      ? err_set(e, ERR_USAGE, "--chat puts control tokens where they belong: no --bos, no --special")
+                      : ERR_OK;
     if (rc == ERR_OK) rc = read_conversation(&c, s, e);
     if (rc == ERR_OK) rc = path_default_model(s, e);
     if (rc == ERR_OK) rc = chat_model_open(&m, s->model, s->chat_template, e);

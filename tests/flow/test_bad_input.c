@@ -312,7 +312,7 @@ Test(bad_input, no_cluster_is_up)
 static void check_lines(const char *path)
 {
     static const char *const want[][2] = { { "no-prompt", "\"prompt\" is missing" }, { "typo", "did you mean \\\"max_tokens\\\"?" },
-                                           { "hot", "\\\"temperature\\\"" }, { "good-1", "is already in line" } };
+                                           { "hot", "\\\"temperature\\\"" } };
     text t = { 0 };
     cr_assert_eq(text_read_file(&t, path, 1 << 20, NULL), ERR_OK);
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
@@ -350,8 +350,9 @@ Test(bad_input, requests_that_a_live_cluster_refuses)
                       "{\"custom_id\": \"no-prompt\"}\n"
                       "{\"custom_id\": \"typo\", \"prompt\": \"Once\", \"max_tokns\": 4}\n"
                       "{\"custom_id\": \"hot\", \"prompt\": \"Once\", \"temperature\": \"hot\"}\n"
-                      "{\"custom_id\": \"good-1\", \"prompt\": \"Once\"}\n"
                       "{\"custom_id\": \"good-2\", \"prompt\": \"Once\", \"max_tokens\": 4}\n");
+    put("@twice.jsonl", "{\"custom_id\": \"a\", \"prompt\": \"x\"}\n{\"custom_id\": \"b\", \"prompt\": \"x\"}\n"
+                        "{\"custom_id\": \"a\", \"prompt\": \"y\"}\n");
     static const mistake table[] = {
         { 13, { "up", "-m", "%model", "--dir", "%dir" }, { "sluice up: ", "already up in", "%dir" } },
         { 4, { "run", "-m", "%model", "-p", "hi", "--listen", "%port" }, { "sluice run: ", "%port", "in use" } },
@@ -360,7 +361,9 @@ Test(bad_input, requests_that_a_live_cluster_refuses)
         { 11, { "submit", "--dir", "%dir", "-p", "" }, { "sluice submit: ", "the prompt is empty" } },
         { 2, { "submit", "--dir", "%dir" }, { "sluice submit: ", "no prompt" } },
         { 11, { "submit", "--dir", "%dir", "-p", "hi", "--use-rag" }, { "sluice submit: ", "--rag" } },
-        { 11, { "submit", "--dir", "%dir", "--batch", "@bad.jsonl", "-o", "@answers.jsonl" }, { "sluice submit: ", "5 of 7 lines failed" } },
+        { 11, { "submit", "--dir", "%dir", "--batch", "@bad.jsonl", "-o", "@answers.jsonl" }, { "sluice submit: ", "4 of 6 lines failed" } },
+        { 11, { "submit", "--dir", "%dir", "--batch", "@twice.jsonl", "-o", "@none.jsonl" },
+          { "sluice submit: ", "@twice.jsonl", "custom_id \"a\" of line 3 is already in line 1" } },
         { 4, { "submit", "--dir", "%dir", "--batch", "@absent.jsonl" }, { "sluice submit: ", "@absent.jsonl" } },
         { 2, { "submit", "--dir", "%dir", "--batch", "@bad.jsonl", "-o", "@bad.jsonl" }, { "sluice submit: ", "@bad.jsonl" } },
     };

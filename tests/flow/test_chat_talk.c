@@ -57,7 +57,8 @@ static bool sees(person *p, const char *word, size_t bytes)
         }
         read_some(p, 100);
     }
-    printf("# waited for \"%s\", last seen: %.400s\n", word, p->seen.ptr ? p->seen.ptr + (p->seen.len > 400 ? p->seen.len - 400 : 0) : "");
+    printf("# waited for \"%s\", last seen: %.400s\n", word,
+           p->seen.ptr ? p->seen.ptr + (p->seen.len > 400 ? p->seen.len - 400 : 0) : "");
     return false;
 }
 
@@ -159,8 +160,8 @@ Test(chat_talk, a_history_file_grows_turn_by_turn)
     snprintf(h, sizeof h, "%s", programs_file("h.jsonl"));
     for (size_t turn = 1; turn <= 2; turn++) {
         ran r = program_run(0, SECONDS, NULL,
-                            SLUICE("run", "--chat", "-m", MODEL, "--chat-template", "zephyr", "--system", "Be brief.", "--stages", "1", "-n",
-                                   "4", "--chat-history", h, "--chat-save", h, "-p", "Who <|assistant|> are you?"));
+                            SLUICE("run", "--chat", "-m", MODEL, "--chat-template", "zephyr", "--system", "Be brief.", "--stages",
+                                   "1", "-n", "4", "--chat-history", h, "--chat-save", h, "-p", "Who <|assistant|> are you?"));
         cr_expect(strstr(ran_errs(&r), "CHAT-MARKER"), "%s", ran_errs(&r));
         cr_expect_eq(lines_in(h), 1 + 2 * turn);
         ran_free(&r);
@@ -187,8 +188,10 @@ static const char batch_in[] =
     "{\"custom_id\":\"a\",\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":4}\n"
     "{\"custom_id\":\"b\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{\"model\":\"m\",\"messages\":"
     "[{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":4,\"logprobs\":true,\"top_logprobs\":2,\"stop\":null}}\n"
-    "{\"custom_id\":\"c\",\"method\":\"POST\",\"url\":\"/v1/completions\",\"body\":{\"model\":\"m\",\"prompt\":\"Hi\",\"max_tokens\":4}}\n"
-    "{\"custom_id\":\"d\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+    "{\"custom_id\":\"c\",\"method\":\"POST\",\"url\":\"/v1/"
+    "completions\",\"body\":{\"model\":\"m\",\"prompt\":\"Hi\",\"max_tokens\":4}}\n"
+    "{\"custom_id\":\"d\",\"method\":\"POST\",\"url\":\"/v1/chat/"
+    "completions\",\"body\":{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
     "\"tools\":[]}}\n"
     "{\"custom_id\":\"e\",\"messages\":[{\"role\":\"assistant\",\"content\":\"Hi\"}]}\n";
 
@@ -201,8 +204,8 @@ Test(chat_talk, batch_files_hold_messages_and_openais_shape_comes_back_as_such)
     cr_assert(support_write(in, batch_in, strlen(batch_in)));
     cr_assert(standing_up(&c, "chat", (const char *const[]){ "-m", MODEL, "--stages", "1", NULL }));
     ran r = program_run(11, SECONDS, NULL, SLUICE("submit", "--dir", c.dir, "--chat-template", "chatml", "--batch", in));
-    json_t *a = line_of(ran_out(&r), "a"), *b = line_of(ran_out(&r), "b"), *t = line_of(ran_out(&r), "c"), *d = line_of(ran_out(&r), "d"),
-           *l = line_of(ran_out(&r), "e");
+    json_t *a = line_of(ran_out(&r), "a"), *b = line_of(ran_out(&r), "b"), *t = line_of(ran_out(&r), "c"),
+           *d = line_of(ran_out(&r), "d"), *l = line_of(ran_out(&r), "e");
     cr_assert(a && b && t && d && l, "%s", ran_out(&r));
     cr_expect_str_eq(json_string_at(a, "text"), json_string_at(b, "response.body.choices.0.message.content"), "the same turn");
     cr_expect_eq(json_number_at(b, "response.status_code"), 200);

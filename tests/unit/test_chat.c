@@ -170,40 +170,58 @@ static const chat_turn talk[] = { { CHAT_SYSTEM, { "Be brief.", 9 } }, { CHAT_US
 
 /* ---- the forms ---- */
 
-static const struct { const char *form; kind k; const char *want; } published[] = {
-    { "chatml", { .type = AS_CONTROL },
+static const struct { const char *form; kind k; const char *want;
+} published[] = {
+    { "chatml",
+      { .type = AS_CONTROL },
       "{<|im_start|>}system\nBe brief.{<|im_end|>}\n{<|im_start|>}user\n Hi there {<|im_end|>}\n{<|im_start|>}assistant\n Hello! "
       "{<|im_end|>}\n{<|im_start|>}user\nBye\n{<|im_end|>}\n{<|im_start|>}assistant\n" },
-    { "qwen", { .type = AS_CONTROL },
+    { "qwen",
+      { .type = AS_CONTROL },
       "{<|im_start|>}system\nBe brief.{<|im_end|>}\n{<|im_start|>}user\n Hi there {<|im_end|>}\n{<|im_start|>}assistant\n Hello! "
       "{<|im_end|>}\n{<|im_start|>}user\nBye\n{<|im_end|>}\n{<|im_start|>}assistant\n" },
-    { "llama2", { .spm = true, .prefix = true, .adds_bos = true },
+    { "llama2",
+      { .spm = true, .prefix = true, .adds_bos = true },
       "{<s>} [INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n Hi there [/INST] Hello! {</s>}{<s>} [INST] Bye [/INST]" },
-    { "llama3", { .type = AS_CONTROL, .adds_bos = true },
+    { "llama3",
+      { .type = AS_CONTROL, .adds_bos = true },
       "{<s>}{<|start_header_id|>}system{<|end_header_id|>}\n\nBe brief.{<|eot_id|>}{<|start_header_id|>}user{<|end_header_id|>}\n\n"
       "Hi there{<|eot_id|>}{<|start_header_id|>}assistant{<|end_header_id|>}\n\nHello!{<|eot_id|>}{<|start_header_id|>}user"
       "{<|end_header_id|>}\n\nBye{<|eot_id|>}{<|start_header_id|>}assistant{<|end_header_id|>}\n\n" },
-    { "mistral-v1", { .spm = true, .prefix = true, .adds_bos = true },
+    { "mistral-v1",
+      { .spm = true, .prefix = true, .adds_bos = true },
       "{<s>} [INST] Be brief.\n\n Hi there  [/INST]  Hello! {</s>} [INST] Bye\n [/INST]" },
-    { "mistral-v3", { .spm = true, .prefix = true, .adds_bos = true, .type = AS_CONTROL },
+    { "mistral-v3",
+      { .spm = true, .prefix = true, .adds_bos = true, .type = AS_CONTROL },
       "{<s>}{[INST]}  Hi there {[/INST]} Hello!{</s>}{[INST]} Be brief.\n\nBye\n{[/INST]}" },
-    { "mistral-v3", { .spm = true, .adds_bos = true, .type = AS_CONTROL },  /* the same where the blank is not put by itself */
+    { "mistral-v3",
+      { .spm = true, .adds_bos = true, .type = AS_CONTROL }, /* the same where the blank is not put by itself */
       "{<s>}{[INST]}  Hi there {[/INST]} Hello!{</s>}{[INST]} Be brief.\n\nBye\n{[/INST]}" },
-    { "mistral-v3-tekken", { .adds_bos = true, .type = AS_CONTROL },
+    { "mistral-v3-tekken",
+      { .adds_bos = true, .type = AS_CONTROL },
       "{<s>}{[INST]} Hi there {[/INST]} Hello! {</s>}{[INST]}Be brief.\n\nBye\n{[/INST]}" },
-    { "mistral-v7", { .spm = true, .prefix = true, .adds_bos = true, .type = AS_CONTROL },
+    { "mistral-v7",
+      { .spm = true, .prefix = true, .adds_bos = true, .type = AS_CONTROL },
       "{<s>}{[SYSTEM_PROMPT]} Be brief.{[/SYSTEM_PROMPT]}{[INST]}  Hi there {[/INST]}  Hello! {</s>}{[INST]} Bye\n{[/INST]}" },
-    { "mistral-v7-tekken", { .type = AS_CONTROL },
+    { "mistral-v7-tekken",
+      { .type = AS_CONTROL },
       "{<s>}{[SYSTEM_PROMPT]}Be brief.{[/SYSTEM_PROMPT]}{[INST]} Hi there {[/INST]} Hello! {</s>}{[INST]}Bye\n{[/INST]}" },
-    { "zephyr", { .spm = true, .adds_bos = true },
-      "{<s>}<|system|>\nBe brief.{</s>}\n<|user|>\n Hi there {</s>}\n<|assistant|>\n Hello! {</s>}\n<|user|>\nBye\n{</s>}\n<|assistant|>\n" },
-    { "gemma", { .spm = true, .type = AS_CONTROL },
+    { "zephyr",
+      { .spm = true, .adds_bos = true },
+      "{<s>}<|system|>\nBe brief.{</s>}\n<|user|>\n Hi there {</s>}\n<|assistant|>\n Hello! "
+      "{</s>}\n<|user|>\nBye\n{</s>}\n<|assistant|>\n" },
+    { "gemma",
+      { .spm = true, .type = AS_CONTROL },
       "{<s>}{<start_of_turn>}user\nBe brief.\n\nHi there{<end_of_turn>}\n{<start_of_turn>}model\nHello!{<end_of_turn>}\n"
       "{<start_of_turn>}user\nBye{<end_of_turn>}\n{<start_of_turn>}model\n" },
-    { "phi3", { .spm = true, .type = AS_CONTROL, .adds_bos = true },       /* its markers eat the white space behind them */
-      "{<s>}{<|system|>}Be brief.{<|end|>}{<|user|>}Hi there {<|end|>}{<|assistant|>}Hello! {<|end|>}{<|user|>}Bye\n{<|end|>}{<|assistant|>}" },
-    { "phi4", { .type = AS_CONTROL },
-      "{<|im_start|>}system{<|im_sep|>}Be brief.{<|im_end|>}{<|im_start|>}user{<|im_sep|>} Hi there {<|im_end|>}{<|im_start|>}assistant"
+    { "phi3",
+      { .spm = true, .type = AS_CONTROL, .adds_bos = true }, /* its markers eat the white space behind them */
+      "{<s>}{<|system|>}Be brief.{<|end|>}{<|user|>}Hi there {<|end|>}{<|assistant|>}Hello! "
+      "{<|end|>}{<|user|>}Bye\n{<|end|>}{<|assistant|>}" },
+    { "phi4",
+      { .type = AS_CONTROL },
+      "{<|im_start|>}system{<|im_sep|>}Be brief.{<|im_end|>}{<|im_start|>}user{<|im_sep|>} Hi there "
+      "{<|im_end|>}{<|im_start|>}assistant"
       "{<|im_sep|>} Hello! {<|im_end|>}{<|im_start|>}user{<|im_sep|>}Bye\n{<|im_end|>}{<|im_start|>}assistant{<|im_sep|>}" },
 };
 enum { N_PUBLISHED = sizeof published / sizeof published[0] };
@@ -270,27 +288,40 @@ Test(chat, wrong_orders_of_turns_are_refused)
 /* ---- templates ---- */
 
 /* In the style of the published ones: what matters is which words stand where. */
-static const struct { const char *form, *source; } sources[] = {
-    { "chatml", "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}" },
-    { "qwen", "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}{%- else %}"
-              "{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n' }}{%- endif %}" },
-    { "qwen", "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful "
+static const struct { const char *form, *source;
+} sources[] = {
+    { "chatml", "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
+                "'\\n'}}{% endfor %}" },
+    { "qwen", "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' "
+              "}}{%- else %}"
+              "{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n' }}{%- "
+              "endif %}" },
+    { "qwen", "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou "
+              "are a helpful "
               "assistant.<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role']}}" },
-    { "qwen", "{%- if tools %}{{- '<|im_start|>system\\n' }}<tool_call>{%- endif %}{%- set content = (message.content.split('</think>')|last) %}"
+    { "qwen", "{%- if tools %}{{- '<|im_start|>system\\n' }}<tool_call>{%- endif %}{%- set content = "
+              "(message.content.split('</think>')|last) %}"
               "{{- '<|im_end|>\\n' }}{%- if enable_thinking is defined %}" },
     { "phi4", "{% for m in messages %}{{'<|im_start|>user<|im_sep|>' + m['content'] + '<|im_end|>'}}{% endfor %}" },
-    { "llama3", "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' %}" },
+    { "llama3", "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + "
+                "'<|eot_id|>' %}" },
     { "gemma", "{{ bos_token }}{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}" },
-    { "llama2", "{% if system_message != false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
-                "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}" },
-    { "mistral-v1", "{{ bos_token }}{% for m in messages %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{{ message['content'] + eos_token + ' ' }}" },
+    { "llama2",
+      "{% if system_message != false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
+      "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}" },
+    { "mistral-v1", "{{ bos_token }}{% for m in messages %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{{ message['content'] "
+                    "+ eos_token + ' ' }}" },
     { "mistral-v1", "{{- ' [INST] ' + system_message + '\\n\\n' + message['content'] + ' [/INST]' }}" },
     { "mistral-v3", "{{- \"[AVAILABLE_TOOLS] [\" }}{{- \"[INST] \" + message[\"content\"] + \"[/INST]\" }}" },
     { "mistral-v3-tekken", "{{- \"[AVAILABLE_TOOLS][\" }}{{- \"[INST]\" + message[\"content\"] + \"[/INST]\" }}" },
-    { "mistral-v7", "{{- \"[SYSTEM_PROMPT] \" + message[\"content\"] + \"[/SYSTEM_PROMPT]\" }}{{- \"[INST] \" + message[\"content\"] + \"[/INST]\" }}" },
-    { "mistral-v7-tekken", "{{- '[SYSTEM_PROMPT]' + system_message + '[/SYSTEM_PROMPT]' }}{{- '[INST]' + message['content'] + '[/INST]' }}" },
-    { "phi3", "{{'<|system|>\\n' + message['content'] + '<|end|>\\n'}}{{'<|user|>\\n' + message['content'] + '<|end|>\\n'}}{{ '<|assistant|>\\n' }}" },
-    { "zephyr", "{% if message['role'] == 'user' %}\n{{ '<|user|>\\n' + message['content'] + eos_token }}\n{% endif %}{{ '<|assistant|>' }}" },
+    { "mistral-v7", "{{- \"[SYSTEM_PROMPT] \" + message[\"content\"] + \"[/SYSTEM_PROMPT]\" }}{{- \"[INST] \" + "
+                    "message[\"content\"] + \"[/INST]\" }}" },
+    { "mistral-v7-tekken",
+      "{{- '[SYSTEM_PROMPT]' + system_message + '[/SYSTEM_PROMPT]' }}{{- '[INST]' + message['content'] + '[/INST]' }}" },
+    { "phi3", "{{'<|system|>\\n' + message['content'] + '<|end|>\\n'}}{{'<|user|>\\n' + message['content'] + '<|end|>\\n'}}{{ "
+              "'<|assistant|>\\n' }}" },
+    { "zephyr", "{% if message['role'] == 'user' %}\n{{ '<|user|>\\n' + message['content'] + eos_token }}\n{% endif %}{{ "
+                "'<|assistant|>' }}" },
     { "zephyr", "{{ '<|user|>\\n' + message['content'] + '<|endoftext|>' }}{{ '<|assistant|>\\n' }}" },
     { NULL, "{{ '<|user|>\\n' + message['content'] + '\\n' }}{{ '<|assistant|>\\n' + message['content'] + eos_token }}" },
     { NULL, "[gMASK]<sop>{{ '<|user|>\\n' + message['content'] + eos_token }}{{ '<|assistant|>\\n' }}" },
@@ -323,8 +354,9 @@ Test(chat, a_default_system_line_is_said_only_where_the_models_own_template_says
     chat_turn one = turn(CHAT_USER, "Hi");
     tokenizer *t = vocab_of((kind){ .type = AS_CONTROL });
     cr_assert(chat_detect((view){ sources[1].source, strlen(sources[1].source) }, &s));
-    expect(&s, t, &one, 1, "{<|im_start|>}system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.{<|im_end|>}\n"
-                           "{<|im_start|>}user\nHi{<|im_end|>}\n{<|im_start|>}assistant\n");
+    expect(&s, t, &one, 1,
+           "{<|im_start|>}system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.{<|im_end|>}\n"
+           "{<|im_start|>}user\nHi{<|im_end|>}\n{<|im_start|>}assistant\n");
     chat_turn two[] = { turn(CHAT_SYSTEM, ""), one };
     expect(&s, t, two, 2, "{<|im_start|>}system\n{<|im_end|>}\n{<|im_start|>}user\nHi{<|im_end|>}\n{<|im_start|>}assistant\n");
     gguf *g = vocab_file((kind){ .template = sources[2].source });
@@ -339,11 +371,13 @@ Test(chat, a_default_system_line_is_said_only_where_the_models_own_template_says
 Test(chat, earlier_thoughts_are_left_out_where_the_template_does_so)
 {
     chat_style s;
-    chat_turn three[] = { turn(CHAT_USER, "a</think>b"), turn(CHAT_ASSISTANT, "<think>\nhm</think>x</think>\n\nFine."), turn(CHAT_USER, "c") };
+    chat_turn three[] = { turn(CHAT_USER, "a</think>b"), turn(CHAT_ASSISTANT, "<think>\nhm</think>x</think>\n\nFine."),
+                          turn(CHAT_USER, "c") };
     tokenizer *t = vocab_of((kind){ .type = AS_CONTROL });
     cr_assert(chat_detect((view){ sources[3].source, strlen(sources[3].source) }, &s));
-    expect(&s, t, three, 3, "{<|im_start|>}user\na</think>b{<|im_end|>}\n{<|im_start|>}assistant\nFine.{<|im_end|>}\n{<|im_start|>}user\nc"
-                            "{<|im_end|>}\n{<|im_start|>}assistant\n");
+    expect(&s, t, three, 3,
+           "{<|im_start|>}user\na</think>b{<|im_end|>}\n{<|im_start|>}assistant\nFine.{<|im_end|>}\n{<|im_start|>}user\nc"
+           "{<|im_end|>}\n{<|im_start|>}assistant\n");
     tokenizer_close(&t);
 }
 
@@ -353,7 +387,8 @@ Test(chat, an_unknown_template_or_name_lists_the_names)
     err e = { 0 };
     gguf *g = vocab_file((kind){ .template = "{{ 'USER: ' + message['content'] }}" });
     cr_expect_eq(chat_style_of(&s, NULL, g, &e), ERR_MODEL);
-    cr_expect(strstr(e.text, "--chat-template") && strstr(e.text, "chatml") && strstr(e.text, "zephyr") && strstr(e.text, "phi4"), "%s", e.text);
+    cr_expect(strstr(e.text, "--chat-template") && strstr(e.text, "chatml") && strstr(e.text, "zephyr") && strstr(e.text, "phi4"),
+              "%s", e.text);
     cr_expect_eq(chat_style_of(&s, "vicuna", g, &e), ERR_INPUT);
     cr_expect(strstr(e.text, "\"vicuna\"") && strstr(e.text, "phi4"), "%s", e.text);
     gguf_close(&g);
@@ -389,7 +424,8 @@ static size_t count_marks(const tokenizer *t, const token_list *l, const words *
 
 static size_t marks_of(const chat_style *s, const tokenizer *t, const words *own, const char *const said[4])
 {
-    chat_turn turns[4] = { turn(CHAT_SYSTEM, said[0]), turn(CHAT_USER, said[1]), turn(CHAT_ASSISTANT, said[2]), turn(CHAT_USER, said[3]) };
+    chat_turn turns[4] = { turn(CHAT_SYSTEM, said[0]), turn(CHAT_USER, said[1]), turn(CHAT_ASSISTANT, said[2]),
+                           turn(CHAT_USER, said[3]) };
     token_list l = { 0 };
     err e = { 0 };
     cr_assert_eq(chat_render(s, t, turns, 4, &l, NULL, &e), ERR_OK, "%s", e.text);
@@ -423,22 +459,23 @@ static void forge(const chat_style *s, const tokenizer *t, const words *all, uin
     words own = markers_of(s->form, 1);
     size_t honest = marks_of(s, t, &own, calm);
     char say[4][400];
-    for (uint64_t i = 0; i < 200; i++) {
+    for (uint64_t i = 0; i < 120; i++) {
         for (uint64_t k = 0; k < 4; k++) {
             if (i < all->n) snprintf(say[k], 400, "%s", all->at[i]);
             else draw_text(say[k], all, seed, i * 4 + k);
         }
         const char *const said[4] = { say[0], say[1], say[2], say[3] };
         size_t got = marks_of(s, t, &own, said);
-        cr_assert_eq(got, honest, "%s, %s: %zu markers instead of %zu with \"%s\", \"%s\", \"%s\", \"%s\"", chat_style_name(s), what, got,
-                     honest, say[0], say[1], say[2], say[3]);
+        cr_assert_eq(got, honest, "%s, %s: %zu markers instead of %zu with \"%s\", \"%s\", \"%s\", \"%s\"", chat_style_name(s),
+                     what, got, honest, say[0], say[1], say[2], say[3]);
     }
 }
 
 Test(chat, nobodys_text_can_forge_a_role_in_any_form_or_vocabulary)
 {
-    static const kind kinds[] = { { .type = AS_CONTROL }, { .spm = true, .prefix = true, .type = AS_CONTROL }, { .type = AS_USER },
-                                  { .spm = true, .type = AS_USER }, { .type = AS_TEXT }, { .spm = true, .prefix = true, .adds_bos = true } };
+    static const kind kinds[] = { { .type = AS_CONTROL }, { .spm = true, .prefix = true, .type = AS_CONTROL },
+                                  { .type = AS_USER },    { .spm = true, .type = AS_USER },
+                                  { .type = AS_TEXT },    { .spm = true, .prefix = true, .adds_bos = true } };
     static const char *const names[] = { "control", "control, spm", "user-defined", "user-defined, spm", "text", "text, spm" };
     uint64_t seed = support_seed();
     words all = all_markers();
@@ -495,12 +532,16 @@ Test(chat, conversations_are_read_from_json_and_written_back)
     conversation c = { 0 };
     err e;
     cr_assert_eq(read_lines(&c, "{\"role\":\"user\",\"content\":\"a\\nb\"}", &e), ERR_OK, "%s", e.text);
-    cr_assert_eq(read_lines(&c, "{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"c\"},{\"type\":\"text\",\"text\":\"d\"}]}", &e),
-                 ERR_OK, "%s", e.text);
+    cr_assert_eq(
+        read_lines(&c,
+                   "{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"c\"},{\"type\":\"text\",\"text\":\"d\"}]}",
+                   &e),
+        ERR_OK, "%s", e.text);
     cr_assert_eq(conversation_set_system(&c, "S", 1, &e), ERR_OK);
     cr_assert_eq(conversation_set_system(&c, "T\xFF", 2, &e), ERR_OK);
     cr_assert_eq(c.n, 3);
-    static const char *const want[] = { "{\"role\":\"system\",\"content\":\"T\\ufffd\"}", "{\"role\":\"user\",\"content\":\"a\\nb\"}",
+    static const char *const want[] = { "{\"role\":\"system\",\"content\":\"T\\ufffd\"}",
+                                        "{\"role\":\"user\",\"content\":\"a\\nb\"}",
                                         "{\"role\":\"assistant\",\"content\":\"cd\"}" };
     for (size_t i = 0; i < 3; i++) {
         json_t *m = conversation_message(&c, i), *w = json_loads(want[i], 0, NULL);

@@ -22,13 +22,17 @@ Test(chat_request, openais_fields_land_where_ours_do)
 {
     request r;
     err e;
-    cr_assert_eq(read_line(&r, CHAT("{\"model\":\"gpt\",\"max_completion_tokens\":7,\"temperature\":0.5,\"top_p\":0.9,\"seed\":3,\"n\":2,"
-                                    "\"stop\":[\"x\"],\"logprobs\":true,\"top_logprobs\":5,\"stream\":false,\"user\":\"u\",\"tools\":null,"
-                                    "\"frequency_penalty\":0,\"response_format\":{\"type\":\"text\"},\"logit_bias\":{\"5\":-1}," HI "}"), &e),
-                 ERR_OK, "%s", e.text);
+    cr_assert_eq(
+        read_line(&r,
+                  CHAT("{\"model\":\"gpt\",\"max_completion_tokens\":7,\"temperature\":0.5,\"top_p\":0.9,\"seed\":3,\"n\":2,"
+                       "\"stop\":[\"x\"],\"logprobs\":true,\"top_logprobs\":5,\"stream\":false,\"user\":\"u\",\"tools\":null,"
+                       "\"frequency_penalty\":0,\"response_format\":{\"type\":\"text\"},\"logit_bias\":{\"5\":-1}," HI "}"),
+                  &e),
+        ERR_OK, "%s", e.text);
     const msg_submit *m = &r.m.submit;
     cr_expect(m->max_tokens == 7 && m->temperature == 0.5 && m->top_p == 0.9 && m->seed == 3 && m->n == 2 && m->logprobs == 5);
-    cr_expect(r.shape == SHAPE_OPENAI_CHAT && r.chat.n == 2 && r.chat.turn[0].role == CHAT_SYSTEM && m->n_bias == 1 && r.stop.len == 2);
+    cr_expect(r.shape == SHAPE_OPENAI_CHAT && r.chat.n == 2 && r.chat.turn[0].role == CHAT_SYSTEM && m->n_bias == 1 &&
+              r.stop.len == 2);
     cr_expect_str_eq(r.model.ptr, "gpt");
     request_free(&r);
     cr_assert_eq(read_line(&r, TEXT_("{\"model\":\"gpt\",\"prompt\":[1,2],\"logprobs\":3}"), &e), ERR_OK, "%s", e.text);
@@ -44,7 +48,8 @@ Test(chat_request, openais_fields_land_where_ours_do)
 
 Test(chat_request, lines_that_mean_nothing_clear_are_refused)
 {
-    static const struct { const char *line, *why; } bad[] = {
+    static const struct { const char *line, *why;
+    } bad[] = {
         { CHAT("{\"prompt\":\"x\"}"), "\"messages\" is missing" },
         { TEXT_("{" HI "}"), "belong to /v1/chat" },
         { CHAT("{\"stream\":true," HI "}"), "\"stream\" is not supported" },
@@ -57,7 +62,8 @@ Test(chat_request, lines_that_mean_nothing_clear_are_refused)
         { "{\"custom_id\":\"a\",\"body\":{}}", "\"url\" is missing" },
         { "{\"custom_id\":\"a\",\"url\":\"/v1/embeddings\",\"body\":{}}", "/v1/embeddings" },
         { "{\"custom_id\":\"a\",\"method\":\"GET\",\"url\":\"/v1/completions\",\"body\":{}}", "\"GET\"" },
-        { "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/completions\",\"body\":{},\"n\":1}", "unknown field \"n\" beside" },
+        { "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/completions\",\"body\":{},\"n\":1}",
+          "unknown field \"n\" beside" },
         { "{\"custom_id\":\"a\"," HI ",\"prompt\":\"x\"}", "exclude each other" },
         { "{\"custom_id\":\"a\"," HI ",\"rag\":true}", "\"rag\"" },
         { "{\"custom_id\":\"a\"," HI ",\"model\":\"m\"}", "unknown field \"model\"" },

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PART_BYTES = 1000000 };          /* tiny has 10 MB in F32 */
+enum { PART_BYTES = 1000000 }; /* tiny has 10 MB in F32 */
 
 static const char *at(const char *name)
 {
@@ -114,7 +114,7 @@ Test(gguf_split, no_part_is_larger_than_asked_for_unless_a_tensor_is)
     uint64_t held = 0, end = 0;
     for (uint64_t i = 0; i < gguf_n_tensors(g); i++) {
         const gguf_tensor *t = gguf_tensor_at(g, i);
-        if (t->offset != end) held = 0;                  /* another file begins: its header is between */
+        if (t->offset != end) held = 0; /* another file begins: its header is between */
         held += t->bytes;
         end = (t->offset + t->bytes + 31) / 32 * 32;
         cr_expect(held <= PART_BYTES || held == t->bytes, "%s: %llu", t->name, (unsigned long long)held);

@@ -119,16 +119,17 @@ Test(kv_stream, another_geometry_is_refused_with_both_values)
     kv *s = open_store(&g);
     kv_seq *q = open_seq(s, 1);
     line(s, &g, q, tokens, 20, 20, NULL);
-    kv_geometry other[6] = { g, g, g, g, g, g };
+    kv_geometry other[7] = { g, g, g, g, g, g, g };
     other[0].d = 20;
     other[1].K = 4;
     other[2].format = KV_F32;
     other[3].rope.base = 20000;
     other[4].first = FIRST + 1;
     other[5].n_ctx = 19;
-    const char *both[6][2] = { { "16", "20" }, { "2", "4" }, { "0", "1" }, { "rotary", "store has" }, { "[3,6)", "[4,6)" },
-                               { "20", "19" } };
-    for (int i = 0; i < 6; i++) {
+    other[6].look = (kv_look){ .window = 5, .global_every = 6, .local_base = 500 };
+    const char *both[7][2] = { { "16", "20" }, { "2", "4" }, { "0", "1" }, { "rotary", "store has" }, { "[3,6)", "[4,6)" },
+                               { "20", "19" }, { "rotary", "store has" } };
+    for (int i = 0; i < 7; i++) {
         kv *t = open_store(&other[i]);
         kv_seq *to = open_seq(t, 1);
         err e = { 0 };

@@ -40,10 +40,13 @@ static double relative_error(wtype t, const float *x, uint32_t n)
 }
 
 /* The error of rounding to 2^bits levels over a block's range, with some room; floats to half a unit of their last place. */
-static const struct { wtype type; double most; } made[] = {
-    { WTYPE_F32, 0 },       { WTYPE_F16, 3e-4 },    { WTYPE_BF16, 3e-3 },   { WTYPE_Q8_0, 0.008 }, { WTYPE_Q4_0, 0.13 },
-    { WTYPE_Q4_1, 0.11 },   { WTYPE_Q5_0, 0.065 },  { WTYPE_Q5_1, 0.055 },  { WTYPE_Q4_K, 0.09 },  { WTYPE_Q5_K, 0.045 },
-    { WTYPE_Q6_K, 0.023 },
+static const struct {
+    wtype type;
+    double most;
+} made[] = {
+    { WTYPE_F32, 0 },     { WTYPE_F16, 3e-4 },   { WTYPE_BF16, 3e-3 },  { WTYPE_Q8_0, 0.008 },
+    { WTYPE_Q4_0, 0.13 }, { WTYPE_Q4_1, 0.11 },  { WTYPE_Q5_0, 0.065 }, { WTYPE_Q5_1, 0.055 },
+    { WTYPE_Q4_K, 0.09 }, { WTYPE_Q5_K, 0.045 }, { WTYPE_Q6_K, 0.023 },
 };
 enum { MADE = sizeof made / sizeof *made };
 
@@ -120,7 +123,10 @@ Test(quantize, values_that_are_not_finite_or_too_large_are_refused)
 
 /* ---- beside llama.cpp's files ---- */
 
-typedef struct { size_t differ; double ours, theirs; } comparison;
+typedef struct {
+    size_t differ;
+    double ours, theirs;
+} comparison;
 
 static void compare_tensor(const gguf *f, const gguf *q, const gguf_tensor *t, comparison *c)
 {
@@ -164,12 +170,15 @@ static comparison compare(const char *f32, const char *quantised)
 
 Test(quantize, blocks_of_32_are_llama_cpps_byte_for_byte_and_k_blocks_are_as_close)
 {
-    static const struct { const char *name; bool same; } files[] = {
-        { "Q8_0", true }, { "Q4_0", true }, { "Q4_1", true }, { "Q5_0", true }, { "Q5_1", true },
-        { "Q4_K", false }, { "Q5_K", false }, { "Q6_K", false },
+    static const struct {
+        const char *name;
+        bool same;
+    } files[] = {
+        { "Q8_0", true }, { "Q4_0", true },  { "Q4_1", true },  { "Q5_0", true },
+        { "Q5_1", true }, { "Q4_K", false }, { "Q5_K", false }, { "Q6_K", false },
     };
     SHARED_OR_SKIP(f32, "data/models/tiny-llama-f32.gguf");
-    char from[4096];                     /* support_shared turns its paths over */
+    char from[4096]; /* support_shared turns its paths over */
     snprintf(from, sizeof from, "%s", f32);
     for (unsigned i = 0; i < sizeof files / sizeof *files; i++) {
         char name[64];
@@ -195,7 +204,7 @@ static const char *file(const char *name)
 
 static const char *make(const char *shape, const char *quant)
 {
-    static char path[256];               /* apart from the paths that file() turns over */
+    static char path[256]; /* apart from the paths that file() turns over */
     err e = { 0 };
     snprintf(path, sizeof path, "%s", file(shape));
     cr_assert_eq(model_random_write(shape, quant, 5, path, NULL, NULL, &e), ERR_OK, "%s", e.text);
@@ -264,15 +273,18 @@ Test(quantize, every_type_makes_a_model_that_opens)
 /* tiny: 4 layers, so the first eighth is none of them, the last eighth is layer 3, and of the others every third is 2. */
 Test(quantize, a_mix_keeps_some_tensors_wider)
 {
-    static const struct { const char *type, *tensor, *want; bool pure; } cases[] = {
-        { "Q4_K_M", "token_embd.weight", "Q6_K", false },      /* tied: it is the output */
-        { "Q4_K_M", "blk.0.attn_v.weight", "Q4_K", false },    { "Q4_K_M", "blk.1.ffn_down.weight", "Q4_K", false },
-        { "Q4_K_M", "blk.2.attn_v.weight", "Q6_K", false },    { "Q4_K_M", "blk.3.ffn_down.weight", "Q6_K", false },
-        { "Q4_K_M", "blk.3.attn_q.weight", "Q4_K", false },    { "Q4_K_S", "blk.3.attn_v.weight", "Q5_K", false },
-        { "Q4_K_S", "blk.3.ffn_down.weight", "Q4_K", false },  { "Q5_K_M", "blk.3.attn_v.weight", "Q6_K", false },
-        { "Q5_K_M", "blk.0.attn_q.weight", "Q5_K", false },    { "Q4_0", "blk.3.attn_v.weight", "Q4_0", false },
-        { "Q4_0", "token_embd.weight", "Q6_K", false },        { "Q8_0", "token_embd.weight", "Q8_0", false },
-        { "F16", "token_embd.weight", "F16", false },          { "Q4_K", "token_embd.weight", "Q4_K", true },
+    static const struct {
+        const char *type, *tensor, *want;
+        bool pure;
+    } cases[] = {
+        { "Q4_K_M", "token_embd.weight", "Q6_K", false }, /* tied: it is the output */
+        { "Q4_K_M", "blk.0.attn_v.weight", "Q4_K", false },   { "Q4_K_M", "blk.1.ffn_down.weight", "Q4_K", false },
+        { "Q4_K_M", "blk.2.attn_v.weight", "Q6_K", false },   { "Q4_K_M", "blk.3.ffn_down.weight", "Q6_K", false },
+        { "Q4_K_M", "blk.3.attn_q.weight", "Q4_K", false },   { "Q4_K_S", "blk.3.attn_v.weight", "Q5_K", false },
+        { "Q4_K_S", "blk.3.ffn_down.weight", "Q4_K", false }, { "Q5_K_M", "blk.3.attn_v.weight", "Q6_K", false },
+        { "Q5_K_M", "blk.0.attn_q.weight", "Q5_K", false },   { "Q4_0", "blk.3.attn_v.weight", "Q4_0", false },
+        { "Q4_0", "token_embd.weight", "Q6_K", false },       { "Q8_0", "token_embd.weight", "Q8_0", false },
+        { "F16", "token_embd.weight", "F16", false },         { "Q4_K", "token_embd.weight", "Q4_K", true },
         { "Q4_K", "blk.3.ffn_down.weight", "Q4_K", true },
     };
     const char *in = make("tiny", "F32");
@@ -288,8 +300,9 @@ Test(quantize, a_mix_keeps_some_tensors_wider)
 /* micro: width 64 and ffn 172, which is no multiple of 32. */
 Test(quantize, rows_that_do_not_divide_get_another_type)
 {
-    static const struct { const char *type, *narrow; } cases[] = {
-        { "Q4_K_M", "Q5_0" }, { "Q5_K_M", "Q5_1" }, { "Q6_K", "Q8_0" }, { "Q4_0", "Q4_0" } };
+    static const struct {
+        const char *type, *narrow;
+    } cases[] = { { "Q4_K_M", "Q5_0" }, { "Q5_K_M", "Q5_1" }, { "Q6_K", "Q8_0" }, { "Q4_0", "Q4_0" } };
     const char *in = make("micro", "F32");
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
         model_quantize_report r;
@@ -317,7 +330,8 @@ Test(quantize, any_number_of_threads_writes_the_same_bytes)
     for (uint32_t n = 1; n <= 7; n += 3) {
         model_quantize_report r;
         err e;
-        cr_assert_eq(convert(in, file("threads"), (model_quantize_options){ .type = "Q4_K_M", .threads = n }, &r, &e), ERR_OK, "%s", e.text);
+        cr_assert_eq(convert(in, file("threads"), (model_quantize_options){ .type = "Q4_K_M", .threads = n }, &r, &e), ERR_OK, "%s",
+                     e.text);
         text got = bytes_of(file("threads"));
         if (n == 1) {
             first = got;
@@ -336,9 +350,11 @@ Test(quantize, quantised_input_is_taken_only_when_asked_for)
     err e;
     cr_assert_eq(convert(in, out, (model_quantize_options){ .type = "Q4_0", .pure = true }, &r, &e), ERR_INPUT);
     cr_expect(strstr(e.text, "--requantize") && strstr(e.text, "Q8_0"), "%s", e.text);
-    cr_assert_eq(convert(in, out, (model_quantize_options){ .type = "Q4_0", .pure = true, .requantize = true }, &r, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(convert(in, out, (model_quantize_options){ .type = "Q4_0", .pure = true, .requantize = true }, &r, &e), ERR_OK,
+                 "%s", e.text);
     cr_expect_str_eq(type_in(out, "blk.0.attn_q.weight"), "Q4_0");
-    cr_assert_eq(convert(in, out, (model_quantize_options){ .type = "Q8_0" }, &r, &e), ERR_OK, "copying is no rounding: %s", e.text);
+    cr_assert_eq(convert(in, out, (model_quantize_options){ .type = "Q8_0" }, &r, &e), ERR_OK, "copying is no rounding: %s",
+                 e.text);
     cr_expect_eq(r.converted, 0);
 }
 
@@ -359,7 +375,8 @@ Test(quantize, wrong_requests_leave_what_was_there)
     cr_expect_eq(convert(in, out, (model_quantize_options){ .type = "Q9_9" }, &r, &e), ERR_INPUT);
     cr_expect(strstr(e.text, "Q9_9") && strstr(e.text, "Q4_K_M"), "%s", e.text);
     cr_expect_eq(convert(in, in, (model_quantize_options){ .type = "Q8_0" }, &r, &e), ERR_INPUT);
-    cr_expect_eq(convert(in, out, (model_quantize_options){ .type = "Q8_0", .progress = stop_at_once, .arg = &seen }, &r, &e), ERR_CANCELLED);
+    cr_expect_eq(convert(in, out, (model_quantize_options){ .type = "Q8_0", .progress = stop_at_once, .arg = &seen }, &r, &e),
+                 ERR_CANCELLED);
     cr_expect_gt(seen, 0);
     text t = bytes_of(out);
     cr_expect(t.len == 3 && !memcmp(t.ptr, "old", 3));

@@ -130,6 +130,23 @@ Test(rope, yarn_ramps_between_the_two_and_scales_the_magnitude)
     rope_table_close(&t);
 }
 
+Test(rope, long_contexts_take_the_other_factors)
+{
+    rope_config c = { .n_rot = 16, .base = 10000, .scaling = ROPE_LONG, .orig_ctx = 4000, .attn_factor = 1.19f, .has_freqs = true };
+    for (uint32_t k = 0; k < 2; k++) {
+        long double f[256];
+        plain_freqs(f, &c);
+        for (int i = 0; i < 8; i++) {
+            c.freqs[i] = 1 + 0.05f * (float)i;
+            c.freqs_long[i] = 1 + 4 * (float)i;
+            f[i] /= k ? c.freqs_long[i] : c.freqs[i];
+        }
+        rope_table t = table_of(&c, 4000 + k);
+        cr_assert(distance(&t, f, (double)c.attn_factor) < 6.2e-8, "context %u", 4000 + k);
+        rope_table_close(&t);
+    }
+}
+
 static void refuse(rope_config c, const char *word)
 {
     rope_table t;
@@ -155,6 +172,7 @@ Test(rope, impossible_configurations_are_refused_by_name)
     TRY((c.scaling = ROPE_LLAMA3, c.low_freq = 4), "bands");
     TRY((c.scaling = ROPE_YARN, c.base = 1), "base 1");
     TRY((c.scaling = ROPE_YARN, c.beta_slow = 0), "beta_slow 0");
+    TRY((c.scaling = ROPE_LONG), "long factors");
     c = ok, c.has_freqs = true;
     refuse(c, "rope_freqs[0]");
     for (int i = 0; i < 32; i++) c.freqs[i] = 1e-30f;

@@ -245,11 +245,44 @@ static void on_fail(stage *s)
     s->bye = true;
 }
 
+static err_code send_patiently(stage *s, link_t *to, const message *m, const view *frames, err *e)
+{
+    for (int waited = 0;; waited += SLICE_MS) {
+        err_code rc = link_send(to, NULL, m, frames, SLICE_MS, e);
+        if (rc != ERR_TIMEOUT || waited >= SEND_MS || (s->o->stop && atomic_load(s->o->stop))) return rc;
+    }
+}
+
+/* Rows for the coordinator's prompt cache. Committed rows do not change, so it matters little when this comes. */
+static err_code pull(stage *s, const msg_kv_pull *m, text *stream, err *e)
+{
+    shard_state *sh = shard_find(s, m->model);
+    kv_seq *q = sh && sh->store ? kv_seq_find(sh->store, m->session) : NULL;
+    if (!q) return err_set(e, ERR_STATE, "rows of session %" PRIu64 ", which is not open here", m->session);
+    uint32_t layer = (uint32_t)m->layer, from = (uint32_t)m->from, to = (uint32_t)m->to;
+    size_t n = kv_export_bytes(q, layer, layer + 1, from, to);
+    if (!text_reserve(stream, n)) return err_set(e, ERR_NOMEM, "out of memory for %zu bytes of KV", n);
+    err_code rc = kv_export(q, layer, layer + 1, from, to, stream->ptr, n, e);
+    message r = msg_init(MSG_KV_ROWS);
+    r.kv_rows = (msg_kv_rows){ m->epoch, m->session, m->model, m->layer, m->from, m->to };
+    return rc ? rc : send_patiently(s, s->result, &r, &(view){ stream->ptr, n }, e);
+}
+
+static void on_pull(stage *s)
+{
+    const msg_kv_pull *m = &s->in.head.kv_pull;
+    text stream = { 0 };
+    err e;
+    if (m->epoch != s->epoch) return;
+    if (pull(s, m, &stream, &e)) say_fail(s, &e, m->session, 0);
+    text_free(&stream);
+}
+
 static void on_control(stage *s)
 {
     static const struct { msg_type t; void (*f)(stage *); } table[] = {
         { MSG_PLAN, on_plan }, { MSG_PING, on_ping }, { MSG_SESSION_OPEN, on_session_open }, { MSG_DROP, on_drop },
-        { MSG_STATS_GET, on_stats_get }, { MSG_BYE, on_bye }, { MSG_FAIL, on_fail },
+        { MSG_STATS_GET, on_stats_get }, { MSG_KV_PULL, on_pull }, { MSG_BYE, on_bye }, { MSG_FAIL, on_fail },
     };
     s->last_heard = clock_ns();
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
@@ -275,10 +308,7 @@ static err_code send_on(stage *s, err *e)
         }
         to = s->hop[o->next];
     }
-    for (int waited = 0;; waited += SLICE_MS) {
-        err_code rc = link_send(to, NULL, &o->head, o->frame, SLICE_MS, e);
-        if (rc != ERR_TIMEOUT || waited >= SEND_MS || (s->o->stop && atomic_load(s->o->stop))) return rc;
-    }
+    return send_patiently(s, to, &o->head, o->frame, e);
 }
 
 static void on_step(stage *s)
@@ -304,8 +334,9 @@ static void on_push(stage *s)
 {
     if (s->in.head.type != MSG_KV_PUSH) return;
     const msg_kv_push *m = &s->in.head.kv_push;
+    if (m->epoch != s->epoch) return; /* it was on its way when the plan changed: its session is filled anew */
     shard_state *sh = shard_find(s, m->model);
-    kv_seq *q = sh && sh->store && m->epoch == s->epoch ? kv_seq_find(sh->store, m->session) : NULL;
+    kv_seq *q = sh && sh->store ? kv_seq_find(sh->store, m->session) : NULL;
     err e = { 0 };
     err_code rc = q ? kv_import(q, s->in.frame[0].ptr, s->in.frame[0].len, &e)
                     : err_set(&e, ERR_STATE, "KV for session %" PRIu64 ", which is not open here", m->session);
