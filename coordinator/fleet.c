@@ -435,6 +435,13 @@ static void unlink_sockets(const member *m)
     if (!strncmp(m->hello.bulk_addr, "ipc://", 6)) unlink(m->hello.bulk_addr + 6);
 }
 
+static err_code code_of_status(int status)
+{
+    for (int c = ERR_OK + 1; WIFEXITED(status) && c < ERR_COUNT; c++)
+        if (err_exit_status((err_code)c) == WEXITSTATUS(status)) return (err_code)c;
+    return ERR_GONE;
+}
+
 static void reap(coordinator *c)
 {
     int status;
@@ -448,7 +455,9 @@ static void reap(coordinator *c)
             unlink_sockets(m);
             spawn_status_text(status, how, sizeof how);
             err e;
-            err_set(&e, ERR_GONE, "%s (pid %d) %s", m->name, (int)pid, how);
+            err_code code = code_of_status(status); /* a child that could not start says why on stderr, and by its status */
+            if (code == ERR_GONE) err_set(&e, code, "%s (pid %d) %s", m->name, (int)pid, how);
+            else err_set(&e, code, "%s (pid %d) %s: %s (its own message says more)", m->name, (int)pid, how, err_name(code));
             fleet_lost(c, m, &e);
         }
 }

@@ -5,7 +5,7 @@
 #include "core/rope.h"
 #include "engine/gguf.h"
 #include "engine/kernels.h"
-#include "kvstore/kv.h"
+#include "kvstore/look.h"
 
 #define MODEL_MAX_LAYERS 512
 #define ARCH_MAP(X) X(LLAMA, "llama") X(QWEN2, "qwen2") X(QWEN3, "qwen3") X(GEMMA2, "gemma2") X(GEMMA3, "gemma3") X(PHI3, "phi3")

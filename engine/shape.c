@@ -110,7 +110,8 @@ static err_code read_scaling(rope_config *r, keys *k, err *e)
     err_code rc;
     float old = 0;
     if ((rc = opt_f32(k, "rope.scale_linear", 1, 1e6, &old, e))) return rc; /* the key of early files */
-    if (old > 1) r->scaling = ROPE_LINEAR, r->factor = old;
+    if ((rc = opt_f32(k, "rope.scaling.factor", 0, 1e6, &old, e))) return rc; /* linear, where no type is named, as in llama.cpp */
+    if (old > 0 && old != 1) r->scaling = ROPE_LINEAR, r->factor = old;
     if (!gguf_get_str(k->g, key(k, "rope.scaling.type"), &v)) return ERR_OK;
     size_t i = 0, n = sizeof kinds / sizeof *kinds;
     while (i < n && (strlen(kinds[i].name) != v.len || memcmp(kinds[i].name, v.ptr, v.len))) i++;

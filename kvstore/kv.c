@@ -21,8 +21,8 @@ static err_code geometry_check(const kv_geometry *g, err *e)
     if (!g->d || g->d > KV_MAX_D) return err_set(e, ERR_MODEL, "head size %u is not in 1..%u", g->d, (unsigned)KV_MAX_D);
     if (g->rope.n_rot > g->d) return err_set(e, ERR_MODEL, "%u rotated dimensions in a head of %u", g->rope.n_rot, g->d);
     if (!(g->look.scale >= 0 && g->look.soft_cap >= 0 && g->look.local_base >= 0))
-        return err_set(e, ERR_MODEL, "attention scale %g, soft cap %g, local rope base %g: must not be negative", (double)g->look.scale,
-                       (double)g->look.soft_cap, (double)g->look.local_base);
+        return err_set(e, ERR_MODEL, "attention scale %g, soft cap %g, local rope base %g: must not be negative",
+                       (double)g->look.scale, (double)g->look.soft_cap, (double)g->look.local_base);
     if (!g->n_ctx || g->n_ctx > MAX_CTX) return err_set(e, ERR_MODEL, "context of %u rows is not in 1..%u", g->n_ctx, MAX_CTX);
     if ((unsigned)g->format >= KV_FORMAT_COUNT) return err_set(e, ERR_CONFIG, "unknown KV format %d", (int)g->format);
     uint64_t row = (uint64_t)(g->last - g->first) * KV_SIDES * kv_layout_of(g->K, g->d, g->format).row * g->K;

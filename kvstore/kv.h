@@ -17,6 +17,7 @@
 #include "core/err.h"
 #include "core/isa.h"
 #include "core/rope.h"
+#include "kvstore/look.h"
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,16 +30,6 @@ typedef enum {
 } kv_format;
 const char *kv_format_name(kv_format f);
 err_code kv_format_parse(const char *s, kv_format *out, err *e);
-
-/* How a row looks at the others; all zero is plain causal attention. Layer l is "local" when window > 0 and l + 1 is no
- * multiple of global_every (global_every 0: every layer is). A row of a local layer sees the last `window` rows of its dense
- * order, itself included, and no others are read; reductions run over the rows seen. */
-typedef struct {
-    float scale;               /* on q.k; 0: 1/sqrt(d) */
-    float soft_cap;            /* > 0: s = cap tanh(s / cap) after the scale, arXiv:2408.00118 section 2 */
-    uint32_t window, global_every;
-    float local_base;          /* > 0: local layers rotate by this base, unscaled; 0: as the others */
-} kv_look;
 
 typedef struct {
     uint32_t first, last;      /* layers of this shard */

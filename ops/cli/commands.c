@@ -14,6 +14,9 @@ const command commands[] = {
       "prompt and leaves nothing behind. " MODELS "\n"
       "With --chat the prompt is a turn of a conversation; without a prompt, at a terminal, one talks: Ctrl-C stops an answer, Ctrl-D "
       "leaves, /help lists more.\n"
+      "With --prompt-cache the KV of the prompt is kept in a file, and what the next prompt has in common with it is not computed "
+      "again; the text does not change. A file of another model, format or path, or a damaged one, is said to be and written anew; a "
+      "file that is no prompt cache is left alone.\n"
       "The same prompt, options and seed give the same tokens, whatever the number of stages or threads." },
     { "up", CMD_UP, cmd_up, "start a cluster that stays", "[-m MODEL] [--stages N] [-c CONF]", "",
       "sluice up -m model.gguf --stages 2 --rag corpus.db",

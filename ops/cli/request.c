@@ -109,6 +109,7 @@ err_code request_init(request *r, const settings *s, err *e)
     err_code rc = s->lora ? request_set_lora(r, s->lora, e) : ERR_OK;
     for (size_t i = 0; rc == ERR_OK && i < s->stop.n; i++) rc = request_add_stop(r, s->stop.at[i], e);
     for (size_t i = 0; rc == ERR_OK && i < s->logit_bias.n; i++) rc = bias_option(r, s->logit_bias.at[i], e);
+    if (rc == ERR_OK && s->prompt_cache) rc = request_set_cache(r, s->prompt_cache, e);
     return rc;
 }
 

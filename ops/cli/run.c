@@ -30,7 +30,6 @@ err_code cmd_run(settings *s, err *e)
     if (rc == ERR_OK) rc = request_init(&r, s, e);
     if (rc == ERR_OK) rc = request_prompt(&r, s, e);
     r.m.submit.stream = true;
-    if (rc == ERR_OK && s->prompt_cache) rc = request_set_cache(&r, s->prompt_cache, e);
     if (rc == ERR_OK) rc = cluster_join(&c, s, e);
     if (rc == ERR_OK) rc = run_on(c.dir.ptr, s, &r, e);
     if (rc == ERR_GONE) cluster_check(&c, e); /* says how the coordinator died, when it was ours */

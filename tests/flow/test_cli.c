@@ -76,7 +76,7 @@ Test(cli, without_words_the_commands_are_listed)
 Test(cli, every_help_fits_a_screen_and_has_an_example)
 {
     static const char *const names[] = { "run",    "up",       "down",       "status", "worker", "submit", "jobs",  "result",
-                                         "cancel", "tokenize", "detokenize", "eval",   "index",  "model",  "config" };
+                                         "cancel", "tokenize", "detokenize", "eval",   "index",  "model",  "config", "completion" };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         result r = SLUICE(names[i], "--help");
         int lines = 0;
@@ -310,6 +310,9 @@ Test(cli, up_submit_result_batch_and_down, .timeout = 200)
     expect(SLUICE("cancel", "9999", "--dir", dir), 14, NULL, "no job 9999");
     expect(SLUICE("down", "--dir", dir), 0, NULL, NULL);
     expect(SLUICE("status", "--dir", dir), 14, NULL, NULL);
+    char journal[600];
+    snprintf(journal, sizeof journal, "%s/journal.db", dir);
+    cr_expect_eq(unlink(journal), 0, "the record of jobs should stay: %s", strerror(errno));
     cr_expect_eq(rmdir(dir), 0, "files are left in the run directory: %s", strerror(errno));
     text got = { 0 };
     err e;
