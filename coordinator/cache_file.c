@@ -11,7 +11,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "heads are copied as t
 
 /* Grows by one when the meaning of any byte changes; other versions are refused. */
 #define CACHE_VERSION 1u
-enum { TOKENS_MAX = 1 << 24, STREAM_MAX = 1 << 28 };     /* proto/messages.def */
+enum { TOKENS_MAX = 1 << 24, STREAM_MAX = 1 << 28 }; /* proto/messages.def */
 
 static const char magic[8] = { 'S', 'L', 'U', 'I', 'C', 'E', 'P', 'C' };
 typedef struct {
@@ -21,10 +21,16 @@ typedef struct {
     double lora_scale;
     char digest[32], lora[32];
 } file_head;
-typedef struct { uint32_t layer, from, to, zero; uint64_t bytes; } part_head;
+typedef struct {
+    uint32_t layer, from, to, zero;
+    uint64_t bytes;
+} part_head;
 _Static_assert(sizeof(file_head) == 112 && sizeof(part_head) == 24, "both are copied whole: no padding");
 
-static err_code no_memory(err *e) { return err_set(e, ERR_NOMEM, "out of memory for the prompt cache"); }
+static err_code no_memory(err *e)
+{
+    return err_set(e, ERR_NOMEM, "out of memory for the prompt cache");
+}
 
 static uint64_t chain_of(uint64_t before, const part_head *h, const void *stream)
 {
@@ -48,11 +54,18 @@ static err_code damaged(const cache_reader *r, const char *what, err *e)
     return err_set(e, ERR_PROTO, "%s is damaged: %s", r->path, what);
 }
 
-static bool get(cache_reader *r, void *p, size_t n) { return fread(p, 1, n, r->f) == n; }
+static bool get(cache_reader *r, void *p, size_t n)
+{
+    return fread(p, 1, n, r->f) == n;
+}
 
 static file_head head_of(const cache_key *k)
 {
-    file_head h = { .version = CACHE_VERSION, .format = k->format, .path = k->path, .layers = k->layers, .rope_long = k->rope_long,
+    file_head h = { .version = CACHE_VERSION,
+                    .format = k->format,
+                    .path = k->path,
+                    .layers = k->layers,
+                    .rope_long = k->rope_long,
                     .lora_scale = k->lora[0] ? k->lora_scale : 0 };
     memcpy(h.magic, magic, sizeof magic);
     memcpy(h.digest, k->digest, sizeof h.digest);
@@ -122,7 +135,10 @@ void cache_read_close(cache_reader **r)
     *r = NULL;
 }
 
-const uint32_t *cache_read_tokens(const cache_reader *r, uint32_t *n) { return *n = r->head.tokens, r->token; }
+const uint32_t *cache_read_tokens(const cache_reader *r, uint32_t *n)
+{
+    return *n = r->head.tokens, r->token;
+}
 
 err_code cache_read_part(cache_reader *r, cache_part *p, view *stream, bool *end, err *e)
 {
@@ -131,7 +147,8 @@ err_code cache_read_part(cache_reader *r, cache_part *p, view *stream, bool *end
     *end = r->at == r->head.parts;
     if (*end) return ERR_OK;
     if (!get(r, &h, sizeof h)) return damaged(r, "it is too short", e);
-    if (!h.bytes || h.bytes > STREAM_MAX || h.bytes > r->size || h.layer >= r->head.layers || h.from >= h.to || h.to > r->head.tokens)
+    if (!h.bytes || h.bytes > STREAM_MAX || h.bytes > r->size || h.layer >= r->head.layers || h.from >= h.to ||
+        h.to > r->head.tokens)
         return damaged(r, "the head of a part", e);
     text_clear(&r->stream);
     if (!text_reserve(&r->stream, h.bytes)) return no_memory(e);
@@ -175,7 +192,8 @@ static err_code write_head(cache_writer *w, const cache_key *key, const uint32_t
     return rc ? rc : put(w, &w->chain, sizeof w->chain, e);
 }
 
-err_code cache_write_open(cache_writer **out, const char *path, const cache_key *key, const uint32_t *tokens, uint32_t n, uint64_t parts, err *e)
+err_code cache_write_open(cache_writer **out, const char *path, const cache_key *key, const uint32_t *tokens, uint32_t n,
+                          uint64_t parts, err *e)
 {
     static uint32_t made;
     cache_writer *w = calloc(1, sizeof *w);

@@ -18,13 +18,15 @@
 
 /* What must be the same for the KV of the same tokens to be the same, bit for bit. */
 typedef struct {
-    char digest[33], lora[33];    /* of model and adapter, "" for none */
+    char digest[33], lora[33]; /* of model and adapter, "" for none */
     double lora_scale;
     uint32_t format, path, layers;
-    uint32_t rope_long;           /* the long set of rotary factors is in use */
+    uint32_t rope_long; /* the long set of rotary factors is in use */
 } cache_key;
 
-typedef struct { uint32_t layer, from, to; } cache_part;
+typedef struct {
+    uint32_t layer, from, to;
+} cache_part;
 
 typedef struct cache_reader cache_reader;
 typedef struct cache_writer cache_writer;
@@ -39,7 +41,8 @@ err_code cache_read_part(cache_reader *r, cache_part *p, view *stream, bool *end
 /* Back to the first part. */
 err_code cache_read_again(cache_reader *r, err *e);
 
-err_code cache_write_open(cache_writer **out, const char *path, const cache_key *key, const uint32_t *tokens, uint32_t n, uint64_t parts, err *e);
+err_code cache_write_open(cache_writer **out, const char *path, const cache_key *key, const uint32_t *tokens, uint32_t n,
+                          uint64_t parts, err *e);
 err_code cache_write_part(cache_writer *w, const cache_part *p, view stream, err *e);
 /* keep: the file takes its name, in one move; else nothing stays. */
 err_code cache_write_close(cache_writer **w, bool keep, err *e);

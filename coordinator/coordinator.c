@@ -16,7 +16,7 @@
 
 #define POLL_MS 100              /* how soon a dead child or a stop flag is seen */
 #define SPIN_US 20               /* results of small models come back within this */
-#define DRAIN_NS 30000000000u    /* a drain lasts this long at most; then jobs are cancelled */
+#define DRAIN_NS 30000000000u    /* a drain lasts this long at most; then jobs that somebody waits for are cancelled */
 #define KEEP_JOBS 1000           /* finished jobs that can still be fetched */
 
 /* ---- what a cluster is --------------------------------------------------------------------------------------------- */
@@ -203,7 +203,8 @@ static void on_inbox(coordinator *c)
 {
     const msg_fail *f = &c->in.head.fail;
     err e;
-    if (c->in.head.type != MSG_FAIL) return;
+    /* of a plan before: the session is opened again */
+    if (c->in.head.type != MSG_FAIL || f->epoch != c->epoch || !c->whole) return;
     err_set(&e, f->code < ERR_COUNT ? (err_code)f->code : ERR_STATE, "%s", f->text);
     session_failed(c, f->session, &e);
 }
@@ -275,9 +276,11 @@ static bool idle(const coordinator *c)
     return true;
 }
 
+/* Detached jobs of a journal are left for the next coordinator, unless they are to end now. */
 static void cancel_all(coordinator *c)
 {
-    for (job *j = c->jobs.head; j; j = j->next) job_cancel(c, j);
+    for (job *j = c->jobs.head; j; j = j->next)
+        if (c->stop_now || !c->journal || !j->ask.detach) job_cancel(c, j);
 }
 
 static void round_of_work(coordinator *c)

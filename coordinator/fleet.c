@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define PING_NS 1000000000u   /* joined workers wonder after 3 s of silence (workers/stage/stage.c) */
+#define LATE_NS 200000000u    /* a poll may make a round of PINGs so much later than it is due */
 #define BACKOFF_NS 50000000u  /* first wait before a dead child is started again; doubles with every recent death */
 #define CRASH_LOOP 8u         /* so many deaths of one child ... */
 #define CRASH_NS_S 60u        /* ... within a minute are a crash loop */
@@ -297,18 +298,20 @@ static err_code split(coordinator *c, err *e)
     return rc;
 }
 
-static err_code plan_all(coordinator *c, err *e)
+/* *at: the stage that cannot be reached, if that is what is wrong. */
+static err_code plan_all(coordinator *c, member **at, err *e)
 {
     text addrs = { 0 };
     c->epoch++;
     err_code rc = split(c, e);
     for (uint32_t i = 0; !rc && i < c->n_stages; i++)
         if (!text_addf(&addrs, "%s\n", c->by_stage[i]->hello.data_addr)) rc = err_set(e, ERR_NOMEM, "out of memory");
-    for (uint32_t i = 0; !rc && i < c->n_stages; i++) rc = send_plan(c, c->by_stage[i], &addrs, e);
-    text_free(&addrs);
     if (c->first_hop) link_close(&c->first_hop);
+    *at = rc ? NULL : c->by_stage[0];
     if (!rc) rc = link_connect(&c->first_hop, c->hub, LINK_PUSH, LINK_DATA, c->by_stage[0]->hello.data_addr, e);
     if (!rc) link_trace(c->first_hop, c->trace, "first");
+    for (uint32_t i = 0; !rc && i < c->n_stages; i++) *at = c->by_stage[i], rc = send_plan(c, *at, &addrs, e);
+    text_free(&addrs);
     return rc;
 }
 
@@ -324,7 +327,10 @@ static void make_plan(coordinator *c)
     err e;
     if (!c->plan_due || stages_here(c) < c->n_stages || seat(c) < c->n_stages) return;
     c->plan_due = false;
-    if (plan_all(c, &e)) coordinator_fail(c, &e);
+    member *at;
+    if (!plan_all(c, &at, &e)) return;
+    if (at) fleet_lost(c, at, &e); /* it died together with another one: the next plan does without it */
+    else coordinator_fail(c, &e);
 }
 
 static void on_ready(coordinator *c, member *m)
@@ -345,6 +351,7 @@ static void on_fail(coordinator *c, member *m)
     err_set(&e, f->code < ERR_COUNT ? (err_code)f->code : ERR_PROTO, "%s: %s", m->name, f->text);
     LOG(LOG_WARN, "WORKER-FAIL", "name=%s session=%" PRIu64 " step=%" PRIu64 " text=\"%s\"", m->name, f->session, f->step, f->text);
     if (f->step) pump_step_failed(c, f->step, &e);
+    else if (f->session && (!c->whole || f->epoch != c->epoch)) return; /* of a plan before: the session is opened again */
     else if (f->session) session_failed(c, f->session, &e);
     else if (m->rag ? !m->ready : !c->whole && f->epoch == c->epoch) coordinator_fail(c, &e); /* no corpus, or it cannot take its plan */
 }
@@ -391,8 +398,9 @@ bool fleet_is_whole(const coordinator *c) { return c->whole; }
 
 static void start_again_later(coordinator *c, member *m, const err *why)
 {
-    uint64_t now = clock_ns(), oldest = m->t_died[m->deaths % CRASH_LOOP];
+    uint64_t now = clock_ns();
     m->t_died[m->deaths++ % CRASH_LOOP] = now;
+    uint64_t oldest = m->t_died[m->deaths % CRASH_LOOP];
     if (oldest && now - oldest < CRASH_NS) { /* so many deaths in so short a time: starting it again does not help */
         err e = *why;
         err_wrap(&e, "%s died %u times within %u s", m->name, CRASH_LOOP, CRASH_NS_S);
@@ -508,14 +516,15 @@ static void check_time(coordinator *c)
 
 /* ---- time ---------------------------------------------------------------------------------------------------------- */
 
-static void ping(coordinator *c)
+/* Answers that wait to be read after we were away ourselves (stopped, or busy with a file) are no silence. */
+static void ping(coordinator *c, bool away)
 {
     message m = msg_init(MSG_PING);
     err e;
     for (uint32_t i = 0; i < c->n_members; i++) {
         member *w = &c->member[i];
         if (!w->control) continue;
-        if (!w->t_pong || !w->ready) w->t_pong = clock_ns(); /* while it loads its compute loop does not answer */
+        if (!w->t_pong || !w->ready || away) w->t_pong = clock_ns(); /* while it loads its compute loop does not answer */
         err_code rc = fleet_send(c, w, &m, NULL, &e);
         double silent = (double)(clock_ns() - w->t_pong) / 1e9;
         if (rc != ERR_GONE && silent > c->set->stage_timeout) rc = err_set(&e, ERR_TIMEOUT, "%s has not answered for %.1f s", w->name, silent);
@@ -533,9 +542,10 @@ void fleet_tick(coordinator *c)
         check_whole(c);
         if (!c->whole) check_time(c);
     }
-    if (clock_ns() - c->t_ping < PING_NS) return;
-    c->t_ping = clock_ns();
-    ping(c);
+    uint64_t now = clock_ns(), dead = (uint64_t)(c->set->stage_timeout * 1e9), every = dead / 4 < PING_NS ? dead / 4 : PING_NS;
+    if (now - c->t_ping < every) return;
+    ping(c, now - c->t_ping > dead / 2 + LATE_NS);
+    c->t_ping = now;
     if (c->sessions.n) fleet_ask_stats(c); /* an idle cluster stays idle */
 }
 

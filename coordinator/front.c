@@ -56,7 +56,8 @@ static err_code send_done(coordinator *c, job *j, uint32_t index, err *e)
     bool last = job_is_done(j);
     for (uint32_t i = 0; i < j->n_choices; i++) last = last && (i == index || j->choice[i].done_sent);
     message m = msg_init(MSG_DONE);
-    m.done = (msg_done){ .job = j->id, .index = index, .finish = ch->finish, .last = last, .prompt_tokens = j->tokens.n, .tokens = ch->n_tok,
+    m.done = (msg_done){ .job = j->id, .index = index, .finish = ch->finish, .last = last, .tokens = ch->n_tok,
+                         .prompt_tokens = j->tokens.n ? j->tokens.n : j->n_prompt,
                          .queue_us = us(j->t_submit, j->t_start), .ttft_us = us(j->t_submit, ch->t_first), .prefill_us = us(j->t_start, j->t_prefilled),
                          .decode_us = us(ch->t_first, ch->t_last), .prefill_mode = j->local, .slides = ch->slides, .code = j->failure.code,
                          .full_rows = j->full_rows, .n_passages = j->n_passages, .n_prompt = j->ask.echo_prompt_tokens ? j->tokens.n : 0 };
@@ -109,15 +110,21 @@ static void client_gone(coordinator *c, job *j)
     if (!j->ask.detach) job_cancel(c, j);
 }
 
+static void drop_scores(job *j)
+{
+    j->first_scored += j->n_scored;
+    j->n_scored = 0;
+    text_free(&j->full);
+}
+
 void front_flush_job(coordinator *c, job *j)
 {
     err e;
     err_code rc = ERR_OK;
-    if (!j->has_client) {
-        j->n_scored = 0; /* nobody will read them */
-        return;
-    }
+    if (!j->has_client) drop_scores(j); /* nobody will read them */
+    if (!j->has_client || !j->acked) return;
     while (!rc && j->n_scored) rc = send_scores(c, j, &e);
+    if (j->state == JOB_DONE && !j->n_scored) drop_scores(j);
     for (uint32_t i = 0; !rc && i < j->n_choices; i++) rc = flush_choice(c, j, i, &e);
     if (rc == ERR_GONE) client_gone(c, j); /* ERR_TIMEOUT: the client is slow, the next flush goes on from here */
 }
@@ -130,18 +137,24 @@ static void accept_job(coordinator *c, job *j, const err *bad)
 {
     err e;
     j->acked = true;
-    if (bad->code) {
+    if (!j->on_disk && bad->code) {
         send_fail(c, &j->client, j->ask.ref, bad);
         j->has_client = false;
         job_fail(c, j, bad);
         return;
     }
+    j->on_disk = true;
     message m = msg_init(MSG_ACCEPTED);
     m.accepted.ref = j->ask.ref;
     m.accepted.job = j->id;
-    if (to_client(c, &j->client, &m, NULL, &e) == ERR_GONE && !j->ask.detach) job_cancel(c, j);
-    if (j->ask.detach) j->has_client = false;
+    err_code rc = to_client(c, &j->client, &m, NULL, &e);
+    if (rc == ERR_GONE && !j->ask.detach) job_cancel(c, j);
+    j->acked = rc != ERR_TIMEOUT; /* a client that submits faster than it reads: the next round tries again */
+    if (j->ask.detach && j->acked) j->has_client = false;
 }
+
+/* A detached job that ended only because the cluster failed: the next coordinator runs it again. */
+static bool outlives(const coordinator *c, const job *j) { return c->fatal.code && j->failure.code && j->ask.detach; }
 
 /* Before anybody hears of them: new jobs and ends of jobs become durable, all of this round with one fsync. */
 static void record(coordinator *c)
@@ -150,7 +163,7 @@ static void record(coordinator *c)
     err_code rc = ERR_OK;
     for (job *j = c->jobs.head; j && !rc; j = j->next)
         if (j->state == JOB_DONE && !j->recorded) {
-            if (durable(c, j)) rc = journal_finish(c->journal, j, &e);
+            if (durable(c, j) && !outlives(c, j)) rc = journal_finish(c->journal, j, &e);
             j->recorded = true;
         }
     if (!rc && c->journal) rc = journal_commit(c->journal, &e);
@@ -173,7 +186,7 @@ static void on_submit(coordinator *c)
     if (!rc && j->ask.rag && !c->set->rag) rc = err_set(&e, ERR_INPUT, "retrieval was asked for, but the cluster has no corpus (--rag)");
     if (rc) {
         send_fail(c, &c->in.from, ref, &e);
-        if (j) j->has_client = false, job_fail(c, j, &e);
+        if (j) j->has_client = false, j->acked = true, job_fail(c, j, &e);
         return;
     }
     LOG(LOG_INFO, "JOB-NEW", "job=%" PRIu64 " custom_id=\"%s\" prompt_bytes=%zu max_tokens=%" PRIu64, j->id, j->ask.custom_id, j->prompt.len, j->ask.max_tokens);
@@ -210,8 +223,7 @@ static void on_fetch(coordinator *c)
         ch->sent_tok = f->offset < ch->n_tok ? f->offset : ch->n_tok;
         ch->sent_text = ch->sent_tok ? ch->tok[ch->sent_tok - 1].text_end : 0;
         ch->done_sent = false;
-    }
-    front_flush_job(c, j);
+    } /* the end of this round sends it, after the journal has it */
 }
 
 static void send_report(coordinator *c, const link_id *to, uint64_t ref, bool (*report)(coordinator *, text *))
@@ -257,7 +269,8 @@ static void probe_clients(coordinator *c)
         message m = msg_init(MSG_TOKEN);
         m.token.job = j->id;
         m.token.offset = j->choice[0].sent_tok;
-        if (j->state != JOB_DONE && j->has_client && to_client(c, &j->client, &m, (view[MSG_FRAMES_MAX]){ { 0 } }, &e) == ERR_GONE) client_gone(c, j);
+        bool ask = j->state != JOB_DONE && j->has_client && j->acked;
+        if (ask && to_client(c, &j->client, &m, (view[MSG_FRAMES_MAX]){ { 0 } }, &e) == ERR_GONE) client_gone(c, j);
     }
 }
 

@@ -124,7 +124,7 @@ bool job_is_done(const job *j)
 
 static bool may_go(const job *j)
 {
-    if (j->state != JOB_DONE || !j->recorded) return false;
+    if (j->state != JOB_DONE || !j->recorded || !j->acked || j->n_open) return false; /* a step in flight may mention its session */
     for (uint32_t i = 0; j->has_client && i < j->n_choices; i++)
         if (!j->choice[i].done_sent) return false;
     return true;
@@ -133,13 +133,17 @@ static bool may_go(const job *j)
 void job_list_trim(job_list *l)
 {
     job **at = &l->head;
+    uint32_t over = 0;
+    if (l->n <= l->keep) return;
+    for (const job *j = l->head; j; j = j->next) over += may_go(j);
     l->tail = NULL;
     while (*at) {
         job *j = *at;
-        if (l->n > l->keep && may_go(j)) {
+        if (over > l->keep && may_go(j)) {
             *at = j->next;
             job_free(j);
             l->n--;
+            over--;
         } else {
             l->tail = j;
             at = &j->next;

@@ -31,6 +31,8 @@ typedef struct {                 /* one of n answers */
     uint64_t t_first, t_last;    /* ns: first and last token */
 } choice;
 
+#define JOB_ID_MAX (UINT64_MAX >> 7) /* a session's id is job id x 64 + choice, and SQLite's numbers have a sign */
+
 typedef struct job {
     uint64_t id;
     job_state state;
@@ -39,6 +41,7 @@ typedef struct job {
     bool has_client;
     text prompt;                 /* as submitted, then with passages */
     token_list tokens;           /* the prompt's ids */
+    uint32_t n_prompt;           /* how many they were, of a finished job from the journal, which does not keep them */
     text stop;                   /* stop strings, each with its NUL */
     sample_bias *bias;
     sample_params sample;
@@ -53,6 +56,7 @@ typedef struct job {
     char cache_note[504];        /* why it was of no use, "" */
     bool local;                  /* prefill mode taken */
     bool cancelled;
+    bool on_disk;                /* as durable as it gets: it may be acknowledged */
     bool acked;                  /* the client has its ACCEPTED: only after the record is durable */
     bool recorded;               /* its end is in the journal */
     bool retrieved;              /* passages are in the prompt */
@@ -67,7 +71,7 @@ typedef struct { job *head, *tail; uint64_t next_id; uint32_t n, keep; } job_lis
  * value; frames are copied. */
 err_code job_new(job_list *l, const packet *in, uint32_t V, job **out, err *e);
 job *job_find(job_list *l, uint64_t id);
-/* Forget the oldest finished jobs beyond `keep` that have nothing left to send. */
+/* Forget the oldest finished jobs beyond `keep` that have nothing left to send and no session left. */
 void job_list_trim(job_list *l);
 void job_list_free(job_list *l);
 const char *job_state_name(job_state s);

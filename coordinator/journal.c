@@ -14,9 +14,11 @@ static const char *const sql[Q_COUNT] = {
     [Q_PASSAGES] = "UPDATE job SET prompt=?2, passages=?3, n_passages=?4 WHERE id=?1",
     [Q_FINISH] = "UPDATE job SET done=1, code=?2, error=?3, full_rows=?4, n_prompt=?5 WHERE id=?1 AND done=0",
     [Q_CHOICE] = "INSERT OR IGNORE INTO choice(job, idx, finish, slides, tokens, top, shown) VALUES(?1,?2,?3,?4,?5,?6,?7)",
-    [Q_FORGET] = "DELETE FROM job WHERE id<?1 AND done=1",
+    /* the greatest id stays, so that none is given twice */
+    [Q_FORGET] = "DELETE FROM job WHERE id<?1 AND done=1 AND id<(SELECT max(id) FROM job)",
     [Q_FORGET_CHOICES] = "DELETE FROM choice WHERE job<?1 AND job NOT IN (SELECT id FROM job)",
-    [Q_LOAD] = "SELECT id, submit, prompt, tokens, stop, bias, passages, n_passages, done, code, error, full_rows FROM job ORDER BY id",
+    [Q_LOAD] = "SELECT id, submit, prompt, tokens, stop, bias, passages, n_passages, done, code, error, full_rows, n_prompt"
+               " FROM job ORDER BY id",
     [Q_LOAD_CHOICE] = "SELECT idx, finish, slides, tokens, top, shown FROM choice WHERE job=?1 ORDER BY idx",
 };
 static const char schema[] =
@@ -221,7 +223,9 @@ static bool load_choice(sqlite3_stmt *s, job *j)
     c->cap_top = c->n_top;
     for (size_t k = 0; k < c->n_tok; k++)
         if (c->tok[k].text_end > shown.len || c->tok[k].top_end > c->n_top) return false;
-    c->finish = (finish_reason)sqlite3_column_int(s, 1);
+    int finish = sqlite3_column_int(s, 1);
+    if (finish < 0 || finish > FINISH_SCORED) return false;
+    c->finish = (finish_reason)finish;
     c->slides = (uint32_t)sqlite3_column_int(s, 2);
     c->done = c->done_sent = true;
     return text_add(&c->shown, shown.ptr, shown.len);
@@ -250,7 +254,7 @@ static err_code load_job(journal *g, job_list *l, uint32_t V, err *e)
     in.frame[SUBMIT_STOP] = column(s, 4);
     in.frame[SUBMIT_BIAS] = column(s, 5);
     job *j;
-    err_code rc = msg_decode(&in.head, head.ptr, head.len, e);
+    err_code rc = id && id <= JOB_ID_MAX ? msg_decode(&in.head, head.ptr, head.len, e) : err_set(e, ERR_IO, "no such number can be");
     if (!rc && in.head.type != MSG_SUBMIT) rc = err_set(e, ERR_IO, "not a SUBMIT");
     if (!rc) rc = msg_check_frames(&in.head, in.frame, 4, e);
     l->next_id = id - 1;
@@ -265,9 +269,13 @@ static err_code load_job(journal *g, job_list *l, uint32_t V, err *e)
     if (!sqlite3_column_int(s, 8)) return ERR_OK;
     j->state = JOB_DONE;
     j->recorded = true;
-    j->failure.code = (err_code)sqlite3_column_int(s, 9);
-    snprintf(j->failure.text, sizeof j->failure.text, "%s", (const char *)sqlite3_column_text(s, 10));
+    int code = sqlite3_column_int(s, 9);
+    int64_t n_prompt = sqlite3_column_int64(s, 12);
+    view why = column(s, 10);
+    j->failure.code = code >= 0 && code < ERR_COUNT ? (err_code)code : ERR_STATE;
+    snprintf(j->failure.text, sizeof j->failure.text, "%.*s", (int)why.len, (const char *)why.ptr);
     j->full_rows = (uint32_t)sqlite3_column_int64(s, 11);
+    j->n_prompt = n_prompt > 0 && n_prompt <= 1 << 24 ? (uint32_t)n_prompt : 0; /* what DONE can say */
     return load_choices(g, j, e);
 }
 

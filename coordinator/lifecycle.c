@@ -110,7 +110,7 @@ void job_begin(coordinator *c, job *j)
         return;
     }
     j->state = JOB_RUNNING;
-    open_everywhere(c, s);
+    if (fleet_is_whole(c)) open_everywhere(c, s); /* else sessions_reopen does, once */
 }
 
 /* ---- a stage died -------------------------------------------------------------------------------------------------- */
@@ -130,7 +130,7 @@ void sessions_reopen(coordinator *c)
 {
     uint32_t n = 0;
     for (session *s = c->sessions.head; s; s = s->next)
-        if (s->state == SESSION_OPENING) open_everywhere(c, s), n++;
+        if (s->state == SESSION_OPENING) s->acks = 0, open_everywhere(c, s), n++;
     LOG(LOG_WARN, "SESSIONS-REBUILT", "epoch=%u sessions=%u", c->epoch, n);
 }
 
@@ -148,6 +148,7 @@ void session_opened(coordinator *c, uint64_t id)
 {
     session *s = session_find(&c->sessions, id);
     err e;
+    if (!fleet_is_whole(c)) return; /* it was opened before a stage died, and is opened again */
     if (!s || s->state != SESSION_OPENING || ++s->acks < c->n_stages) return;
     s->acks = 0;
     bool first = !s->job->t_start;
@@ -179,21 +180,35 @@ void session_failed(coordinator *c, uint64_t id, const err *why)
     if (s && s->state != SESSION_OVER) job_fail(c, s->job, why);
 }
 
-void jobs_advance(coordinator *c)
+/* Sessions that a job has or is going to have: its choices part only when its prompt is done. */
+static uint32_t places_of(const job *j)
+{
+    uint32_t n = 0;
+    if (j->state == JOB_RUNNING || j->state == JOB_RETRIEVING)
+        for (uint32_t i = 0; i < j->n_choices; i++) n += !j->choice[i].done;
+    return n > j->n_open ? n : j->n_open;
+}
+
+/* The worker may have died a moment ago: then the job waits for the next one. */
+static void retrieve_first(coordinator *c, job *j)
 {
     err e;
-    uint32_t taken = c->sessions.n;
+    j->state = JOB_RETRIEVING;
+    err_code rc = retrieve_ask(c, j, &e);
+    if (rc == ERR_GONE) fleet_lost(c, c->rag, &e);
+    else if (rc) job_fail(c, j, &e);
+}
+
+void jobs_advance(coordinator *c)
+{
+    uint64_t taken = 0;
     if (!fleet_is_whole(c)) return;
+    for (const job *j = c->jobs.head; j; j = j->next) taken += places_of(j);
     for (job *j = c->jobs.head; j; j = j->next) {
-        if (j->state == JOB_RETRIEVING) taken += j->n_choices;
         if (j->state != JOB_QUEUED || (j->ask.rag && !c->rag)) continue;
         if (taken && taken + j->n_choices > c->set->max_sessions) return; /* first come, first served */
         taken += j->n_choices;
-        if (!j->ask.rag || j->retrieved || j->ask.kind == 1) {
-            job_begin(c, j);
-        } else {
-            j->state = JOB_RETRIEVING;
-            if (retrieve_ask(c, j, &e)) job_fail(c, j, &e);
-        }
+        if (!j->ask.rag || j->retrieved || j->ask.kind == 1) job_begin(c, j);
+        else retrieve_first(c, j);
     }
 }

@@ -153,6 +153,7 @@ static void say_fail(prefill *p, uint64_t session, const err *why)
     err e;
     message m = msg_init(MSG_FAIL);
     m.fail.code = why->code;
+    m.fail.epoch = p->o.epoch;
     m.fail.session = session;
     snprintf(m.fail.text, sizeof m.fail.text, "local prefill: %s", why->text);
     if (p->inbox) link_send(p->inbox, NULL, &m, NULL, 1000, &e);
@@ -202,7 +203,7 @@ static void *thread_main(void *arg)
     for (task *t; (t = next_task(p));) {
         err te = e;
         err_code trc = rc ? rc : run_task(p, t, &te);
-        if (trc) say_fail(p, t->session, &te);
+        if (trc && !given_up(p, t)) say_fail(p, t->session, &te);
         task_done(p, t);
     }
     unload(p);

@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REUSE_MIN 8u             /* a shorter beginning in common (BOS, a chat's head) is computed as fast as it is read */
-#define PART_BYTES (4u << 20)    /* of a part: reading, checking and sending one takes a millisecond or two */
+#define REUSE_MIN 8u          /* a shorter beginning in common (BOS, a chat's head) is computed as fast as it is read */
+#define PART_BYTES (4u << 20) /* of a part: reading, checking and sending one takes a millisecond or two */
 #define PART_ROWS 512u
-#define SILENT_NS 10000000000u   /* a stage that gives no rows for so long: the save is given up */
+#define SILENT_NS 10000000000u /* a stage that gives no rows for so long: the save is given up */
 
 typedef enum { CACHE_CHECK, CACHE_SEND, CACHE_WAIT, CACHE_IDLE, CACHE_COMMIT, CACHE_PULL, CACHE_OVER } phase;
 
@@ -17,18 +17,24 @@ struct prompt_cache {
     phase phase;
     cache_reader *in;
     cache_writer *out;
-    uint32_t reuse;              /* rows that are taken from the file */
-    bool covers;                 /* the file holds the whole prompt: nothing to save */
-    bool foreign;                /* it is none of ours: never written to */
-    uint32_t rows, n;            /* of a part; of the prompt */
-    cache_part next;             /* asked for */
-    uint64_t t_asked;
+    uint32_t reuse;   /* rows that are taken from the file */
+    bool covers;      /* the file holds the whole prompt: nothing to save */
+    bool foreign;     /* it is none of ours: never written to */
+    uint32_t rows, n; /* of a part; of the prompt */
+    cache_part next;  /* asked for */
+    cache_part part;  /* read, */
+    view stream;      /* and to be sent when its stage has room */
+    bool unsent;
+    uint64_t t_asked; /* also: when the last part went out */
 };
 
 static cache_key key_of(const coordinator *c, const job *j)
 {
     const rope_config *r = &c->shape.rope;
-    cache_key k = { .lora_scale = j->ask.lora_scale, .format = c->kv, .path = c->path, .layers = c->shape.L,
+    cache_key k = { .lora_scale = j->ask.lora_scale,
+                    .format = c->kv,
+                    .path = c->path,
+                    .layers = c->shape.L,
                     .rope_long = r->scaling == ROPE_LONG && c->n_ctx > r->orig_ctx };
     snprintf(k.digest, sizeof k.digest, "%s", gguf_digest(c->file));
     snprintf(k.lora, sizeof k.lora, "%s", j->ask.lora_digest);
@@ -124,23 +130,28 @@ static err_code push(coordinator *c, session *s, const cache_part *part, view st
     h.kv_push.epoch = c->epoch;
     h.kv_push.session = s->id;
     h.kv_push.last = part->to >= s->cache->reuse && part->layer + 1 == m->part.last;
-    return link_send(c->bulk[m->stage], NULL, &h, &stream, 1000, e);
+    return link_send(c->bulk[m->stage], NULL, &h, &stream, 2, e); /* a moment, as reading a part takes */
 }
 
 static void send_one(coordinator *c, session *s)
 {
     struct prompt_cache *p = s->cache;
-    cache_part part;
-    view stream;
-    bool end;
+    bool end = false;
     err e;
-    err_code rc = cache_read_part(p->in, &part, &stream, &end, &e);
-    if (!rc && (end || part.from >= p->reuse)) {
+    err_code rc = p->unsent ? ERR_OK : cache_read_part(p->in, &p->part, &p->stream, &end, &e);
+    if (!rc && (end || p->part.from >= p->reuse)) {
         cache_read_close(&p->in);
         p->phase = CACHE_WAIT;
         return;
     }
-    if (!rc) rc = push(c, s, &part, stream, &e);
+    if (!rc) rc = push(c, s, &p->part, p->stream, &e);
+    /* a stage in a long step: the others do not wait for it */
+    if (rc == ERR_TIMEOUT && (!p->unsent || clock_ns() - p->t_asked < SILENT_NS)) {
+        if (!p->unsent) p->t_asked = clock_ns();
+        p->unsent = true;
+        return;
+    }
+    p->unsent = false;
     if (rc) job_fail(c, s->job, &e); /* it was whole a moment ago, and stages may have some of it */
 }
 
@@ -161,14 +172,16 @@ static bool worth_saving(const session *s)
 {
     const struct prompt_cache *p = s->cache;
     const job *j = s->job;
-    return !p->covers && !p->foreign && !s->index && !j->failure.code && !j->cancelled && !j->choice[0].slides && s->cursor >= s->n_prompt;
+    return !p->covers && !p->foreign && !s->index && !j->failure.code && !j->cancelled && !j->choice[0].slides &&
+           s->cursor >= s->n_prompt;
 }
 
 static void finish(session *s, bool keep, const err *why)
 {
     err e;
     if (why) LOG(LOG_WARN, "PROMPT-CACHE", "job=%" PRIu64 " not saved: %s", s->job->id, why->text);
-    if (cache_write_close(&s->cache->out, keep, &e)) LOG(LOG_WARN, "PROMPT-CACHE", "job=%" PRIu64 " not saved: %s", s->job->id, e.text);
+    if (cache_write_close(&s->cache->out, keep, &e))
+        LOG(LOG_WARN, "PROMPT-CACHE", "job=%" PRIu64 " not saved: %s", s->job->id, e.text);
     s->cache->phase = CACHE_OVER;
 }
 
@@ -184,7 +197,10 @@ static void ask_next(coordinator *c, session *s)
     if (rc) finish(s, false, &e);
 }
 
-static uint32_t end_of_part(const struct prompt_cache *p, uint32_t from) { return p->n - from < p->rows ? p->n : from + p->rows; }
+static uint32_t end_of_part(const struct prompt_cache *p, uint32_t from)
+{
+    return p->n - from < p->rows ? p->n : from + p->rows;
+}
 
 static void begin_save(coordinator *c, session *s)
 {
@@ -206,7 +222,8 @@ bool prompt_cache_holds(coordinator *c, session *s)
 {
     struct prompt_cache *p = s->cache;
     if (!p || p->phase == CACHE_OVER) return false;
-    if (p->phase == CACHE_PULL && clock_ns() - p->t_asked > SILENT_NS) finish(s, false, &(err){ ERR_TIMEOUT, "a stage gives no rows" });
+    if (p->phase == CACHE_PULL && clock_ns() - p->t_asked > SILENT_NS)
+        finish(s, false, &(err){ ERR_TIMEOUT, "a stage gives no rows" });
     if (p->phase != CACHE_PULL && p->phase != CACHE_COMMIT && !worth_saving(s)) return false;
     if (p->phase == CACHE_COMMIT) begin_save(c, s);
     if (p->phase == CACHE_IDLE) { /* the rows that were sent last are tentative still */
@@ -223,7 +240,8 @@ void prompt_cache_rows(coordinator *c)
     session *s = session_find(&c->sessions, m->session);
     struct prompt_cache *p = s ? s->cache : NULL;
     err e;
-    if (m->epoch != c->epoch || !p || p->phase != CACHE_PULL || m->layer != p->next.layer || m->from != p->next.from || m->to != p->next.to)
+    if (m->epoch != c->epoch || !p || p->phase != CACHE_PULL || m->layer != p->next.layer || m->from != p->next.from ||
+        m->to != p->next.to)
         return;
     if (cache_write_part(p->out, &p->next, c->in.frame[0], &e)) {
         finish(s, false, &e);
@@ -270,7 +288,8 @@ void prompt_cache_break(coordinator *c)
     for (session *s = c->sessions.head; s; s = s->next) {
         if (!s->cache) continue;
         if (s->cache->phase == CACHE_PULL) finish(s, false, &(err){ ERR_GONE, "a stage died" });
-        else if (s->cache->phase != CACHE_OVER) cache_read_close(&s->cache->in), s->cache->phase = s->state == SESSION_OVER ? CACHE_OVER : CACHE_IDLE;
+        else if (s->cache->phase != CACHE_OVER)
+            cache_read_close(&s->cache->in), s->cache->phase = s->state == SESSION_OVER ? CACHE_OVER : CACHE_IDLE;
     }
     for (size_t i = 0; i < sizeof c->bulk / sizeof *c->bulk; i++)
         if (c->bulk[i]) link_close(&c->bulk[i]);

@@ -15,7 +15,8 @@ err_code pump_open(coordinator *c, err *e)
     pump *p = &c->pump;
     p->width = c->set->in_flight ? (uint32_t)c->set->in_flight : c->n_stages;
     p->next_step = 1;
-    p->cap_ops = c->max_rows + 2 * (uint32_t)c->set->max_sessions + 64; /* one a row, and forks of every session */
+    uint32_t sessions = c->set->max_sessions > 64 ? (uint32_t)c->set->max_sessions : 64; /* one job alone may have 64 */
+    p->cap_ops = c->max_rows + 2 * sessions + 64; /* one a row, and two for the fork of every session */
     p->at = calloc(p->width, sizeof *p->at);
     p->rows = calloc(c->max_rows, sizeof *p->rows);
     p->ops = calloc(p->cap_ops, sizeof *p->ops);
@@ -99,20 +100,24 @@ static uint32_t count(const coordinator *c, bool decode)
     return n;
 }
 
-static bool any_decoding(const coordinator *c)
+/* Has rows to decode, or on their way. One that waits for a slow client to take its scores has not: nobody waits for it. */
+static bool decodes(const coordinator *c, const session *s)
 {
-    for (const session *s = c->sessions.head; s; s = s->next)
-        if (s->state == SESSION_DECODE || (s->state == SESSION_WAIT && s->cursor >= s->n_prompt)) return true;
-    return false;
+    return may_send(c, s, true) || (s->state == SESSION_WAIT && s->cursor >= s->n_prompt);
+}
+
+static uint32_t decoding(const coordinator *c)
+{
+    uint32_t n = 0;
+    for (const session *s = c->sessions.head; s; s = s->next) n += decodes(c, s);
+    return n;
 }
 
 /* Sessions that decode are spread over the micro-batches in flight, so that every stage has something to do. A prompt
  * takes one of these places: with two places all tokens go in the other one and wait for one chunk, not for two. */
 static uint32_t decode_share(const coordinator *c)
 {
-    uint32_t n = 0, places = c->pump.width - (c->pump.width > 1 && count(c, false));
-    for (const session *s = c->sessions.head; s; s = s->next)
-        n += s->state == SESSION_DECODE || (s->state == SESSION_WAIT && s->cursor >= s->n_prompt);
+    uint32_t n = decoding(c), places = c->pump.width - (c->pump.width > 1 && count(c, false));
     uint32_t share = (n + places - 1) / places;
     return share < c->max_rows ? share : c->max_rows;
 }
@@ -158,7 +163,7 @@ static bool choose(const coordinator *c, bool *decode)
 {
     uint32_t d = count(c, true), p = count(c, false);
     if (!d && !p) return *decode = false, c->pump.n_op > 0;
-    if (p && c->pump.last_was_prompt && any_decoding(c)) return *decode = true, d > 0;
+    if (p && c->pump.last_was_prompt && decoding(c)) return *decode = true, d > 0;
     *decode = !p;
     return true;
 }
@@ -250,17 +255,15 @@ bool pump_commit(coordinator *c, session *s)
     return true;
 }
 
-static void queue_fork(coordinator *c, session *parent, session *child)
+static err_code queue_fork(coordinator *c, session *parent, session *child, err *e)
 {
     pump *p = &c->pump;
-    if (!room_for_ops(p, 2)) {
-        job_fail(c, parent->job, &(err){ ERR_NOMEM, "out of memory for forks" });
-        return;
-    }
+    if (!room_for_ops(p, 2)) return err_set(e, ERR_NOMEM, "out of memory for forks");
     p->op[p->n_op++] = (pending_op){ { .session = parent->id, .row = parent->cursor - 1, .kind = OP_COMMIT }, parent, NULL };
     p->op[p->n_op++] = (pending_op){ { .session = parent->id, .other = child->id, .kind = OP_FORK }, parent, child };
     parent->refs += 2;
     child->refs++;
+    return ERR_OK;
 }
 
 /* The prompt is done and several choices are wanted: each gets a session of its own, which samples from this same answer. */
@@ -270,9 +273,8 @@ static err_code split_choices(coordinator *c, session *s, const session_answer *
     for (uint32_t i = 1; !rc && i < s->job->n_choices; i++) {
         session *child;
         rc = session_split(&c->sessions, s, i, &child, e);
-        if (rc) return rc;
-        queue_fork(c, s, child);
-        rc = session_take(child, a, c->tok, c->n_ctx, e);
+        if (!rc) rc = queue_fork(c, s, child, e);
+        if (!rc) rc = session_take(child, a, c->tok, c->n_ctx, e);
     }
     return rc;
 }
@@ -295,6 +297,7 @@ static void take_score(coordinator *c, session *s, const session_answer *a)
 {
     job *j = s->job;
     uint32_t i = a->row->row;
+    if (j->ask.role == 1 && s->state == SESSION_WAIT && s->cursor == i + 1 && s->cursor < s->tokens.n) s->state = SESSION_DECODE;
     if (i < j->first_scored + j->n_scored) return; /* counted before a rebuild */
     size_t V = a->full ? c->shape.V : 0;
     score_rec *r = realloc(j->score, (j->n_scored + 1) * sizeof *r);
@@ -305,7 +308,6 @@ static void take_score(coordinator *c, session *s, const session_answer *a)
     }
     j->score[j->n_scored++] = (score_rec){ s->tokens.id[i], a->row->target_logit, a->row->lse, a->row->entropy };
     if (i + 1 == s->tokens.n) session_end(s, FINISH_SCORED);
-    else if (j->ask.role == 1 && s->state == SESSION_WAIT && s->cursor == i + 1) s->state = SESSION_DECODE;
 }
 
 static void take_row(coordinator *c, const result_row *r, const view *full, const candidate *cand)
@@ -325,8 +327,8 @@ static void take_row(coordinator *c, const result_row *r, const view *full, cons
     else if (r->row + 1 == s->cursor) take_token(c, s, &a);
 }
 
-/* Do the rows' own counts fit the tables? (The frames fit the header already.) */
-static bool rows_fit(const coordinator *c, const msg_result *m, const result_row *r)
+/* Do the rows' own counts fit the tables, and the ids the vocabulary? (The frames fit the header already.) */
+static bool rows_fit(const coordinator *c, const msg_result *m, const result_row *r, const candidate *cand)
 {
     uint64_t cands = 0;
     for (uint64_t i = 0; i < m->n_rows; i++) {
@@ -334,6 +336,8 @@ static bool rows_fit(const coordinator *c, const msg_result *m, const result_row
         if (r[i].full != MSG_NO_ROW && r[i].full >= m->n_full) return false;
         if (r[i].status >= ERR_COUNT) return false;
     }
+    for (uint64_t i = 0; i < m->n_cands; i++)
+        if (cand[i].id >= c->shape.V) return false;
     return cands <= m->n_cands && (m->n_full == 0 || m->vocab == c->shape.V);
 }
 
@@ -353,6 +357,18 @@ static void *aligned_frames(const packet *in, result_row **rows, candidate **can
     return p;
 }
 
+/* A session whose last rows came back without an answer would wait for ever. */
+static void fail_unanswered(coordinator *c, const flight *f, uint64_t step)
+{
+    err e;
+    for (uint32_t i = 0; i < f->n_parts; i++) {
+        session *s = f->part[i].s;
+        if (s->state != SESSION_WAIT || s->refs) continue;
+        err_set(&e, ERR_PROTO, "the result of step %" PRIu64 " has no answer for row %u", step, s->cursor - 1);
+        job_fail(c, s->job, &e);
+    }
+}
+
 void pump_result(coordinator *c)
 {
     const msg_result *m = &c->in.head.result;
@@ -366,7 +382,7 @@ void pump_result(coordinator *c)
     candidate *cand;
     view full;
     void *copy = aligned_frames(&c->in, &rows, &cand, &full);
-    if (!copy || !rows_fit(c, m, rows)) { /* the rows are lost: their jobs end with an error that says why */
+    if (!copy || !rows_fit(c, m, rows, cand)) { /* the rows are lost: their jobs end with an error that says why */
         err e;
         if (copy) err_set(&e, ERR_PROTO, "result of step %" PRIu64 ": counts of its rows do not fit its tables", m->step);
         else err_set(&e, ERR_NOMEM, "out of memory for the result of step %" PRIu64, m->step);
@@ -381,6 +397,7 @@ void pump_result(coordinator *c)
     free(copy);
     LOG(LOG_DEBUG, "STEP-DONE", "step=%" PRIu64 " rows=%u us=%" PRIu64, m->step, c->pump.at[at].n_rows, (clock_ns() - c->pump.at[at].t_sent) / 1000);
     end_flight(c, at);
+    fail_unanswered(c, &c->pump.at[c->pump.n], m->step);
 }
 
 /* Every step on its way is lost: a stage is gone. */

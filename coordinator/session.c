@@ -143,7 +143,7 @@ bool session_needs_row(session *s, const session_answer *a)
     sample_choice c;
     sample_params p = s->sample;
     for (uint32_t i = 0; i < s->job->n_choices; i++) {
-        if (s->job->n_choices > 1) p.seed = s->job->sample.seed + i;
+        if (!s->made) p.seed = s->job->sample.seed + i;
         if (sample_pick(&p, &in, s->tokens.id, s->tokens.n, (uint32_t)s->born, &s->scratch, &c) == SAMPLE_NEED_ROW) return true;
         if (s->made) break; /* choices part after the first token */
     }

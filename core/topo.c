@@ -92,7 +92,7 @@ static err_code pick(topo *t, const char *where, err *e)
     char copy[256], *save = NULL;
     snprintf(copy, sizeof copy, "%s", where);
     hwloc_cpuset_t out = hwloc_bitmap_alloc();
-    bool ok = out != NULL;
+    bool ok = out != NULL && strlen(where) < sizeof copy;
     for (char *w = strtok_r(copy, " ,", &save); ok && w; w = strtok_r(NULL, " ,", &save)) ok = add_location(t, w, out);
     if (ok) hwloc_bitmap_and(out, out, t->set);
     if (!ok || hwloc_bitmap_iszero(out)) {

@@ -159,7 +159,8 @@ static err_code survey(batch *b, err *e)
         const char *id = json_string_value(json_object_get(o, "custom_id"));
         const json_t *before = id ? json_object_get(ids, id) : NULL;
         if (before) rc = doubled(id, b->in.number, before, e), err_wrap(e, "%s", b->s->batch);
-        else if (id && json_object_set_new(ids, id, json_integer((json_int_t)b->in.number))) rc = err_set(e, ERR_NOMEM, "out of memory");
+        else if (id && json_object_set_new(ids, id, json_integer((json_int_t)b->in.number)))
+            rc = err_set(e, ERR_NOMEM, "out of memory");
         json_decref(o);
         b->total++;
     }

@@ -6,7 +6,8 @@
 #define MODELS "The model is a GGUF file, the bundled one when no file is named."
 
 const command commands[] = {
-    { "run", CMD_RUN, cmd_run, "answer one prompt; starts a cluster of its own when none is up", "[-m MODEL] [--chat] -p TEXT | -f FILE | -", "",
+    { "run", CMD_RUN, cmd_run, "answer one prompt; starts a cluster of its own when none is up",
+      "[-m MODEL] [--chat] -p TEXT | -f FILE | -", "",
       "sluice run -p 'Once upon a time' -n 64 --stages 2",
       "The text goes to standard output as it comes, a summary of the stages, tokens and times to standard error; with --json one "
       "object goes to standard output at the end.\n"
@@ -61,7 +62,7 @@ const command commands[] = {
     { "config", CMD_CONFIG, cmd_config, "print every configuration key with its reason", "", "", "sluice config > sluice.ini",
       "The output is a configuration file with every key commented out; sluice.ini(5) is the same as a page." },
     { "completion", CMD_COMPLETION, cmd_completion, "print completion for a shell", "bash | zsh", "bash|zsh",
-      "source <(sluice completion bash)",
+      "sluice completion bash >> ~/.bash_completion",
       "For zsh, write the output to a file named _sluice in a folder of $fpath. make install puts both in place." },
 };
 const size_t commands_n = sizeof commands / sizeof commands[0];

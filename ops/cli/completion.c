@@ -8,7 +8,10 @@
 
 typedef enum { WANTS_NOTHING, WANTS_WORDS, WANTS_FILE, WANTS_DIR } wants;
 
-static bool begins(const char *s, const char *with) { return !strncmp(s, with, strlen(with)); }
+static bool begins(const char *s, const char *with)
+{
+    return !strncmp(s, with, strlen(with));
+}
 
 static wants wants_of(const char *meta)
 {
@@ -21,7 +24,10 @@ static wants wants_of(const char *meta)
     return WANTS_NOTHING;
 }
 
-static bool takes(const command *c, const opt_row *o) { return (o->commands & c->bit & CMD_ALL) != 0; }
+static bool takes(const command *c, const opt_row *o)
+{
+    return (o->commands & c->bit & CMD_ALL) != 0;
+}
 
 static void put_words(FILE *out, const char *words)
 {
@@ -79,7 +85,8 @@ static void write_bash(FILE *out)
     fputs("    local commands='", out);
     for (size_t i = 0; i < commands_n; i++) fprintf(out, "%s ", commands[i].name);
     fputs("help'\n    if ((COMP_CWORD == 1)); then _sluice_words \"$commands --help --version\"; return; fi\n"
-          "    if [[ $cmd == help ]]; then _sluice_words \"$commands\"; return; fi\n    case $cmd:$prev in\n", out);
+          "    if [[ $cmd == help ]]; then _sluice_words \"$commands\"; return; fi\n    case $cmd:$prev in\n",
+          out);
     for (size_t i = 0; i < commands_n; i++)
         for (size_t k = 0; k < opt_count; k++)
             if (takes(&commands[i], &opt_table[k]) && opt_table[k].kind != KIND_FLAG) bash_value(out, &commands[i], &opt_table[k]);
@@ -90,7 +97,8 @@ static void write_bash(FILE *out)
           "    elif ((COMP_CWORD == 2)) && [[ -n $words ]]; then _sluice_words \"$words\"\n"
           "    elif [[ $cmd == model ]]; then _sluice_words FILE; fi\n"
           "}\n"
-          "complete -F _sluice sluice\n", out);
+          "complete -F _sluice sluice\n",
+          out);
 }
 
 /* ---- zsh ---- */
@@ -144,8 +152,10 @@ static void zsh_command(FILE *out, const command *c)
 
 static void write_zsh(FILE *out)
 {
-    fputs("#compdef sluice\n# zsh completion for sluice, written by `sluice completion zsh` from its tables of commands and options.\n"
-          "_sluice() {\n    local -a commands\n    commands=(\n", out);
+    fputs("#compdef sluice\n# zsh completion for sluice, written by `sluice completion zsh` from its tables of commands and "
+          "options.\n"
+          "_sluice() {\n    local -a commands\n    commands=(\n",
+          out);
     for (size_t i = 0; i < commands_n; i++) {
         fprintf(out, "        '%s:", commands[i].name);
         zsh_text(out, commands[i].help, 100);
@@ -153,7 +163,8 @@ static void write_zsh(FILE *out)
     }
     fputs("        'help:explain a command'\n    )\n"
           "    if (( CURRENT == 2 )) || [[ $words[2] == help ]]; then _describe command commands; return; fi\n"
-          "    shift words\n    (( CURRENT-- ))\n    case $words[1] in\n", out);
+          "    shift words\n    (( CURRENT-- ))\n    case $words[1] in\n",
+          out);
     for (size_t i = 0; i < commands_n; i++) zsh_command(out, &commands[i]);
     fputs("    esac\n}\nif [[ $funcstack[1] == _sluice ]]; then _sluice \"$@\"; else compdef _sluice sluice; fi\n", out);
 }

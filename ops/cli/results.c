@@ -9,8 +9,14 @@
 
 /* Owns the output file of a batch, from what an earlier run left there to its last line. */
 
-static err_code no_memory(err *e) { return err_set(e, ERR_NOMEM, "out of memory"); }
-static err_code io_error(const results *r, err *e) { return err_set(e, ERR_IO, "%s: %s", r->name, strerror(errno)); }
+static err_code no_memory(err *e)
+{
+    return err_set(e, ERR_NOMEM, "out of memory");
+}
+static err_code io_error(const results *r, err *e)
+{
+    return err_set(e, ERR_IO, "%s: %s", r->name, strerror(errno));
+}
 
 /* ---- what is there already ---- */
 
@@ -28,11 +34,11 @@ static line_kind judge(results *r, json_t *o)
 }
 
 typedef struct {
-    FILE *from, *to;          /* to NULL: only look */
+    FILE *from, *to; /* to NULL: only look */
     char *line;
     size_t cap;
     ssize_t n;
-    bool dirty;               /* something has to go, or an end of line is missing */
+    bool dirty; /* something has to go, or an end of line is missing */
 } reading;
 
 static err_code take_line(results *r, reading *t, uint64_t number, err *e)
@@ -57,7 +63,8 @@ static err_code read_old(results *r, reading *t, err *e)
     err_code rc = ERR_OK;
     rewind(t->from);
     r->kept = r->retried = 0;
-    for (uint64_t number = 1; rc == ERR_OK && (t->n = getline(&t->line, &t->cap, t->from)) > 0; number++) rc = take_line(r, t, number, e);
+    for (uint64_t number = 1; rc == ERR_OK && (t->n = getline(&t->line, &t->cap, t->from)) > 0; number++)
+        rc = take_line(r, t, number, e);
     if (rc == ERR_OK && ferror(t->from)) rc = io_error(r, e);
     return rc;
 }
@@ -114,7 +121,10 @@ err_code results_open(results *r, const char *path, err *e)
     return ERR_OK;
 }
 
-bool results_have(const results *r, const char *custom_id) { return json_object_get(r->have, custom_id) != NULL; }
+bool results_have(const results *r, const char *custom_id)
+{
+    return json_object_get(r->have, custom_id) != NULL;
+}
 
 /* ---- what is added ---- */
 

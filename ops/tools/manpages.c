@@ -7,7 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { const char *name; uint32_t bit; const char *help, *about; } program;
+typedef struct {
+    const char *name;
+    uint32_t bit;
+    const char *help, *about;
+} program;
 
 static const program programs[] = {
     { "sluice-coordinator", CMD_COORDINATOR, "takes jobs, schedules the steps of a pipeline, samples tokens",
@@ -163,10 +167,12 @@ static void program_page(FILE *out, const program *p)
 static void main_page(FILE *out)
 {
     head(out, "sluice", 1, "runs a large language model as a pipeline of processes");
-    fputs(".SH SYNOPSIS\n\\fBsluice\\fR \\fICOMMAND\\fR [\\fIOPTION\\fR...]\n.SH DESCRIPTION\n"
-          "A coordinator takes jobs, stages each hold a range of layers and their part of the KV cache, a retrieval worker looks up\n"
-          "passages; sluice starts and stops them all. The same job gives the same tokens, whatever the number of stages, the other\n"
-          "jobs in the batch, the number of threads or the instruction set.\n.SH COMMANDS\n", out);
+    fputs(
+        ".SH SYNOPSIS\n\\fBsluice\\fR \\fICOMMAND\\fR [\\fIOPTION\\fR...]\n.SH DESCRIPTION\n"
+        "A coordinator takes jobs, stages each hold a range of layers and their part of the KV cache, a retrieval worker looks up\n"
+        "passages; sluice starts and stops them all. The same job gives the same tokens, whatever the number of stages, the other\n"
+        "jobs in the batch, the number of threads or the instruction set.\n.SH COMMANDS\n",
+        out);
     for (size_t i = 0; i < commands_n; i++) {
         fprintf(out, ".TP\n.BR sluice\\-%s (1)\n", commands[i].name);
         line(out, commands[i].help);
@@ -185,7 +191,10 @@ static void main_page(FILE *out)
 
 /* ---- sluice.ini(5) ---- */
 
-static size_t section_len(const char *ini) { return strcspn(ini, "."); }
+static size_t section_len(const char *ini)
+{
+    return strcspn(ini, ".");
+}
 
 static bool same_section(const opt_row *a, const opt_row *b)
 {
@@ -215,9 +224,11 @@ static void ini_page(FILE *out)
 {
     head(out, "sluice.ini", 5, "configuration of sluice");
     fputs(".SH DESCRIPTION\n"
-          "The file that \\-c FILE names. The command line wins over it. Escapes in texts: \\en \\et \\es (a space at an end) \\e\\e.\n"
+          "The file that \\-c FILE names. The command line wins over it. Escapes in texts: \\en \\et \\es (a space at an end) "
+          "\\e\\e.\n"
           "An indented line goes on with the value above it; a semicolon behind a space begins a comment. An empty text means the\n"
-          "default. An unknown key is an error. \\fBsluice config\\fR prints all of this as a file.\n", out);
+          "default. An unknown key is an error. \\fBsluice config\\fR prints all of this as a file.\n",
+          out);
     for (size_t i = 0; i < opt_count; i++) {
         bool seen = !*opt_table[i].ini;
         for (size_t k = 0; k < i && !seen; k++) seen = same_section(&opt_table[i], &opt_table[k]);

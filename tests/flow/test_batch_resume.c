@@ -23,10 +23,16 @@ static void begin(void)
     snprintf(out, sizeof out, "%s", programs_file("out.jsonl"));
     cr_assert(standing_up(&c, "batch", (const char *const[]){ "--stages", "1", NULL }));
 }
-static void end(void) { cr_expect(standing_down(&c)); }
+static void end(void)
+{
+    cr_expect(standing_down(&c));
+}
 TestSuite(batch_resume, .init = begin, .fini = end, .timeout = 600);
 
-static void put(const char *path, const char *s) { cr_assert(support_write(path, s, strlen(s))); }
+static void put(const char *path, const char *s)
+{
+    cr_assert(support_write(path, s, strlen(s)));
+}
 
 static void put_jobs(int n, int tokens)
 {
@@ -37,10 +43,16 @@ static void put_jobs(int n, int tokens)
     text_free(&t);
 }
 
-static ran batch(int want) { return program_run(want, SECONDS, NULL, SLUICE("submit", "--dir", c.dir, "--batch", in, "-o", out)); }
+static ran batch(int want)
+{
+    return program_run(want, SECONDS, NULL, SLUICE("submit", "--dir", c.dir, "--batch", in, "-o", out));
+}
 
 /* Lines of the output by custom_id; every line must be an object of its own. */
-typedef struct { json_t *by_id; size_t lines, errors; } found;
+typedef struct {
+    json_t *by_id;
+    size_t lines, errors;
+} found;
 static found read_out(void)
 {
     found f = { .by_id = json_object() };
@@ -210,8 +222,9 @@ static void check_logprobs(const json_t *list, size_t tokens, size_t top, const 
 
 Test(batch_resume, logprobs_name_every_token_with_its_text)
 {
-    put(in, "{\"custom_id\": \"with\", \"prompt\": \"Once upon a time\", \"max_tokens\": 4, \"logprobs\": 3, \"ignore_eos\": true}\n"
-            "{\"custom_id\": \"without\", \"prompt\": \"Once upon a time\", \"max_tokens\": 4}\n");
+    put(in,
+        "{\"custom_id\": \"with\", \"prompt\": \"Once upon a time\", \"max_tokens\": 4, \"logprobs\": 3, \"ignore_eos\": true}\n"
+        "{\"custom_id\": \"without\", \"prompt\": \"Once upon a time\", \"max_tokens\": 4}\n");
     ran r = batch(0);
     found f = read_out();
     const json_t *with = json_object_get(f.by_id, "with");
@@ -220,11 +233,14 @@ Test(batch_resume, logprobs_name_every_token_with_its_text)
     json_decref(f.by_id);
     ran_free(&r);
     const char *const one[] = { "--logprobs", "2" };
-    r = program_run(0, SECONDS, NULL, SLUICE("run", "--dir", c.dir, "-p", "Once upon a time", "-n", "5", "--ignore-eos", "--json", one[0], one[1]));
+    r = program_run(0, SECONDS, NULL,
+                    SLUICE("run", "--dir", c.dir, "-p", "Once upon a time", "-n", "5", "--ignore-eos", "--json", one[0], one[1]));
     json_t *o = ran_json(&r);
     check_logprobs(json_object_get(o, "logprobs"), 5, 2, json_string_at(o, "text"));
     json_decref(o);
-    r = program_run(0, SECONDS, NULL, SLUICE("submit", "--dir", c.dir, "-p", "Once upon a time", "-n", "5", "--ignore-eos", "--json", one[0], one[1]));
+    r = program_run(0, SECONDS, NULL,
+                    SLUICE("submit", "--dir", c.dir, "-p", "Once upon a time", "-n", "5", "--ignore-eos", "--json", one[0],
+                           one[1]));
     o = ran_json(&r);
     check_logprobs(json_object_get(o, "logprobs"), 5, 2, json_string_at(o, "text"));
     json_decref(o);
@@ -233,14 +249,16 @@ Test(batch_resume, logprobs_name_every_token_with_its_text)
 Test(batch_resume, slides_are_counted)
 {
     const char *const small[] = { "--ctx", "32", "--stages", "1", "--context-full" };
-    ran r = program_run(0, SECONDS, NULL, SLUICE("run", "-p", "Once upon a time", "-n", "60", "--ignore-eos", "--json", small[0], small[1], small[2],
-                                                 small[3], small[4], "slide"));
+    ran r = program_run(0, SECONDS, NULL,
+                        SLUICE("run", "-p", "Once upon a time", "-n", "60", "--ignore-eos", "--json", small[0], small[1], small[2],
+                               small[3], small[4], "slide"));
     json_t *o = ran_json(&r);
     cr_expect_geq(json_number_at(o, "slides"), 2);
     cr_expect_eq(json_number_at(o, "completion_tokens"), 60);
     json_decref(o);
-    r = program_run(0, SECONDS, NULL, SLUICE("run", "-p", "Once upon a time", "-n", "60", "--ignore-eos", "--json", small[0], small[1], small[2],
-                                             small[3], small[4], "stop"));
+    r = program_run(0, SECONDS, NULL,
+                    SLUICE("run", "-p", "Once upon a time", "-n", "60", "--ignore-eos", "--json", small[0], small[1], small[2],
+                           small[3], small[4], "stop"));
     o = ran_json(&r);
     cr_expect_eq(json_number_at(o, "slides"), 0);
     cr_expect_str_eq(json_string_at(o, "finish_reason"), "context");

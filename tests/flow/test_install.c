@@ -153,7 +153,8 @@ Test(install, every_option_and_key_is_on_a_page)
     }
     cr_expect_gt(n, 30);
     ran_free(&r);
-    cr_expect(file_has(at("share/man/man5/sluice.ini.5"), "\\fBrag_tokens") || file_has(at("share/man/man5/sluice.ini.5"), "[rag]"));
+    cr_expect(file_has(at("share/man/man5/sluice.ini.5"), "\\fBrag_tokens") ||
+              file_has(at("share/man/man5/sluice.ini.5"), "[rag]"));
     cr_expect(file_has(at("share/man/man5/sluice.ini.5"), "Why: "), "reasons");
 }
 

@@ -96,7 +96,8 @@ Test(progress, a_batch_shows_what_is_done_and_how_fast)
     text in = { 0 };
     char path[200], out[200];
     cr_assert(standing_up(&c, "batch", (const char *const[]){ "--stages", "1", NULL }));
-    for (int i = 0; i < 40; i++) text_addf(&in, "{\"custom_id\": \"n%d\", \"prompt\": \"Once upon\", \"max_tokens\": 60, \"ignore_eos\": true}\n", i);
+    for (int i = 0; i < 40; i++)
+        text_addf(&in, "{\"custom_id\": \"n%d\", \"prompt\": \"Once upon\", \"max_tokens\": 60, \"ignore_eos\": true}\n", i);
     snprintf(path, sizeof path, "%s", programs_file("in.jsonl"));
     snprintf(out, sizeof out, "%s", programs_file("out.jsonl"));
     cr_assert(support_write(path, in.ptr, in.len));

@@ -16,15 +16,24 @@ static void begin(void)
     programs_begin();
     snprintf(cache, sizeof cache, "%s", programs_file("prompt.cache"));
 }
-static void end(void) { cr_expect(programs_gone(20)); }
+static void end(void)
+{
+    cr_expect(programs_gone(20));
+}
 TestSuite(prompt_cache, .init = begin, .fini = end, .timeout = 600);
 
-typedef struct { json_t *o; int cached; bool warned; char said[600]; } answer;
+typedef struct {
+    json_t *o;
+    int cached;
+    bool warned;
+    char said[600];
+} answer;
 
 /* One run; `more` is up to three more words. */
 static answer ask(const char *prompt, const char *stages, bool with, const char *a, const char *b)
 {
-    const char *argv[24] = { support_bin("sluice"), "run", "-p", prompt, "-n", "10", "--stages", stages, "--logprobs", "3", "--json", "--ignore-eos" };
+    const char *argv[24] = { support_bin("sluice"), "run", "-p",     prompt,        "-n", "10", "--stages", stages,
+                             "--logprobs",          "3",   "--json", "--ignore-eos" };
     size_t n = 12;
     if (with) argv[n++] = "--prompt-cache", argv[n++] = cache;
     if (a) argv[n++] = a, argv[n++] = b;
@@ -44,12 +53,15 @@ static void same(const answer *got, const answer *want)
     cr_expect_eq(json_number_at(got->o, "prompt_tokens"), json_number_at(want->o, "prompt_tokens"));
 }
 
-static void drop(answer *a) { json_decref(a->o); }
+static void drop(answer *a)
+{
+    json_decref(a->o);
+}
 
 Test(prompt_cache, the_second_run_computes_one_row_and_says_the_same_bits)
 {
-    answer plain = ask(STORY, "2", false, NULL, NULL), first = ask(STORY, "2", true, NULL, NULL), second = ask(STORY, "2", true, NULL, NULL),
-           other = ask(STORY, "3", true, "--chunk", "5");
+    answer plain = ask(STORY, "2", false, NULL, NULL), first = ask(STORY, "2", true, NULL, NULL),
+           second = ask(STORY, "2", true, NULL, NULL), other = ask(STORY, "3", true, "--chunk", "5");
     int n = (int)json_number_at(plain.o, "prompt_tokens");
     cr_expect(n > 20 && plain.cached == 0 && first.cached == 0 && !first.warned, "%s", first.said);
     cr_expect_eq(second.cached, n - 1, "%d of %d: %s", second.cached, n, second.said);
@@ -64,7 +76,8 @@ Test(prompt_cache, what_prompts_have_in_common_is_reused)
 {
     answer first = ask(STORY, "1", true, "--chunk", "7");
     int n = (int)json_number_at(first.o, "prompt_tokens");
-    answer plain = ask(STORY " And then came a bear.", "2", false, NULL, NULL), longer = ask(STORY " And then came a bear.", "2", true, NULL, NULL);
+    answer plain = ask(STORY " And then came a bear.", "2", false, NULL, NULL),
+           longer = ask(STORY " And then came a bear.", "2", true, NULL, NULL);
     cr_expect(longer.cached >= n - 2 && longer.cached <= n, "%d of %d", longer.cached, n);
     same(&longer, &plain);
     answer again = ask(STORY " And then came a bear.", "2", true, NULL, NULL);
@@ -76,9 +89,23 @@ Test(prompt_cache, what_prompts_have_in_common_is_reused)
     drop(&first), drop(&plain), drop(&longer), drop(&again), drop(&shorter);
 }
 
+Test(prompt_cache, prompts_that_part_in_the_middle_share_only_their_beginning)
+{
+    static const char other[] =
+        "Once upon a time there was a little fox who lived in the city, and his name was Tom. He had a red ball and a blue hat.";
+    answer first = ask(STORY, "2", true, NULL, NULL), plain = ask(other, "2", false, NULL, NULL),
+           second = ask(other, "2", true, NULL, NULL);
+    cr_expect(second.cached >= 8 && second.cached < json_number_at(first.o, "prompt_tokens") - 5, "%d", second.cached);
+    same(&second, &plain);
+    answer strange = ask("What is the favourite food of the people who live in the north?", "2", true, NULL, NULL);
+    cr_expect(strange.cached == 0 && !strange.warned, "another prompt is no mistake: %s", strange.said);
+    drop(&first), drop(&plain), drop(&second), drop(&strange);
+}
+
 Test(prompt_cache, another_format_is_said_and_computed_anew)
 {
-    answer first = ask(STORY, "2", true, NULL, NULL), plain = ask(STORY, "2", false, "--kv", "f32"), other = ask(STORY, "2", true, "--kv", "f32");
+    answer first = ask(STORY, "2", true, NULL, NULL), plain = ask(STORY, "2", false, "--kv", "f32"),
+           other = ask(STORY, "2", true, "--kv", "f32");
     cr_expect(other.warned && other.cached == 0 && strstr(other.said, "--kv"), "%s", other.said);
     same(&other, &plain);
     answer now = ask(STORY, "1", true, "--kv", "f32");
@@ -128,6 +155,7 @@ Test(prompt_cache, choices_and_a_single_token_work_with_it)
     ran r = program_run(0, SECONDS, NULL, SLUICE("run", "-p", STORY, "-n", "1", "--stages", "2", "--prompt-cache", cache));
     ran_free(&r);
     first = ask(STORY, "2", true, NULL, NULL);
-    cr_expect_eq(first.cached, json_number_at(first.o, "prompt_tokens") - 1, "rows of the last chunk are saved too: %d", first.cached);
+    cr_expect_eq(first.cached, json_number_at(first.o, "prompt_tokens") - 1, "rows of the last chunk are saved too: %d",
+                 first.cached);
     drop(&first);
 }

@@ -69,7 +69,10 @@ static void on_query(rag *r)
         passages_free(&found);
         found = (passages){ 0 };
     }
-    if (send_passages(r, q->id, &found, &e)) say_fail(r, &e);
+    if (send_passages(r, q->id, &found, &e)) {
+        say_fail(r, &e);
+        if (send_passages(r, q->id, &(passages){ 0 }, &e)) say_fail(r, &e);
+    }
     passages_free(&found);
 }
 

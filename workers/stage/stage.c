@@ -29,7 +29,7 @@ typedef struct {
     trace *trace;
     packet in;
     uint64_t steps, rows, busy_ns, wait_ns, n_sessions;
-    bool bye;
+    bool bye, heard;             /* told to go; anything has come from the coordinator */
     err refused;                 /* why the coordinator does not want us */
 } stage;
 
@@ -285,6 +285,7 @@ static void on_control(stage *s)
         { MSG_STATS_GET, on_stats_get }, { MSG_KV_PULL, on_pull }, { MSG_BYE, on_bye }, { MSG_FAIL, on_fail },
     };
     s->last_heard = clock_ns();
+    s->heard = true;
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (table[i].t == s->in.head.type) {
             table[i].f(s);
@@ -375,7 +376,7 @@ static bool take(stage *s, link_t *l, void (*f)(stage *))
 static err_code mind_silence(stage *s, err *e)
 {
     uint64_t now = clock_ns();
-    if (!s->o->joined || !s->epoch || now - s->last_heard < HELLO_AGAIN_NS) return ERR_OK;
+    if (!s->o->joined || !s->heard || now - s->last_heard < HELLO_AGAIN_NS) return ERR_OK;
     if (now - s->last_heard > SILENT_NS)
         return err_set(e, ERR_GONE, "coordinator %s has been silent for %u s", s->o->connect, (unsigned)(SILENT_NS / 1000000000u));
     if (now - s->last_hello < HELLO_AGAIN_NS) return ERR_OK;
@@ -396,7 +397,8 @@ static err_code serve(stage *s, err *e)
         if (ready[0]) take(s, s->control, on_control);
         if (ready[1]) take(s, s->bulk, on_push);
         if (ready[2]) take(s, s->data, on_step);
-        if ((rc = mind_silence(s, e))) return rc;
+        bool any = ready[0] || ready[1] || ready[2]; /* after long work its PINGs wait to be read: no silence */
+        if (!any && (rc = mind_silence(s, e))) return rc;
     }
     if (s->refused.code) *e = s->refused;
     return s->refused.code;
