@@ -107,7 +107,7 @@ static err_code open_journal(coordinator *c, err *e)
     const char *at = c->set->journal;
     if (at ? !strcmp(at, "none") : c->set->die_with_parent) return ERR_OK;
     snprintf(path, sizeof path, "%s/journal.db", c->dir);
-    err_code rc = journal_open(&c->journal, at ? at : path, e);
+    err_code rc = journal_open(&c->journal, at ? at : path, c->shape.digest, e);
     if (!rc) rc = journal_load(c->journal, &c->jobs, c->shape.V, e);
     if (!rc && c->jobs.n) LOG(LOG_INFO, "JOURNAL-LOADED", "jobs=%u", c->jobs.n);
     return rc;

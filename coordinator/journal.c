@@ -6,11 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define APPLICATION_ID 0x534c4a31   /* "SLJ1" */
+#define APPLICATION_ID 0x534c4a32   /* "SLJ2" */
 
-enum { Q_ADD, Q_PASSAGES, Q_FINISH, Q_CHOICE, Q_FORGET, Q_FORGET_CHOICES, Q_LOAD, Q_LOAD_CHOICE, Q_COUNT };
+enum { Q_ADD, Q_PASSAGES, Q_FINISH, Q_CHOICE, Q_FORGET, Q_FORGET_CHOICES, Q_LOAD, Q_LOAD_CHOICE, Q_LAST, Q_COUNT };
 static const char *const sql[Q_COUNT] = {
-    [Q_ADD] = "INSERT INTO job(id, submit, prompt, tokens, stop, bias, t_ms) VALUES(?1,?2,?3,?4,?5,?6,?7)",
+    [Q_ADD] = "INSERT INTO job(id, submit, prompt, tokens, stop, bias, t_ms, model) VALUES(?1,?2,?3,?4,?5,?6,?7,?8)",
     [Q_PASSAGES] = "UPDATE job SET prompt=?2, passages=?3, n_passages=?4 WHERE id=?1",
     [Q_FINISH] = "UPDATE job SET done=1, code=?2, error=?3, full_rows=?4, n_prompt=?5 WHERE id=?1 AND done=0",
     [Q_CHOICE] = "INSERT OR IGNORE INTO choice(job, idx, finish, slides, tokens, top, shown) VALUES(?1,?2,?3,?4,?5,?6,?7)",
@@ -18,11 +18,12 @@ static const char *const sql[Q_COUNT] = {
     [Q_FORGET] = "DELETE FROM job WHERE id<?1 AND done=1 AND id<(SELECT max(id) FROM job)",
     [Q_FORGET_CHOICES] = "DELETE FROM choice WHERE job<?1 AND job NOT IN (SELECT id FROM job)",
     [Q_LOAD] = "SELECT id, submit, prompt, tokens, stop, bias, passages, n_passages, done, code, error, full_rows, n_prompt"
-               " FROM job ORDER BY id",
+               " FROM job WHERE model=?1 ORDER BY id", /* jobs for another model wait for a cluster that runs it */
+    [Q_LAST] = "SELECT coalesce(max(id), 0), coalesce(sum(model<>?1 AND NOT done), 0) FROM job",
     [Q_LOAD_CHOICE] = "SELECT idx, finish, slides, tokens, top, shown FROM choice WHERE job=?1 ORDER BY idx",
 };
 static const char schema[] =
-    "CREATE TABLE IF NOT EXISTS job(id INTEGER PRIMARY KEY, submit BLOB NOT NULL, prompt BLOB, tokens BLOB, stop BLOB, bias BLOB, passages BLOB,"
+    "CREATE TABLE IF NOT EXISTS job(id INTEGER PRIMARY KEY, model TEXT NOT NULL, submit BLOB NOT NULL, prompt BLOB, tokens BLOB, stop BLOB, bias BLOB, passages BLOB,"
     " n_passages INTEGER NOT NULL DEFAULT 0, t_ms INTEGER, done INTEGER NOT NULL DEFAULT 0, code INTEGER NOT NULL DEFAULT 0, error TEXT,"
     " full_rows INTEGER NOT NULL DEFAULT 0, n_prompt INTEGER NOT NULL DEFAULT 0);"
     "CREATE TABLE IF NOT EXISTS choice(job INTEGER, idx INTEGER, finish INTEGER, slides INTEGER, tokens BLOB, top BLOB, shown BLOB,"
@@ -32,7 +33,7 @@ struct journal {
     sqlite3 *db;
     sqlite3_stmt *q[Q_COUNT];
     bool open;                  /* a transaction is under way */
-    char path[512];
+    char path[512], model[33];  /* model: digest */
 };
 
 static err_code fail(journal *g, const char *what, err *e)
@@ -70,12 +71,13 @@ static err_code prepare(journal *g, err *e)
     return rc;
 }
 
-err_code journal_open(journal **out, const char *path, err *e)
+err_code journal_open(journal **out, const char *path, const char *model, err *e)
 {
     *out = NULL;
     journal *g = calloc(1, sizeof *g);
     if (!g) return err_set(e, ERR_NOMEM, "out of memory");
     snprintf(g->path, sizeof g->path, "%s", path);
+    snprintf(g->model, sizeof g->model, "%s", model);
     err_code rc = sqlite3_open_v2(path, &g->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL)
                       ? err_set(e, ERR_IO, "journal %s: %s", path, g->db ? sqlite3_errmsg(g->db) : "out of memory")
                       : prepare(g, e);
@@ -131,6 +133,7 @@ err_code journal_add(journal *g, const job *j, err *e)
     bind_bytes(s, 5, j->stop.ptr, j->stop.len);
     bind_bytes(s, 6, j->bias, j->ask.n_bias * sizeof *j->bias);
     sqlite3_bind_int64(s, 7, (sqlite3_int64)clock_wall_ms());
+    sqlite3_bind_text(s, 8, g->model, -1, SQLITE_STATIC);
     return step(g, Q_ADD, e);
 }
 
@@ -279,12 +282,28 @@ static err_code load_job(journal *g, job_list *l, uint32_t V, err *e)
     return load_choices(g, j, e);
 }
 
+/* Numbers go on behind every job there ever was, those of other models too. */
+static err_code last_id(journal *g, job_list *l, err *e)
+{
+    sqlite3_stmt *s = g->q[Q_LAST];
+    sqlite3_bind_text(s, 1, g->model, -1, SQLITE_STATIC);
+    int rc = sqlite3_step(s);
+    if (rc == SQLITE_ROW) {
+        l->next_id = (uint64_t)sqlite3_column_int64(s, 0);
+        sqlite3_int64 others = sqlite3_column_int64(s, 1);
+        if (others) LOG(LOG_WARN, "JOURNAL-OTHER-MODEL", "jobs=%lld", (long long)others);
+    }
+    sqlite3_reset(s);
+    return rc == SQLITE_ROW ? ERR_OK : fail(g, "cannot read", e);
+}
+
 err_code journal_load(journal *g, job_list *l, uint32_t V, err *e)
 {
     int rc;
     err_code bad = ERR_OK;
+    sqlite3_bind_text(g->q[Q_LOAD], 1, g->model, -1, SQLITE_STATIC);
     while (!bad && (rc = sqlite3_step(g->q[Q_LOAD])) == SQLITE_ROW) bad = load_job(g, l, V, e);
     if (!bad && rc != SQLITE_DONE) bad = fail(g, "cannot read", e);
     sqlite3_reset(g->q[Q_LOAD]);
-    return bad;
+    return bad ? bad : last_id(g, l, e);
 }

@@ -10,8 +10,9 @@
 
 typedef struct journal journal;
 
-/* Open or create. ERR_IO quotes file and reason (also a file of another program or version). */
-err_code journal_open(journal **out, const char *path, err *e);
+/* Open or create, for the model with this digest: jobs for another one stay in the file and are not seen. ERR_IO quotes file
+ * and reason (also a file of another program or version). */
+err_code journal_open(journal **out, const char *path, const char *model, err *e);
 void journal_close(journal **j);
 /* A new job as it was submitted. */
 err_code journal_add(journal *g, const job *j, err *e);
