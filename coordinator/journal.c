@@ -71,13 +71,13 @@ static err_code prepare(journal *g, err *e)
     return rc;
 }
 
-err_code journal_open(journal **out, const char *path, const char *model, err *e)
+err_code journal_open(journal **out, const char *path, const char *digest, err *e)
 {
     *out = NULL;
     journal *g = calloc(1, sizeof *g);
     if (!g) return err_set(e, ERR_NOMEM, "out of memory");
     snprintf(g->path, sizeof g->path, "%s", path);
-    snprintf(g->model, sizeof g->model, "%s", model);
+    snprintf(g->model, sizeof g->model, "%s", digest);
     err_code rc = sqlite3_open_v2(path, &g->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL)
                       ? err_set(e, ERR_IO, "journal %s: %s", path, g->db ? sqlite3_errmsg(g->db) : "out of memory")
                       : prepare(g, e);

@@ -1,5 +1,6 @@
 #include "coordinator/spawn.h"
 #include "core/clock.h"
+#include "core/signals.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -27,9 +28,6 @@ err_code spawn_find(const char *bin_dir, const char *program, char *path, size_t
 
 static void become(const char *path, char **argv, const char *env, pid_t parent)
 {
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != parent) _exit(1);
     if (env) putenv((char *)(uintptr_t)env);
@@ -44,7 +42,7 @@ err_code spawn_child(const char *path, const string_list *args, const char *env,
     argv[0] = (char *)(uintptr_t)path;
     for (size_t i = 0; i < args->n; i++) argv[i + 1] = args->at[i];
     pid_t me = getpid();
-    *pid = fork();
+    *pid = signals_fork();
     if (*pid == 0) become(path, argv, env, me);
     free(argv);
     return *pid > 0 ? ERR_OK : err_set(e, ERR_IO, "cannot start %s: %s", path, strerror(errno));

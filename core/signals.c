@@ -35,6 +35,19 @@ void signals_die_with_parent(void)
     if (getppid() != parent) on_signal(SIGTERM);
 }
 
+pid_t signals_fork(void)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &old);
+    pid_t pid = fork();
+    static const int caught[] = { SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGPIPE };
+    for (size_t i = 0; pid == 0 && i < sizeof caught / sizeof *caught; i++) signal(caught[i], SIG_DFL);
+    if (pid == 0) sigemptyset(&old);
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    return pid;
+}
+
 err_code signals_log_level(const char *name, err *e)
 {
     log_level l;

@@ -1,5 +1,6 @@
 #include "ops/cli/cluster.h"
 #include "core/clock.h"
+#include "core/signals.h"
 #include "ops/cli/client.h"
 #include "ops/cli/paths.h"
 #include "ops/cli/progress.h"
@@ -200,7 +201,7 @@ static err_code start(cluster *c, launch *l, const settings *s, const char *dir,
     err_code rc = launch_prepare(l, s, dir, ours, e);
     if (rc != ERR_OK) return rc;
     fflush(NULL);
-    pid_t self = getpid(), pid = fork();
+    pid_t self = getpid(), pid = signals_fork();
     if (pid < 0) return err_set(e, ERR_IO, "fork: %s", strerror(errno));
     if (!pid && ours) tie_to_parent(self, dir);
     if (!pid) child(l);

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MODEL support_root("models/sluice-tiny-Q8_0.gguf")
@@ -26,7 +28,7 @@ static person sit_down(const char *const *more)
     while (*more) argv[n++] = *more++;
     person p = { 0 };
     p.pid = forkpty(&p.fd, NULL, NULL, &(struct winsize){ .ws_row = 24, .ws_col = 200 });
-    cr_assert_geq(p.pid, 0);
+    if (p.pid < 0) cr_skip_test("no pseudo-terminal on this machine");
     if (!p.pid) {
         setenv("TERM", "vt100", 1);
         execv(argv[0], (char *const *)(uintptr_t)argv);
@@ -44,6 +46,14 @@ static bool read_some(person *p, int ms)
     return n > 0 && text_add(&p->seen, buf, (size_t)n);
 }
 
+/* A prompt is on the screen a moment before the line editor has the terminal (no canonical input), and a key that comes in
+ * between may be lost, by the terminal's own rule: nobody types so soon, so neither do we. */
+static void editor_has_it(const person *p)
+{
+    struct termios t;
+    for (int i = 0; i < 500 && !tcgetattr(p->fd, &t) && (t.c_lflag & ICANON); i++) nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+}
+
 /* Until `word` stands in what came after the last thing waited for. */
 static bool sees(person *p, const char *word, size_t bytes)
 {
@@ -52,6 +62,7 @@ static bool sees(person *p, const char *word, size_t bytes)
         const char *from = p->seen.ptr ? p->seen.ptr + p->from : "";
         const char *at = p->seen.len > p->from ? memmem(from, p->seen.len - p->from, word, strlen(word)) : NULL;
         if (at && p->seen.len - p->from >= bytes) {
+            if (!strcmp(word, "> ")) editor_has_it(p);
             p->from = bytes ? p->seen.len : (size_t)(at - p->seen.ptr) + strlen(word);
             return true;
         }

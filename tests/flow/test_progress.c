@@ -14,7 +14,8 @@
 static int open_pty(char name[static 64])
 {
     int fd = posix_openpt(O_RDWR | O_NOCTTY);
-    cr_assert(fd >= 0 && !grantpt(fd) && !unlockpt(fd) && !ptsname_r(fd, name, 64), "no pty: %s", strerror(errno));
+    if (fd < 0) cr_skip_test("no pseudo-terminal on this machine: %s", strerror(errno));
+    cr_assert(!grantpt(fd) && !unlockpt(fd) && !ptsname_r(fd, name, 64), "no pty: %s", strerror(errno));
     return fd;
 }
 

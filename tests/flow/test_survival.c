@@ -1,0 +1,612 @@
+/* What is killed under a cluster that works: stages, the retrieval worker, joined workers, the coordinator itself. The
+ * answers must be those of a cluster that nobody disturbed, token for token and log-probability for log-probability, and
+ * nothing may stay behind. Blows fall by progress that the status shows, never by the clock alone. */
+#include "core/clock.h"
+#include "tests/support_programs.h"
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SECONDS 40                     /* for one answer, repairs included */
+
+static char model[512], corpus[512];
+
+static void begin(void)
+{
+    programs_begin();
+    snprintf(model, sizeof model, "%s", support_root("models/sluice-tiny-Q8_0.gguf"));
+    snprintf(corpus, sizeof corpus, "%s", support_root("configs/demo/corpus"));
+}
+
+TestSuite(survival, .init = begin, .timeout = 600);
+
+/* ---- clusters */
+
+#define UP(...) ((const char *const[]){ "-m", model, "--ctx", "2048", __VA_ARGS__, NULL })
+
+static standing up(const char *const options[])
+{
+    standing c;
+    cr_assert(standing_up(&c, "c", options));
+    return c;
+}
+
+static void down(standing *c)
+{
+    cr_expect(standing_down(c), "something stayed");
+    cr_expect(programs_gone(5));
+}
+
+static int64_t number(const standing *c, const char *path)
+{
+    json_t *o = standing_status(c);
+    int64_t n = json_number_at(o, path);
+    json_decref(o);
+    return n;
+}
+
+/* Until a number of the status is at least `least`; returns it. */
+static int64_t until(const standing *c, const char *path, int64_t least)
+{
+    uint64_t end = clock_ns() + (uint64_t)(SECONDS * programs_patience() * 1e9);
+    int64_t n;
+    while ((n = number(c, path)) < least && clock_ns() < end) usleep(5000);
+    if (n < least) standing_print_log(c);
+    cr_assert_geq(n, least, "%s", path);
+    return n;
+}
+
+static pid_t stage_pid(const standing *c, unsigned i)
+{
+    char path[32];
+    snprintf(path, sizeof path, "stages.%u.pid", i);
+    return (pid_t)number(c, path);
+}
+
+static void hit(pid_t pid, int sig)
+{
+    cr_assert_gt(pid, 1);
+    cr_assert_eq(kill(pid, sig), 0, "pid %d", (int)pid);
+}
+
+/* ---- questions and answers */
+
+#define ASK(...) ((const char *const[]){ __VA_ARGS__, NULL })
+/* Hot enough that one wrong bit soon gives another text. */
+#define STORY(tokens) ASK("-p", "The old house", "-n", tokens, "--ignore-eos", "--temp", "0.9", "--seed", "7", "--logprobs", "2")
+
+static void put(json_t *to, const json_t *from, const char *key)
+{
+    json_t *v = json_object_get(from, key);
+    if (v) json_object_set(to, key, v);
+}
+
+/* What must be the same in every run: of all choices the tokens, texts, ends and log-probabilities. */
+static char *essence(json_t *answer)
+{
+    cr_assert(answer);
+    json_t *o = json_object();
+    static const char *const keys[] = { "text", "tokens", "finish_reason", "logprobs", "choices", "passages", "prompt_tokens" };
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) put(o, answer, keys[i]);
+    cr_assert(json_string_at(o, "text")[0], "an answer without text");
+    char *s = json_dumps(o, JSON_SORT_KEYS | JSON_COMPACT);
+    json_decref(o);
+    json_decref(answer);
+    return s;
+}
+
+static void argv_of(const char *argv[40], const standing *c, const char *const words[])
+{
+    size_t n = 0;
+    for (const char *const *w = SLUICE("submit", "--dir", c->dir, "--json"); *w; w++) argv[n++] = *w;
+    for (; *words && n < 39; words++) argv[n++] = *words;
+    argv[n] = NULL;
+}
+
+static char *ask(const standing *c, const char *const words[])
+{
+    const char *argv[40];
+    argv_of(argv, c, words);
+    ran r = program_run(0, SECONDS, NULL, argv);
+    cr_assert_eq(r.status, 0);
+    return essence(ran_json(&r));
+}
+
+static program start(const standing *c, const char *const words[])
+{
+    program p;
+    const char *argv[40];
+    argv_of(argv, c, words);
+    cr_assert(program_start(&p, "ask", argv));
+    return p;
+}
+
+static void expect_same(const char *got, const char *want, const char *what)
+{
+    size_t i = 0;
+    while (got[i] && got[i] == want[i]) i++;
+    cr_expect_str_eq(got, want, "%s: differs from byte %zu of %zu on", what, i, strlen(want));
+}
+
+static void expect_answer(program *p, const standing *c, const char *want, const char *what)
+{
+    if (program_wait(p, 0, SECONDS)) standing_print_log(c);
+    cr_assert_eq(p->status, 0, "%s", what);
+    json_t *o = json_load_file(p->out, 0, NULL);
+    char *got = essence(o);
+    expect_same(got, want, what);
+    free(got);
+}
+
+/* That the blows fell while something was computed: so many times at least, live sessions were rebuilt. */
+static void expect_rebuilt(const standing *c, unsigned times)
+{
+    text log = { 0 };
+    unsigned n = 0, sessions;
+    text_read_file(&log, c->log, 1 << 24, NULL);
+    for (const char *at = log.len ? log.ptr : ""; (at = strstr(at, "SESSIONS-REBUILT")); at++)
+        n += sscanf(at, "SESSIONS-REBUILT epoch=%*u sessions=%u", &sessions) == 1 && sessions > 0;
+    cr_expect_geq(n, times, "sessions were rebuilt %u times: a blow came too late", n);
+    text_free(&log);
+}
+
+/* ---- stages that die while tokens are made */
+
+Test(survival, a_stage_that_is_killed_three_times_changes_no_token)
+{
+    standing c = up(UP("--stages", "2"));
+    char *want = ask(&c, STORY("700"));
+    int64_t rows = number(&c, "pump.decode_rows"), epoch = number(&c, "epoch");
+    program p = start(&c, STORY("700"));
+    for (unsigned i = 0; i < 3; i++) {
+        rows = until(&c, "pump.decode_rows", rows + 60);
+        hit(stage_pid(&c, i % 2), SIGKILL);
+        cr_expect_eq(until(&c, "epoch", epoch + 1), epoch + 1);
+        epoch++;
+    }
+    expect_answer(&p, &c, want, "three deaths");
+    cr_expect_eq(number(&c, "epoch"), epoch);
+    char *again = ask(&c, STORY("700"));
+    expect_same(again, want, "after three deaths");
+    expect_rebuilt(&c, 3);
+    free(again);
+    free(want);
+    down(&c);
+}
+
+Test(survival, a_stage_that_hangs_is_replaced)
+{
+    standing c = up(UP("--stages", "2", "--stage-timeout", "1"));
+    char *want = ask(&c, STORY("300"));
+    int64_t rows = number(&c, "pump.decode_rows"), epoch = number(&c, "epoch");
+    program p = start(&c, STORY("300"));
+    until(&c, "pump.decode_rows", rows + 60);
+    pid_t hung = stage_pid(&c, 1);
+    hit(hung, SIGSTOP);
+    expect_answer(&p, &c, want, "a stage that hung");
+    cr_expect_gt(number(&c, "epoch"), epoch);
+    expect_rebuilt(&c, 1);
+    cr_expect_neq(stage_pid(&c, 1), hung);
+    cr_expect(kill(hung, 0), "the stage that hung is still there");
+    free(want);
+    down(&c);
+}
+
+Test(survival, both_stages_killed_at_once)
+{
+    standing c = up(UP("--stages", "2"));
+    char *want = ask(&c, STORY("300"));
+    int64_t rows = number(&c, "pump.decode_rows");
+    program p = start(&c, STORY("300"));
+    until(&c, "pump.decode_rows", rows + 60);
+    pid_t first = stage_pid(&c, 0), second = stage_pid(&c, 1);
+    hit(first, SIGKILL);
+    hit(second, SIGKILL);
+    expect_answer(&p, &c, want, "two deaths");
+    expect_rebuilt(&c, 1);
+    free(want);
+    down(&c);
+}
+
+Test(survival, four_choices_of_one_prompt_outlive_a_stage)
+{
+    const char *const *words = ASK("-p", "Once upon", "-n", "150", "--ignore-eos", "--temp", "0.9", "--seed", "3", "--choices", "4", "--logprobs", "1");
+    standing c = up(UP("--stages", "2"));
+    char *want = ask(&c, words);
+    for (unsigned i = 0; i < 2; i++) {
+        int64_t rows = number(&c, "pump.decode_rows");
+        program p = start(&c, words);
+        until(&c, "pump.decode_rows", rows + 80);
+        hit(stage_pid(&c, i), SIGKILL);
+        expect_answer(&p, &c, want, i ? "second stage" : "first stage");
+    }
+    expect_rebuilt(&c, 2);
+    free(want);
+    down(&c);
+}
+
+Test(survival, a_stage_killed_while_nobody_asks)
+{
+    standing c = up(UP("--stages", "2"));
+    char *want = ask(&c, STORY("20"));
+    int64_t epoch = number(&c, "epoch");
+    hit(stage_pid(&c, 0), SIGKILL);
+    char *at_once = ask(&c, STORY("20"));
+    expect_same(at_once, want, "asked right after the death");
+    cr_expect_eq(until(&c, "epoch", epoch + 1), epoch + 1);
+    hit(stage_pid(&c, 1), SIGKILL);
+    until(&c, "epoch", epoch + 2);
+    char *later = ask(&c, STORY("20"));
+    expect_same(later, want, "asked after the repair");
+    free(at_once);
+    free(later);
+    free(want);
+    down(&c);
+}
+
+/* ---- stages that die under a long prompt */
+
+static const char *long_prompt(unsigned words)
+{
+    static const char *const word[] = { "the", "cat", "sat", "on", "a", "mat", "and", "saw", "red", "river", "near", "old", "house", "with", "many", "birds" };
+    static char path[128];
+    text t = { 0 };
+    for (unsigned i = 0; i < words; i++) text_addf(&t, "%s%s", i ? " " : "", word[support_draw(1, i, 16)]);
+    snprintf(path, sizeof path, "%s", programs_file("long.txt"));
+    cr_assert(support_write(path, t.ptr, t.len));
+    text_free(&t);
+    return path;
+}
+
+Test(survival, a_stage_killed_under_a_long_prompt)
+{
+    standing c = up(UP("--stages", "2", "--chunk", "1"));
+    const char *const *words = ASK("-f", long_prompt(600), "-n", "20", "--ignore-eos", "--temp", "0.9", "--logprobs", "2");
+    char *want = ask(&c, words);
+    for (unsigned i = 0; i < 2; i++) {
+        int64_t rows = number(&c, "pump.prompt_rows");
+        program p = start(&c, words);
+        until(&c, "pump.prompt_rows", rows + 100);
+        hit(stage_pid(&c, i), SIGKILL);
+        expect_answer(&p, &c, want, i ? "second stage" : "first stage");
+    }
+    expect_rebuilt(&c, 2);
+    free(want);
+    down(&c);
+}
+
+/* The coordinator computes the prompt itself and fills the stages' KV: one stops taking it, then dies. Whether the blow fell
+ * before the end of the filling shows in the prompt rows that went through the pipeline until then: none. */
+static bool kill_while_filling(standing *c, const char *const words[], const char *want, unsigned i)
+{
+    int64_t rows = number(c, "pump.prompt_rows");
+    program p = start(c, words);
+    until(c, "sessions", 1);
+    usleep((useconds_t)(i * 15000));
+    pid_t pid = stage_pid(c, i % 2);
+    hit(pid, SIGSTOP);
+    usleep(200000);
+    bool filling = number(c, "pump.prompt_rows") == rows;
+    hit(pid, SIGKILL);
+    expect_answer(&p, c, want, "a stage that died while its KV was filled");
+    return filling;
+}
+
+Test(survival, a_stage_killed_while_the_coordinator_fills_its_kv)
+{
+    standing c = up(UP("--stages", "2", "--chunk", "1", "--prefill", "local"));
+    const char *const *words = ASK("-f", long_prompt(800), "-n", "20", "--ignore-eos", "--temp", "0.9", "--logprobs", "2");
+    char *want = ask(&c, words);
+    unsigned times = 0;
+    for (unsigned i = 0; i < 4; i++) times += kill_while_filling(&c, words, want, i);
+    printf("# %u of 4 deaths fell into the filling\n", times);
+    cr_expect_gt(times, 0);
+    free(want);
+    down(&c);
+}
+
+/* ---- a stage that dies under a job that is scored */
+
+static char scored[2][128];
+
+#define SCORED 1200u                   /* rows: enough that the blow comes before the last one */
+
+/* Static. */
+static const char *ids(void)
+{
+    static text t;
+    if (!t.len)
+        for (unsigned i = 0; i < SCORED; i++) text_addf(&t, "%s%u", i ? "," : "", 5 + i % 200);
+    return t.ptr;
+}
+
+#define SCORE(c, path, to) SLUICE("eval", "logits", "--dir", (c).dir, "--path", path, "-t", ids(), "-o", to)
+
+static void expect_same_rows(void)
+{
+    text a = { 0 }, b = { 0 };
+    cr_assert_eq(text_read_file(&a, scored[0], 1 << 26, NULL), ERR_OK);
+    cr_assert_eq(text_read_file(&b, scored[1], 1 << 26, NULL), ERR_OK);
+    cr_assert_eq(a.len, SCORED * 4096 * 4);
+    cr_assert_eq(b.len, a.len);
+    cr_expect(support_same((const float *)(const void *)b.ptr, (const float *)(const void *)a.ptr, a.len / 4, "logits"));
+    text_free(&a);
+    text_free(&b);
+}
+
+static void check_scoring(const char *path, const char *counter)
+{
+    standing c = up(UP("--stages", "2", "--chunk", "2"));
+    for (unsigned i = 0; i < 2; i++) snprintf(scored[i], sizeof scored[i], "%s", programs_file(i ? "killed.f32" : "plain.f32"));
+    ran r = program_run(0, SECONDS, NULL, SCORE(c, path, scored[0]));
+    cr_assert_eq(r.status, 0);
+    ran_free(&r);
+    for (unsigned i = 0; i < 2; i++) {
+        int64_t rows = number(&c, counter);
+        program p;
+        cr_assert(program_start(&p, "score", SCORE(c, path, scored[1])));
+        until(&c, counter, rows + 80);
+        hit(stage_pid(&c, i), SIGKILL);
+        cr_assert_eq(program_wait(&p, 0, SECONDS), 0);
+        expect_same_rows();
+    }
+    expect_rebuilt(&c, 2);
+    down(&c);
+}
+
+Test(survival, rows_that_are_scored_as_decoded_keep_their_bits) { check_scoring("decode", "pump.decode_rows"); }
+Test(survival, rows_that_are_scored_as_a_prompt_keep_their_bits) { check_scoring("prompt", "pump.prompt_rows"); }
+
+/* ---- the retrieval worker */
+
+Test(survival, the_retrieval_worker_dies_between_and_during_questions)
+{
+    standing c = up(UP("--stages", "2", "--rag", corpus));
+    const char *const *words = ASK("-p", "Which instrument does Hakona play?", "--use-rag", "-n", "24", "--logprobs", "2");
+    char *want = ask(&c, words);
+    cr_assert(strstr(want, "lute"), "the passage is not found: %s", want);
+    hit((pid_t)number(&c, "rag.pid"), SIGKILL);
+    char *got = ask(&c, words);
+    expect_same(got, want, "between questions");
+    free(got);
+    pid_t rag = (pid_t)until(&c, "rag.pid", 2);
+    hit(rag, SIGSTOP);                 /* so that the question is surely on its way */
+    program p = start(&c, words);
+    until(&c, "jobs.running", 1);
+    hit(rag, SIGKILL);
+    expect_answer(&p, &c, want, "during a question");
+    cr_expect_neq(until(&c, "rag.pid", 2), rag);
+    free(want);
+    down(&c);
+}
+
+/* ---- crash loop */
+
+/* Kill stage 0 whenever it is there, eight times; a status may fail when the cluster is already going. */
+static void kill_eight_times(const standing *c, pid_t first)
+{
+    pid_t pid = first;
+    for (unsigned i = 0; i < 8; i++) {
+        hit(pid, SIGKILL);
+        if (i == 7) break;
+        pid_t old = pid;
+        uint64_t end = clock_ns() + (uint64_t)(SECONDS * programs_patience() * 1e9);
+        while (((pid = stage_pid(c, 0)) == old || pid <= 1) && clock_ns() < end) usleep(10000);
+        cr_assert(pid > 1 && pid != old, "death %u: stage 0 does not come back", i + 1);
+    }
+}
+
+#define DETACHED ASK("-p", "A cat", "-n", "900", "--ignore-eos", "--temp", "0.9", "--seed", "11", "--detach")
+
+static uint64_t detach(const standing *c, const char *const words[])
+{
+    const char *argv[40];
+    argv_of(argv, c, words);
+    ran r = program_run(0, SECONDS, NULL, argv);
+    cr_assert_eq(r.status, 0);
+    json_t *o = ran_json(&r);
+    int64_t id = json_number_at(o, "id");
+    json_decref(o);
+    cr_assert_gt(id, 0);
+    return (uint64_t)id;
+}
+
+static char *result_of(const standing *c, uint64_t id)
+{
+    char word[24];
+    snprintf(word, sizeof word, "%llu", (unsigned long long)id);
+    ran r = program_run(0, SECONDS, NULL, SLUICE("result", "--dir", c->dir, "--json", word));
+    cr_assert_eq(r.status, 0, "job %s", word);
+    return essence(ran_json(&r));
+}
+
+/* The same run directory once more. */
+static void up_again(standing *c, const char *const options[])
+{
+    json_decref(c->status);
+    *c = up(options);
+}
+
+Test(survival, a_stage_that_dies_eight_times_ends_the_cluster_with_a_word)
+{
+    const char *const *options = UP("--stages", "2");
+    standing c = up(options);
+    const char *const *words = ASK("-p", "A cat", "-n", "900", "--ignore-eos", "--temp", "0.9", "--seed", "11");
+    char *want = ask(&c, words);
+    uint64_t id = detach(&c, DETACHED);
+    program p = start(&c, ASK("-p", "A dog", "-n", "1500", "--ignore-eos"));
+    until(&c, "jobs.running", 2);
+    kill_eight_times(&c, stage_pid(&c, 0));
+    cr_expect_gt(program_wait(&p, -1, 20), 0, "the client is told");
+    text errs = program_errs(&p), log = { 0 };
+    cr_expect(strstr(errs.ptr, "died 8 times"), "%s", errs.ptr);
+    cr_expect(programs_ended(20));
+    text_read_file(&log, c.log, 1 << 24, NULL);
+    cr_expect(strstr(log.ptr, "stage-0 died 8 times within 60 s"), "%s", log.ptr);
+    text_free(&errs);
+    text_free(&log);
+    up_again(&c, options);
+    char *got = result_of(&c, id);
+    expect_same(got, want, "a detached job of the cluster that failed");
+    free(got);
+    free(want);
+    down(&c);
+}
+
+/* ---- the coordinator dies */
+
+enum { BURST = 6, ROUNDS = 3 };
+
+typedef struct { uint64_t id; unsigned kind; } receipt;
+
+/* A few kinds of job, from one token to many. */
+static const char *const *kind_words(unsigned kind, bool detached)
+{
+    static const char *const tokens[] = { "1", "30", "200", "120", "5", "300" }, *const seed[] = { "1", "2", "3", "4", "5", "6" };
+    static const char *words[16];
+    const char *const all[] = { "-p", "Once upon a time", "-n", tokens[kind], "--seed", seed[kind], "--ignore-eos", "--temp", "0.9",
+                                detached ? "--detach" : NULL, NULL };
+    memcpy(words, all, sizeof all);
+    return words;
+}
+
+static void kill_coordinator(standing *c)
+{
+    hit(c->pid, SIGKILL);
+    cr_assert(programs_ended(10), "children stay when their coordinator is gone");
+}
+
+static void check_jobs_list(const standing *c, const receipt *all, size_t n)
+{
+    ran r = program_run(0, SECONDS, NULL, SLUICE("jobs", "--dir", c->dir, "--json"));
+    json_t *o = ran_json(&r), *list = json_object_get(o, "jobs"), *j;
+    size_t i, seen = 0;
+    json_array_foreach(list, i, j) {
+        size_t k = 0;
+        while (k < n && (int64_t)all[k].id != json_number_at(j, "id")) k++;
+        seen += k < n;
+        cr_expect_lt(k, n, "job %lld was never acknowledged", (long long)json_number_at(j, "id"));
+        cr_expect_str_eq(json_string_at(j, "state"), "done", "job %lld", (long long)json_number_at(j, "id"));
+        cr_expect_str_eq(json_string_at(j, "finish_reason"), "length", "job %lld", (long long)json_number_at(j, "id"));
+    }
+    cr_expect_eq(seen, n, "%zu of %zu acknowledged jobs are listed", seen, n);
+    json_decref(o);
+}
+
+static void check_receipts(const standing *c, char *const want[BURST], const receipt *all, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        for (size_t k = 0; k < i; k++) cr_expect_neq(all[k].id, all[i].id, "two jobs have one id");
+        char *got = result_of(c, all[i].id);
+        expect_same(got, want[all[i].kind], "a job across deaths of the coordinator");
+        free(got);
+    }
+    check_jobs_list(c, all, n);
+}
+
+Test(survival, acknowledged_jobs_outlive_a_coordinator_that_is_killed_anywhere)
+{
+    const char *const *options = UP("--stages", "2");
+    uint64_t seed = support_seed();
+    standing c = up(options);
+    char *want[BURST];
+    receipt all[BURST * (ROUNDS + 1)];
+    size_t n = 0;
+    for (unsigned k = 0; k < BURST; k++) {
+        want[k] = ask(&c, kind_words(k, false));
+        all[n++] = (receipt){ k + 1, k };
+    }
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        for (unsigned k = 0; k < BURST; k++) all[n++] = (receipt){ detach(&c, kind_words(k, true)), k };
+        usleep((useconds_t)support_draw(seed, round, 400) * 1000);
+        kill_coordinator(&c);
+        up_again(&c, options);
+    }
+    check_receipts(&c, want, all, n);
+    for (unsigned k = 0; k < BURST; k++) free(want[k]);
+    down(&c);
+}
+
+Test(survival, a_start_that_fails_in_between_loses_no_job)
+{
+    const char *const *options = UP("--stages", "2");
+    standing c = up(options);
+    char *want = ask(&c, ASK("-p", "A cat", "-n", "900", "--ignore-eos", "--temp", "0.9", "--seed", "11")), *got;
+    uint64_t id = detach(&c, DETACHED);
+    until(&c, "jobs.running", 1);
+    kill_coordinator(&c);
+    for (unsigned i = 0; i < 2; i++) {
+        ran r = i ? program_run(-1, SECONDS, NULL, SLUICE("up", "--dir", c.dir, "-m", model, "--stages", "2", "--rag", "/nowhere/corpus"))
+                  : program_run(-1, SECONDS, NULL, SLUICE("up", "--dir", c.dir, "-m", model, "--stages", "2", "--bind", "core:99"));
+        cr_expect(r.status > 0 && r.status < 128, "status %d of a start that cannot go well", r.status);
+        ran_free(&r);
+        cr_assert(programs_ended(10));
+    }
+    up_again(&c, options);
+    got = result_of(&c, id);
+    expect_same(got, want, "after two starts that failed");
+    free(got);
+    free(want);
+    down(&c);
+}
+
+/* ---- workers that joined */
+
+typedef struct { standing c; char endpoint[64]; program up, worker[2]; } party;
+
+static party party_begin(void)
+{
+    party p = { 0 };
+    uint16_t port = port_free();
+    cr_assert_neq(port, 0);
+    snprintf(p.endpoint, sizeof p.endpoint, "tcp://127.0.0.1:%u", port);
+    snprintf(p.c.dir, sizeof p.c.dir, "%s/party", programs_place());
+    cr_assert(program_start(&p.up, "up", SLUICE("up", "--dir", p.c.dir, "-m", model, "--ctx", "2048", "--stages", "1", "--join", "1", "--listen",
+                                                p.endpoint, "--stage-timeout", "2")));   /* the only sign of a death on another machine is silence */
+    cr_assert(program_start(&p.worker[0], "worker", SLUICE("worker", "--connect", p.endpoint, "-m", model)));
+    cr_assert_eq(program_wait(&p.up, 0, SECONDS), 0);
+    return p;
+}
+
+static void lose_worker(party *p, const char *want, unsigned i)
+{
+    int64_t rows = number(&p->c, "pump.decode_rows");
+    program q = start(&p->c, STORY("400"));
+    until(&p->c, "pump.decode_rows", rows + 60);
+    cr_assert_eq(stage_pid(&p->c, 1), p->worker[i].pid, "worker %u is not seated", i);
+    hit(p->worker[i].pid, SIGKILL);
+    expect_answer(&q, &p->c, want, i ? "without a spare" : "with a spare");
+    cr_expect_eq(program_wait(&p->worker[i], -1, 5), 128 + SIGKILL);
+}
+
+static size_t size_of(const standing *c, const char *key)
+{
+    json_t *o = standing_status(c);
+    size_t n = json_array_size(json_object_get(o, key));
+    json_decref(o);
+    return n;
+}
+
+Test(survival, a_spare_takes_the_place_of_a_joined_worker_and_the_survivors_that_of_the_spare)
+{
+    party p = party_begin();
+    char *want = ask(&p.c, STORY("400"));
+    cr_assert(program_start(&p.worker[1], "spare", SLUICE("worker", "--connect", p.endpoint, "-m", model)));
+    for (int i = 0; i < 1000 && !size_of(&p.c, "spares"); i++) usleep(10000);
+    cr_assert_eq(size_of(&p.c, "spares"), 1);
+    lose_worker(&p, want, 0);
+    cr_expect_eq(stage_pid(&p.c, 1), p.worker[1].pid, "the spare has no place");
+    cr_expect_eq(size_of(&p.c, "spares"), 0);
+    lose_worker(&p, want, 1);
+    cr_expect_eq(size_of(&p.c, "stages"), 1);
+    cr_expect_eq(number(&p.c, "stages.0.last"), number(&p.c, "model.layers"));
+    free(want);
+    ran r = program_run(0, SECONDS, NULL, SLUICE("down", "--dir", p.c.dir));
+    cr_expect_eq(r.status, 0);
+    ran_free(&r);
+    cr_expect(programs_ended(5));
+    cr_expect(run_dir_clean(p.c.dir));
+}
