@@ -338,6 +338,7 @@ static void on_ready(coordinator *c, member *m)
     if (m->rag) m->ready = true, c->rag = m;
     if (c->in.head.ready.epoch != c->epoch || m->stage == STAGE_NONE) return;
     m->ready = true;
+    m->t_pong = clock_ns(); /* not the last word of the one whose place it took */
     m->took = c->in.head.ready;
     LOG(LOG_INFO, "STAGE-READY", "stage=%u name=%s layers=%u-%u ms=%" PRIu64, m->stage, m->name, m->part.first, m->part.last, m->took.load_ms);
 }

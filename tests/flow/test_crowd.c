@@ -143,7 +143,7 @@ static void check_crowd(const char *rows, const char *sessions, crowd w)
 
 Test(crowd, eighty_jobs_of_thirty_two_answers) { check_crowd("512", "64", (crowd){ 80, 32, 8, 4 }); }
 Test(crowd, eighty_jobs_of_thirty_two_answers_where_seven_rows_and_five_sessions_fit) { check_crowd("7", "5", (crowd){ 80, 32, 3, 4 }); }
-Test(crowd, sixty_four_answers_one_row_and_one_session_at_a_time) { check_crowd("1", "1", (crowd){ 3, 64, 4, 2 }); }
+Test(crowd, sixty_four_answers_one_row_and_one_session_at_a_time) { check_crowd("1", "1", (crowd){ 3, 64, 20, 2 }); }
 Test(crowd, single_answers_three_at_a_time) { check_crowd("2", "3", (crowd){ 60, 1, 12, 8 }); }
 
 /* ---- more finished jobs than are kept */

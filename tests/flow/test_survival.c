@@ -180,9 +180,9 @@ Test(survival, a_stage_that_is_killed_three_times_changes_no_token)
 Test(survival, a_stage_that_hangs_is_replaced)
 {
     standing c = up(UP("--stages", "2", "--stage-timeout", "1"));
-    char *want = ask(&c, STORY("300"));
+    char *want = ask(&c, STORY("600"));
     int64_t rows = number(&c, "pump.decode_rows"), epoch = number(&c, "epoch");
-    program p = start(&c, STORY("300"));
+    program p = start(&c, STORY("600"));
     until(&c, "pump.decode_rows", rows + 60);
     pid_t hung = stage_pid(&c, 1);
     hit(hung, SIGSTOP);
@@ -198,9 +198,9 @@ Test(survival, a_stage_that_hangs_is_replaced)
 Test(survival, both_stages_killed_at_once)
 {
     standing c = up(UP("--stages", "2"));
-    char *want = ask(&c, STORY("300"));
+    char *want = ask(&c, STORY("600"));
     int64_t rows = number(&c, "pump.decode_rows");
-    program p = start(&c, STORY("300"));
+    program p = start(&c, STORY("600"));
     until(&c, "pump.decode_rows", rows + 60);
     pid_t first = stage_pid(&c, 0), second = stage_pid(&c, 1);
     hit(first, SIGKILL);
@@ -213,7 +213,7 @@ Test(survival, both_stages_killed_at_once)
 
 Test(survival, four_choices_of_one_prompt_outlive_a_stage)
 {
-    const char *const *words = ASK("-p", "Once upon", "-n", "150", "--ignore-eos", "--temp", "0.9", "--seed", "3", "--choices", "4", "--logprobs", "1");
+    const char *const *words = ASK("-p", "Once upon", "-n", "400", "--ignore-eos", "--temp", "0.9", "--seed", "3", "--choices", "4", "--logprobs", "1");
     standing c = up(UP("--stages", "2"));
     char *want = ask(&c, words);
     for (unsigned i = 0; i < 2; i++) {
@@ -264,7 +264,7 @@ static const char *long_prompt(unsigned words)
 Test(survival, a_stage_killed_under_a_long_prompt)
 {
     standing c = up(UP("--stages", "2", "--chunk", "1"));
-    const char *const *words = ASK("-f", long_prompt(600), "-n", "20", "--ignore-eos", "--temp", "0.9", "--logprobs", "2");
+    const char *const *words = ASK("-f", long_prompt(1400), "-n", "20", "--ignore-eos", "--temp", "0.9", "--logprobs", "2");
     char *want = ask(&c, words);
     for (unsigned i = 0; i < 2; i++) {
         int64_t rows = number(&c, "pump.prompt_rows");

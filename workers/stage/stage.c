@@ -12,7 +12,7 @@
 #define SPIN_US 30           /* a hop over ipc takes about so long: sleeping and waking costs as much again */
 #define HELLO_AGAIN_NS 3000000000u /* a worker that came by itself says HELLO again after so much silence (a PING comes every second) */
 #define SILENT_NS 60000000000u /* and leaves after so much */
-#define SEND_MS 10000        /* the next hop takes nothing for so long: it is stuck or gone */
+#define SEND_MS 3000         /* no connection to the next hop for so long: it is gone (a slow one still has room: high-water marks are far off) */
 #define SLICE_MS 200         /* how soon a stop flag is seen meanwhile */
 
 typedef struct {
