@@ -306,7 +306,8 @@ Test(demo, nothing_stays_when_a_stage_has_died)
 {
     program p = without_child("--name=stage-1");
     off_t before = output_size(&p);
-    for (int i = 0; i < 500 && output_size(&p) <= before + 1000; i++) usleep(10000);
+    int patience = (int)(1000 * programs_patience()); /* ten seconds: a death, a restart, every row again, and some new text */
+    for (int i = 0; i < patience && output_size(&p) <= before + 1000; i++) usleep(10000);
     cr_expect_gt(output_size(&p), before + 1000, "the text does not go on");
     kill(p.pid, SIGTERM);
     cr_expect_eq(program_wait(&p, 143, 10), 143);
