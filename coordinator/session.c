@@ -98,7 +98,6 @@ void session_sent(session *s, const session_rows *r)
 {
     s->cursor += r->n;
     s->again = s->slide = s->trim = false;
-    s->fork_of = 0;
     if (s->state == SESSION_DECODE || s->cursor == s->tokens.n) s->state = SESSION_WAIT;
 }
 
@@ -108,7 +107,6 @@ void session_rebuild(session *s)
     s->state = SESSION_OPENING;
     s->cursor = s->acks = s->refs = 0;
     s->again = s->slide = s->trim = false;
-    s->fork_of = 0;
 }
 
 /* ---- what came back ----------------------------------------------------------------------------------------------- */
@@ -232,7 +230,6 @@ err_code session_split(session_list *l, session *s, uint32_t index, session **ou
     err_code rc = session_new(l, s->job, index, out, e);
     if (rc) return rc;
     (*out)->cursor = s->cursor;
-    (*out)->fork_of = s->id;
     (*out)->state = SESSION_WAIT;
     return ERR_OK;
 }

@@ -32,7 +32,6 @@ typedef struct session {
     bool again;                    /* the next row was sent before and goes first (COMMIT of the one before it drops it) */
     bool slide;                    /* TRUNCATE 0 first */
     bool trim;                     /* TRUNCATE the next row first: stages were given more committed rows than are its own */
-    uint64_t fork_of;              /* not 0: FORK from that session in front of the first row */
     uint32_t refs;                 /* steps in flight that mention it */
     uint64_t last_step;            /* number of the newest step with rows of it */
     uint32_t acks;                 /* stages that have opened it / taken its KV */

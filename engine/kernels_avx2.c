@@ -173,24 +173,6 @@ typedef struct {
 } qblock;
 typedef struct { qblock b[BLOCKS]; } qpanel;
 
-/* 8x8 transpose of 32-bit lanes. */
-INLINE void transpose(__m256i v[8])
-{
-    __m256i a[8];
-    UNROLL for (int i = 0; i < 4; i++) {
-        a[i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
-        a[i + 4] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
-    }
-    UNROLL for (int h = 0; h < 2; h++) {                          /* columns 0, 1, 4, 5 and then 2, 3, 6, 7 */
-        __m256i lo0 = _mm256_unpacklo_epi64(a[4 * h], a[4 * h + 1]), lo1 = _mm256_unpacklo_epi64(a[4 * h + 2], a[4 * h + 3]);
-        __m256i hi0 = _mm256_unpackhi_epi64(a[4 * h], a[4 * h + 1]), hi1 = _mm256_unpackhi_epi64(a[4 * h + 2], a[4 * h + 3]);
-        v[2 * h] = _mm256_permute2x128_si256(lo0, lo1, 0x20);
-        v[2 * h + 1] = _mm256_permute2x128_si256(hi0, hi1, 0x20);
-        v[2 * h + 4] = _mm256_permute2x128_si256(lo0, lo1, 0x31);
-        v[2 * h + 5] = _mm256_permute2x128_si256(hi0, hi1, 0x31);
-    }
-}
-
 INLINE void unpack_block(wtype t, const tile *rows, uint32_t u, uint32_t j, const scales *sc, qblock *out)
 {
     UNROLL for (int r = 0; r < TILE; r++) out->w[r] = weights(t, unit_at(t, rows->row[r], u), j);
@@ -238,9 +220,6 @@ INLINE __m256i finish_many(wtype t, const qblock *b, __m256i I, const int16_t *s
     return less_offset(t, I, b->s.corr, s);
 }
 
-/* The rows of x of one group: nt of them, ld elements apart. */
-typedef struct { const int8_t *q; const float *d; const int16_t *s; size_t ld; } xrows;
-
 /* gcc reorders integer sums and then runs out of registers; this names the value as needed here and now. */
 INLINE void pin(__m256i *v)
 {
@@ -274,12 +253,6 @@ INLINE void group_many(wtype t, const qpanel *p, uint32_t n, xrows x, __m256 *ac
     UNROLL for (uint32_t r = 0; r < nt; r++) acc[r] = s[r];
 }
 
-INLINE xrows xrows_at(const act *a, uint32_t t, uint32_t b)
-{
-    size_t at = t * a->ld + (size_t)b * KERNELS_BLOCK;
-    return (xrows){ a->q + at, a->d + at / KERNELS_BLOCK, a->s + at / 16, a->ld };
-}
-
 /* T <= ROWS rows of x from t0. */
 INLINE void quant_many(wtype t, const tile *rows, const act *a, uint32_t t0, uint32_t T, __m256 *acc)
 {
@@ -299,7 +272,6 @@ INLINE void quant_many(wtype t, const tile *rows, const act *a, uint32_t t0, uin
 typedef __m256 few_fn(const tile *rows, const int8_t *q, const float *d, const int16_t *s, uint32_t blocks);
 typedef void many_fn(const tile *rows, const act *a, uint32_t t0, uint32_t T, __m256 *acc);
 
-#define QUANT_MAP(X) X(Q8_0) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL)
 #define X(N) \
     static __m256 few_##N(const tile *rows, const int8_t *q, const float *d, const int16_t *s, uint32_t blocks) \
     { \

@@ -24,31 +24,13 @@ INLINE __m512 join_ps(__m256 lo, __m256 hi) { return _mm512_castsi512_ps(join(_m
 /* What I is less than the unsigned dot by, in units of sum(q). */
 INLINE int offset_of(wtype t) { return is(t, SIGNED) ? 128 : traits[t].offset; }
 
-/* 8x8 transpose of 32-bit lanes. */
-INLINE void turn(__m256i v[8])
-{
-    __m256i a[8];
-    UNROLL for (int i = 0; i < 4; i++) {
-        a[i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
-        a[i + 4] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
-    }
-    UNROLL for (int h = 0; h < 2; h++) {
-        __m256i lo0 = _mm256_unpacklo_epi64(a[4 * h], a[4 * h + 1]), lo1 = _mm256_unpacklo_epi64(a[4 * h + 2], a[4 * h + 3]);
-        __m256i hi0 = _mm256_unpackhi_epi64(a[4 * h], a[4 * h + 1]), hi1 = _mm256_unpackhi_epi64(a[4 * h + 2], a[4 * h + 3]);
-        v[2 * h] = _mm256_permute2x128_si256(lo0, lo1, 0x20);
-        v[2 * h + 1] = _mm256_permute2x128_si256(hi0, hi1, 0x20);
-        v[2 * h + 4] = _mm256_permute2x128_si256(lo0, lo1, 0x31);
-        v[2 * h + 5] = _mm256_permute2x128_si256(hi0, hi1, 0x31);
-    }
-}
-
 INLINE void half_weights(wtype t, const tile *rows, uint32_t u, uint32_t j, __m256i v[8])
 {
     UNROLL for (int r = 0; r < TILE; r++) {
         v[r] = weights(t, unit_at(t, rows->row[r], u), j);
         if (is(t, SIGNED)) v[r] = _mm256_xor_si256(v[r], _mm256_set1_epi8((char)0x80));
     }
-    turn(v);
+    transpose(v);
 }
 
 /* Scales stand twice in 16 bits; as 32-bit integers, signed. */
@@ -77,8 +59,6 @@ INLINE void unpack_panel(wtype t, const tile rows[2], uint32_t b0, uint32_t n, w
         UNROLL for (uint32_t j = 0; j < unit_blocks[t]; j++) unpack16(t, rows, u, j, sc, &p[i + j]);
     }
 }
-
-typedef struct { const int8_t *q; const float *d; const int16_t *s; size_t ld; } xrow16; /* rows of x, ld elements apart */
 
 INLINE __m512i four(const int8_t *q)
 {
@@ -118,7 +98,7 @@ INLINE __m512 fma16(__m512i I, __m512 d, float dx, __m512 acc)
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(I), _mm512_mul_ps(d, _mm512_set1_ps(dx)), acc);
 }
 
-INLINE void block16(wtype t, const wblock *b, xrow16 x, uint32_t at, __m512 *acc, uint32_t nt)
+INLINE void block16(wtype t, const wblock *b, xrows x, uint32_t at, __m512 *acc, uint32_t nt)
 {
     __m512i lo[TOGETHER], hi[TOGETHER];
     UNROLL for (uint32_t r = 0; r < nt; r++) lo[r] = hi[r] = _mm512_setzero_si512();
@@ -137,18 +117,12 @@ INLINE void block16(wtype t, const wblock *b, xrow16 x, uint32_t at, __m512 *acc
     }
 }
 
-INLINE void panel16(wtype t, const wblock *p, uint32_t n, xrow16 x, __m512 *acc, uint32_t nt)
+INLINE void panel16(wtype t, const wblock *p, uint32_t n, xrows x, __m512 *acc, uint32_t nt)
 {
     __m512 s[TOGETHER];
     UNROLL for (uint32_t r = 0; r < nt; r++) s[r] = acc[r];
     for (uint32_t b = 0; b < n; b++) block16(t, &p[b], x, b, s, nt);
     UNROLL for (uint32_t r = 0; r < nt; r++) acc[r] = s[r];
-}
-
-INLINE xrow16 xrow16_at(const act *a, uint32_t t, uint32_t b)
-{
-    size_t at = t * a->ld + (size_t)b * KERNELS_BLOCK;
-    return (xrow16){ a->q + at, a->d + at / KERNELS_BLOCK, a->s + at / 16, a->ld };
 }
 
 /* T <= PASS rows of x from t0 against 16 rows of W. */
@@ -160,14 +134,13 @@ INLINE void many16(wtype t, const tile rows[2], const act *a, uint32_t t0, uint3
     for (uint32_t b = 0; b < blocks; b += PANEL) {
         uint32_t n = min_u32(PANEL, blocks - b), r = 0;
         unpack_panel(t, rows, b, n, p);
-        for (; r + half <= T; r += half) panel16(t, p, n, xrow16_at(a, t0 + r, b), acc + r, half);
-        for (; r < T; r++) panel16(t, p, n, xrow16_at(a, t0 + r, b), acc + r, 1);
+        for (; r + half <= T; r += half) panel16(t, p, n, xrows_at(a, t0 + r, b), acc + r, half);
+        for (; r < T; r++) panel16(t, p, n, xrows_at(a, t0 + r, b), acc + r, 1);
     }
 }
 
 typedef void many16_fn(const tile rows[2], const act *a, uint32_t t0, uint32_t T, __m512 *acc);
 
-#define QUANT_MAP(X) X(Q8_0) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL)
 #define X(N) \
     static void many_##N(const tile rows[2], const act *a, uint32_t t0, uint32_t T, __m512 *acc) \
     { \

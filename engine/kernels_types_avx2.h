@@ -2,7 +2,7 @@
 #define ENGINE_KERNELS_TYPES_AVX2_H
 /* What differs between quantised weight types in AVX2: how a block's 32 weights and its scales are unpacked, and what the
  * products in engine/kernels_avx2.c must know about their size and sign. One inlined function serves all types: `t` is
- * a constant wherever it is called. Multiplies nothing. Private to engine/kernels_avx2.c. */
+ * a constant wherever it is called. Multiplies nothing. Private to engine/kernels_avx2.c and engine/kernels_avx512vnni.c. */
 #include "engine/kernels_avx2.h"
 
 enum {
@@ -257,5 +257,37 @@ INLINE __m256i weights(wtype t, const uint8_t *p, uint32_t j)
     case WTYPE_Q6_K: return weights_q6_k(p, j);
     default:         return weights_iq4_nl(p);
     }
+}
+
+/* ---- what every quantised product needs ---- */
+
+/* The quantised types, one kernel made special for each. */
+#define QUANT_MAP(X) X(Q8_0) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q2_K) X(Q3_K) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL)
+
+/* 8x8 transpose of 32-bit lanes. */
+INLINE void transpose(__m256i v[8])
+{
+    __m256i a[8];
+    UNROLL for (int i = 0; i < 4; i++) {
+        a[i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+        a[i + 4] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+    }
+    UNROLL for (int h = 0; h < 2; h++) {                          /* columns 0, 1, 4, 5 and then 2, 3, 6, 7 */
+        __m256i lo0 = _mm256_unpacklo_epi64(a[4 * h], a[4 * h + 1]), lo1 = _mm256_unpacklo_epi64(a[4 * h + 2], a[4 * h + 3]);
+        __m256i hi0 = _mm256_unpackhi_epi64(a[4 * h], a[4 * h + 1]), hi1 = _mm256_unpackhi_epi64(a[4 * h + 2], a[4 * h + 3]);
+        v[2 * h] = _mm256_permute2x128_si256(lo0, lo1, 0x20);
+        v[2 * h + 1] = _mm256_permute2x128_si256(hi0, hi1, 0x20);
+        v[2 * h + 4] = _mm256_permute2x128_si256(lo0, lo1, 0x31);
+        v[2 * h + 5] = _mm256_permute2x128_si256(hi0, hi1, 0x31);
+    }
+}
+
+/* The rows of x of one group: nt of them, ld elements apart. */
+typedef struct { const int8_t *q; const float *d; const int16_t *s; size_t ld; } xrows;
+
+INLINE xrows xrows_at(const act *a, uint32_t t, uint32_t b)
+{
+    size_t at = t * a->ld + (size_t)b * KERNELS_BLOCK;
+    return (xrows){ a->q + at, a->d + at / KERNELS_BLOCK, a->s + at / 16, a->ld };
 }
 #endif

@@ -266,6 +266,6 @@ err_code step_run(shard_state *s, const message *msg, const view *frame, step_ou
 
 void step_out_free(step_out *o)
 {
-    text *all[] = { &o->rows, &o->ops, &o->hops, &o->cands, &o->full, &o->hidden };
+    text *all[] = { &o->rows, &o->cands, &o->full, &o->hidden };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) text_free(all[i]);
 }

@@ -11,7 +11,7 @@ typedef struct {
     view frame[MSG_FRAMES_MAX];
     bool is_result;
     uint32_t next;                      /* stage index of the next hop when it is a STEP */
-    text rows, ops, hops, cands, full, hidden;   /* memory of the frames, reused */
+    text rows, cands, full, hidden;   /* memory of the frames, reused */
     /* a session that failed here, for a FAIL beside the row's status (one a step is told in words) */
     uint64_t failed_session;
     err failure;
