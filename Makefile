@@ -45,7 +45,7 @@ ISA_AVX512VNNI := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512vnni
 ISA_FMA  := -mfma
 endif
 
-LIB_SRC   := $(wildcard core/*.c proto/*.c kvstore/*.c engine/*.c)
+LIB_SRC   := $(wildcard core/*.c proto/*.c kvstore/*.c kvstore/policy/*.c engine/*.c)
 CO_SRC    := $(filter-out coordinator/main.c,$(wildcard coordinator/*.c))
 ST_SRC    := $(filter-out workers/stage/main.c,$(wildcard workers/stage/*.c))
 RAG_SRC   := $(filter-out workers/rag/main.c,$(wildcard workers/rag/*.c))
