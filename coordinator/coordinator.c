@@ -193,7 +193,8 @@ void prefill_close(coordinator *c)
 void coordinator_fail(coordinator *c, const err *why)
 {
     if (c->fatal.code || c->state == COORD_STOPPED) return;
-    LOG(LOG_ERROR, "CLUSTER-FAILED", "text=\"%s\"", why->text);
+    /* a starter that waits for READY, or whose own cluster this is, says it to the user */
+    LOG(c->state == COORD_STARTING || c->set->die_with_parent ? LOG_INFO : LOG_ERROR, "CLUSTER-FAILED", "text=\"%s\"", why->text);
     c->fatal = *why;
     if (!c->fatal.code) c->fatal.code = ERR_STATE;
     for (job *j = c->jobs.head; j; j = j->next) job_fail(c, j, why);

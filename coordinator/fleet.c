@@ -350,7 +350,7 @@ static void on_fail(coordinator *c, member *m)
     const msg_fail *f = &c->in.head.fail;
     err e;
     err_set(&e, f->code < ERR_COUNT ? (err_code)f->code : ERR_PROTO, "%s: %s", m->name, f->text);
-    LOG(LOG_WARN, "WORKER-FAIL", "name=%s session=%" PRIu64 " step=%" PRIu64 " text=\"%s\"", m->name, f->session, f->step, f->text);
+    LOG(c->state == COORD_STARTING ? LOG_INFO : LOG_WARN, "WORKER-FAIL", "name=%s session=%" PRIu64 " step=%" PRIu64 " text=\"%s\"", m->name, f->session, f->step, f->text);
     if (f->step) pump_step_failed(c, f->step, &e);
     else if (f->session && (!c->whole || f->epoch != c->epoch)) return; /* of a plan before: the session is opened again */
     else if (f->session) session_failed(c, f->session, &e);
@@ -416,7 +416,7 @@ static void start_again_later(coordinator *c, member *m, const err *why)
 void fleet_lost(coordinator *c, member *m, const err *why)
 {
     if (c->state == COORD_STOPPED || (!m->hello_seen && !m->pid && m->t_again)) return;
-    LOG(LOG_WARN, "WORKER-LOST", "name=%s stage=%d text=\"%s\"", m->name, (int)m->stage, why->text);
+    LOG(c->state == COORD_STARTING ? LOG_INFO : LOG_WARN, "WORKER-LOST", "name=%s stage=%d text=\"%s\"", m->name, (int)m->stage, why->text);
     if (c->state == COORD_STARTING) {
         coordinator_fail(c, why);
         return;

@@ -27,7 +27,7 @@ static void end_job(coordinator *c, job *j, finish_reason why)
 void job_fail(coordinator *c, job *j, const err *why)
 {
     if (j->state == JOB_DONE) return;
-    LOG(LOG_WARN, "JOB-FAILED", "job=%" PRIu64 " text=\"%s\"", j->id, why->text);
+    LOG(LOG_INFO, "JOB-FAILED", "job=%" PRIu64 " text=\"%s\"", j->id, why->text);
     j->failure = *why;
     if (!j->failure.code) j->failure.code = ERR_STATE;
     end_job(c, j, FINISH_ERROR);

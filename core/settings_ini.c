@@ -15,6 +15,7 @@ typedef struct {
     size_t at;
     int line;              /* number of the line handed out last */
     bool goes_on;          /* it begins with white space */
+    bool no_key;           /* and stands behind a [section] without a key in between, so there is no value to go on with */
     bool touched[128];     /* keys seen in this file */
     size_t last;           /* option of the key before, for lines that go on with it */
     text value;            /* of that key so far */
@@ -23,6 +24,53 @@ typedef struct {
     err_code rc;
 } ini_state;
 _Static_assert(sizeof ((ini_state *)0)->touched >= 8 * sizeof ((settings *)0)->given, "one flag an option");
+
+static bool known_section(view name)
+{
+    for (size_t i = 0; i < opt_count; i++) {
+        const char *dot = strchr(opt_table[i].ini, '.');
+        if (dot && (size_t)(dot - opt_table[i].ini) == name.len && !memcmp(opt_table[i].ini, name.ptr, name.len)) return true;
+    }
+    return false;
+}
+
+/* The nearest section; "" when none is near. */
+static const char *near_section(const char *name, char buf[static 32])
+{
+    const char *keys[128];
+    char names[128][32];
+    size_t n = 0;
+    for (size_t i = 0; i < opt_count && n < 128; i++) {
+        size_t len = strcspn(opt_table[i].ini, ".");
+        if (!len || len >= sizeof names[0]) continue;
+        memcpy(names[n], opt_table[i].ini, len);
+        names[n][len] = 0;
+        keys[n] = names[n];
+        n++;
+    }
+    const char *near = nearest_word(name, keys, n);
+    snprintf(buf, 32, "%s", near ? near : "");
+    return buf;
+}
+
+/* libinih says nothing of a section without keys, so an unknown one is looked for here. What it takes for a section: a line
+ * whose first mark is '[', unless it goes on with a value. */
+static bool section_is_fine(ini_state *t, const char *p, size_t len)
+{
+    const char *end = p + len, *close;
+    char name[64], near[32];
+    if (t->line == 1 && len >= 3 && !memcmp(p, "\xEF\xBB\xBF", 3)) p += 3; /* a byte order mark */
+    while (p < end && (*p == ' ' || *p == '\t')) p++;
+    if (p == end || *p != '[' || (t->goes_on && !t->no_key)) return true;
+    close = memchr(p, ']', (size_t)(end - p));
+    t->no_key = true;
+    if (!close || known_section((view){ p + 1, (size_t)(close - p - 1) })) return true; /* no ']': libinih says so */
+    snprintf(name, sizeof name, "%.*s", (int)(close - p - 1), p + 1);
+    bool hint = *near_section(name, near);
+    t->rc = err_set(t->e, ERR_CONFIG, "%s:%d: unknown section [%s]%s%s%s", t->name, t->line, name, hint ? " (did you mean [" : "", near,
+                    hint ? "]?)" : "");
+    return false;
+}
 
 /* libinih cuts a line that does not fit its buffer in two, silently; here it is an error. */
 static char *next_line(char *buf, int size, void *stream)
@@ -44,6 +92,7 @@ static char *next_line(char *buf, int size, void *stream)
         t->rc = err_set(t->e, ERR_CONFIG, "%s:%d: a NUL byte in the text", t->name, t->line);
         return NULL;
     }
+    if (!section_is_fine(t, p, len)) return NULL;
     memcpy(buf, p, len);
     buf[len] = 0;
     t->at += len;
@@ -113,6 +162,7 @@ static err_code flush(ini_state *t)
 static err_code take_key(ini_state *t, const char *section, const char *name, const char *value)
 {
     char key[128];
+    t->no_key = false;
     if (t->goes_on && t->last < opt_count)
         return text_adds(&t->value, value) ? ERR_OK : err_set(t->e, ERR_NOMEM, "out of memory");
     err_code rc = flush(t);
@@ -138,7 +188,7 @@ static int on_key(void *user, const char *section, const char *name, const char 
 err_code settings_ini_view(settings *s, view ini, const char *name, err *e)
 {
     err own;
-    ini_state t = { .s = s, .name = name, .ini = ini, .last = opt_count, .e = e ? e : &own };
+    ini_state t = { .s = s, .name = name, .ini = ini, .no_key = true, .last = opt_count, .e = e ? e : &own };
     int bad = ini_parse_stream(next_line, &t, on_key, &t);
     if (bad > 0 && (t.rc == ERR_OK || bad < t.line)) /* libinih reads on after a bad line; the first mistake is the one to name */
         t.rc = err_set(t.e, ERR_CONFIG, "%s:%d: neither a [section] nor key = value", name, bad);

@@ -382,6 +382,8 @@ static err_code pick(const char *name, const char *quant, job *j, uint32_t *file
     return err_set(j->e, ERR_INPUT, "no quant '%.20s' for random models (F32 F16 Q8_0 Q4_0 Q4_K Q6_K)", quant);
 }
 
+const char *model_random_quant(size_t i) { return i < N_QUANTS ? quants[i].name : NULL; }
+
 static err_code write_file(job *j, uint32_t file_type)
 {
     write_keys(j, file_type);

@@ -14,6 +14,8 @@ err_code model_random_write(const char *shape, const char *quant, uint64_t seed,
                             void *arg, err *e);
 /* The i-th shape's name, and a line about it; NULL behind the last. */
 const char *model_random_shape(size_t i, const char **about);
+/* The i-th weight type's name; NULL behind the last. */
+const char *model_random_quant(size_t i);
 
 /* Vocabulary keys for n tokens (engine/random_vocab.c): SPM when pre is NULL, else byte-level BPE for that
  * pre-tokenizer. n must hold the bytes and the special tokens (ERR_INPUT). */

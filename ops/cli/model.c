@@ -40,13 +40,27 @@ static err_code wrong_shape(const char *name, err *e)
                    name ? "\"" : "", list);
 }
 
+static err_code check_quant(const char *name, err *e)
+{
+    char list[120] = "";
+    size_t n = 0;
+    const char *q;
+    for (size_t i = 0; (q = model_random_quant(i)); i++) {
+        if (!strcmp(q, name)) return ERR_OK;
+        if (n < sizeof list - 24) n += (size_t)snprintf(list + n, sizeof list - n, "%s%.20s", i ? ", " : "", q);
+    }
+    return err_set(e, ERR_USAGE, "no weight type \"%.40s\" for random models; types are %s", name, list);
+}
+
 static err_code make_random(settings *s, err *e)
 {
     progress bar = progress_open("writing");
     if (s->args.n > 1) return err_set(e, ERR_USAGE, "what is \"%.100s\"?", s->args.at[1]);
     if (!s->shape || !known_shape(s->shape)) return wrong_shape(s->shape, e);
     if (!s->out) return err_set(e, ERR_USAGE, "-o FILE is missing");
-    err_code rc = model_random_write(s->shape, s->quant ? s->quant : "Q4_0", s->seed, s->out, draw, &bar, e);
+    const char *quant = s->quant ? s->quant : "Q4_0";
+    err_code rc = check_quant(quant, e);
+    if (rc == ERR_OK) rc = model_random_write(s->shape, quant, s->seed, s->out, draw, &bar, e);
     progress_close(&bar);
     return rc;
 }

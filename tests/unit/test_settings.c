@@ -120,8 +120,7 @@ Test(settings, ini_keys_of_other_commands_are_checked_and_skipped)
 Test(settings, ini_errors_name_file_line_and_nearest_key)
 {
     expect_bad_ini("[cluster]\n\nstags = 2\n", "x.ini:3: unknown key \"cluster.stags\" (did you mean cluster.stages?)");
-    expect_bad_ini("[clutser]\nstages = 2\n", "did you mean cluster.stages?");
-    expect_bad_ini("[zzzzzzzzzz]\nqqqqqqqq = 2\n", "zzzzzzzzzz.qqqqqqqq");
+    expect_bad_ini("[cluster]\nzzzzzzzz = 2\n", "cluster.zzzzzzzz");
     expect_bad_ini("stages = 2\n", "in front of any [section]");
     expect_bad_ini("[cluster]\nstages = 9999\n", "x.ini:2: cluster.stages wants a whole number from 0 to 512");
     expect_bad_ini("[cluster]\nstages = 1\nstages = 2\n", "twice");
@@ -134,6 +133,19 @@ Test(settings, ini_errors_name_file_line_and_nearest_key)
     memcpy(longer, "[rag]\ntemplate = ", 17);
     longer[sizeof longer - 1] = 0;
     expect_bad_ini(longer, "x.ini:2: the line is longer");
+}
+
+Test(settings, an_unknown_ini_section_is_an_error_even_when_it_is_empty)
+{
+    expect_bad_ini("[cluster]\nstages = 2\n[clutser]\n", "x.ini:3: unknown section [clutser] (did you mean [cluster]?)");
+    expect_bad_ini("[zzzzzzzzzz]\nqqqqqqqq = 2\n", "x.ini:1: unknown section [zzzzzzzzzz]");
+    expect_bad_ini("  [zzz]\n", "x.ini:1: unknown section [zzz]");
+    expect_bad_ini("\xEF\xBB\xBF[zzz]\n", "x.ini:1: unknown section [zzz]");
+    settings s;
+    err e;
+    cr_expect_eq(ini(&s, CMD_RUN, "", "[job]\n[rag]\ntemplate = a\n  [zzz]\n", &e), ERR_OK, "%s", e.text);
+    cr_expect_str_eq(s.rag_template, "a[zzz]", "an indented line goes on with a value, whatever it looks like");
+    settings_free(&s);
 }
 
 Test(settings, an_absent_ini_file_is_named)
