@@ -246,7 +246,7 @@ static void on_ask(coordinator *c)
         send_report(c, &c->in.from, ref, c->in.head.ask.what ? report_jobs : report_status);
         return;
     }
-    if (fleet_stats_fresh(c) && c->sessions.n) fleet_ask_stats(c);
+    if (fleet_stats_fresh(c)) fleet_ask_stats(c);
     c->ask[c->n_ask].to = c->in.from;
     c->ask[c->n_ask++].ref = ref;
 }

@@ -10,12 +10,13 @@ static json_int_t num(uint64_t v) { return v > INT64_MAX ? INT64_MAX : (json_int
 static json_t *stage_json(const member *m)
 {
     const msg_stats *t = &m->stats;
-    return json_pack("{s:s,s:i,s:I,s:s,s:i,s:i,s:b,s:b,s:s,s:I,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I}}", "name", m->name, "stage",
+    return json_pack("{s:s,s:i,s:I,s:s,s:i,s:i,s:b,s:b,s:s,s:I,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I}}", "name", m->name, "stage",
                      (int)m->stage, "pid", num(m->hello.pid), "host", m->hello.host, "first", (int)m->part.first, "last", (int)m->part.last, "embed",
                      m->part.embed, "head", m->part.head, "cores", m->hello.cpuset, "threads", num(m->hello.threads), "isa", m->hello.isa,
                      "weight_bytes", num(m->took.weight_bytes), "kv_row_bytes", num(m->took.kv_row_bytes), "kv_bytes", num(t->kv_bytes), "kv_arena",
                      num(t->kv_arena), "steps", num(t->steps), "rows", num(t->rows), "busy_ms", num(t->busy_ns / 1000000), "wait_ms",
-                     num(t->wait_ns / 1000000), "rss_kb", num(t->rss_kb), "kernels", "float_few", num(t->float_few), "float_many", num(t->float_many),
+                     num(t->wait_ns / 1000000), "busy_us", num(t->busy_ns / 1000), "wait_us", num(t->wait_ns / 1000),
+                     "transfer_us", num(t->transfer_ns / 1000), "rss_kb", num(t->rss_kb), "kernels", "float_few", num(t->float_few), "float_many", num(t->float_many),
                      "quant_few", num(t->quant_few), "quant_many", num(t->quant_many));
 }
 

@@ -13,7 +13,8 @@ enum {
     CMD_JOBS = 1 << 6, CMD_RESULT = 1 << 7, CMD_CANCEL = 1 << 8, CMD_TOKENIZE = 1 << 9, CMD_EVAL = 1 << 10,
     CMD_INDEX = 1 << 11, CMD_MODEL = 1 << 12, CMD_COORDINATOR = 1 << 13, CMD_STAGE = 1 << 14, CMD_RAG = 1 << 15,
     CMD_DETOKENIZE = 1 << 16, CMD_CONFIG = 1 << 17, CMD_COMPLETION = 1 << 18,
-    CMD_ALL = (1 << 19) - 1,
+    CMD_BENCH = 1 << 19,
+    CMD_ALL = (1 << 20) - 1,
     CMD_RARE = 1 << 30                /* no command: an option with this bit is left out of the short help */
 };
 
@@ -30,7 +31,7 @@ typedef struct {
 #include "core/options.def"
 #undef OPT
     string_list args;                 /* words that are no options */
-    uint64_t given[2];                /* bit i: option i of the table was given (argv or file) */
+    uint64_t given[4];                /* bit i: option i of the table was given (argv or file) */
 } settings;
 
 /* Defaults for a command. */

@@ -16,7 +16,7 @@ typedef struct {
     int line;              /* number of the line handed out last */
     bool goes_on;          /* it begins with white space */
     bool no_key;           /* and stands behind a [section] without a key in between, so there is no value to go on with */
-    bool touched[128];     /* keys seen in this file */
+    bool touched[256];     /* keys seen in this file */
     size_t last;           /* option of the key before, for lines that go on with it */
     text value;            /* of that key so far */
     int value_line;

@@ -33,6 +33,7 @@ err_code cmd_cancel(settings *s, err *e);
 err_code cmd_tokenize(settings *s, err *e);
 err_code cmd_detokenize(settings *s, err *e);
 err_code cmd_eval(settings *s, err *e);
+err_code cmd_bench(settings *s, err *e);
 err_code cmd_index(settings *s, err *e);
 err_code cmd_model(settings *s, err *e);
 err_code cmd_config(settings *s, err *e);
@@ -46,4 +47,6 @@ err_code eval_qa(settings *s, err *e);
 #define SLUICE_VERSION "0.1.0"
 /* `sluice 1.2.3 (revision, isa)` */
 void version_print(FILE *out);
+/* What git called this build. */
+const char *version_revision(void);
 #endif

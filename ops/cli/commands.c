@@ -51,6 +51,20 @@ const command commands[] = {
       "logits|ppl|qa", "sluice eval ppl -m model.gguf -f text.txt -c 256",
       "logits writes one row of 32-bit floats for each token. ppl is the perplexity of a text over windows without overlap, as "
       "llama-perplexity defines it. qa counts right answers to questions with a known answer, one JSON object a line." },
+    { "bench", CMD_BENCH, cmd_bench, "measure speed: prompts and tokens a second, batches, a served load, start and memory",
+      "[pp/tg] [-p N,...] [-n N,...] [-d N,...] [-r N]\n       sluice bench batch [-p N,...] [-n N,...] [-b N,...]\n"
+      "       sluice bench serve [--clients N | --rate X] [--requests N]\n       sluice bench footprint [--idle SECONDS]",
+      "pp/tg|batch|serve|footprint", "sluice bench -m model.gguf --stages 1 -p 512 -n 128",
+      "The load goes the way of any job: prompts of random tokens are submitted to a cluster, and times are those at which tokens "
+      "arrive at the client. A cluster is started for the measurement, unless one is up and no option shapes a cluster.\n"
+      "pp/tg: one prompt of -p tokens, and generating -n tokens, -r times each: mean and standard deviation; with -d that many tokens "
+      "stand in front. A prompt at a depth is the difference of two prompts.\n"
+      "batch: -b sessions at once, each with a prompt of -p tokens: T_PP until all prompts are done; S_TG is the rate while all of them "
+      "generate, over -n tokens of each.\n"
+      "serve: a closed loop of --clients, or with --rate requests at random times; time to first token (TTFT), time per output token "
+      "(TPOT), time between tokens (ITL), and what the stages did meanwhile.\n"
+      "footprint: time until the cluster is ready, processor time while it is idle, memory of all its processes (proportional set "
+      "size) beside weights and KV." },
     { "index", CMD_INDEX, cmd_index, "make a corpus file of a folder of texts", "FOLDER -o CORPUS", "DIR",
       "sluice index notes/ -o notes.db", "The corpus file is what --rag takes." },
     { "model", CMD_MODEL, cmd_model, "look into a model file; make one of another, or of random weights",

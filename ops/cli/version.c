@@ -7,6 +7,8 @@
 #define SLUICE_REV "unknown"
 #endif
 
+const char *version_revision(void) { return SLUICE_REV; }
+
 void version_print(FILE *out)
 {
     isa i;

@@ -28,7 +28,8 @@ typedef struct {
     step_out out;
     trace *trace;
     packet in;
-    uint64_t steps, rows, busy_ns, wait_ns, n_sessions;
+    uint64_t steps, rows, busy_ns, wait_ns, transfer_ns, n_sessions;
+    uint64_t t_taken;            /* when the message under way was there to be read */
     bool bye, heard;             /* told to go; anything has come from the coordinator */
     err refused;                 /* why the coordinator does not want us */
 } stage;
@@ -211,7 +212,7 @@ static void on_stats_get(stage *s)
     message m = msg_init(MSG_STATS);
     msg_stats *t = &m.stats;
     *t = (msg_stats){ .nonce = s->in.head.stats_get.nonce, .steps = s->steps, .rows = s->rows, .busy_ns = s->busy_ns,
-                      .wait_ns = s->wait_ns, .sessions = s->n_sessions, .rss_kb = rss_kb() };
+                      .wait_ns = s->wait_ns, .transfer_ns = s->transfer_ns, .sessions = s->n_sessions, .rss_kb = rss_kb() };
     for (shard_state *p = s->shards; p; p = p->next) {
         kv_usage u = p->store ? kv_bytes(p->store) : (kv_usage){ 0 };
         t->kv_bytes += u.data + u.meta;
@@ -323,12 +324,14 @@ static void on_step(stage *s)
     shard_state *sh = shard_find(s, m->model);
     err e = { 0 };
     err_code rc = sh ? step_run(sh, &s->in.head, s->in.frame, &s->out, &e) : err_set(&e, ERR_STATE, "no shard of model %" PRIu64, m->model);
+    uint64_t computed = clock_ns();
     if (!rc && s->out.failed_session) say_fail(s, &s->out.failure, s->out.failed_session, 0);
     if (!rc) rc = send_on(s, &e);
     if (rc) say_fail(s, &e, 0, step);
     s->steps++;
     s->rows += n;
-    s->busy_ns += clock_ns() - t;
+    s->busy_ns += computed - t;
+    s->transfer_ns += t - s->t_taken + clock_ns() - computed;
 }
 
 static void on_push(stage *s)
@@ -393,9 +396,11 @@ static err_code serve(stage *s, err *e)
         uint64_t t = clock_ns();
         err_code rc = link_poll(links, 3, ready, POLL_MS, SPIN_US, e);
         if (rc) return rc;
-        s->wait_ns += clock_ns() - t;
+        s->t_taken = clock_ns();
+        s->wait_ns += s->t_taken - t;
         if (ready[0]) take(s, s->control, on_control);
         if (ready[1]) take(s, s->bulk, on_push);
+        if (ready[0] || ready[1]) s->t_taken = clock_ns();
         if (ready[2]) take(s, s->data, on_step);
         bool any = ready[0] || ready[1] || ready[2]; /* after long work its PINGs wait to be read: no silence */
         if (!any && (rc = mind_silence(s, e))) return rc;
