@@ -1,7 +1,7 @@
 #ifndef CORE_ROPE_MATH_H
 #define CORE_ROPE_MATH_H
 /* Sine, cosine, logarithm and roots in double from IEEE + - * / and fma alone, so that every host computes the same
- * bits. Private to core/rope.c and its test. Pure; any thread. */
+ * bits. For core/rope.c and the scores of kvstore/policy. Pure; any thread. */
 
 /* An unevaluated sum hi + lo, |lo| <= ulp(hi)/2: about 106 bits. A frequency needs them: its error is multiplied by the
  * position, and at 10^6 a double's own rounding would already be 1e-10 radians. */

@@ -3,6 +3,7 @@
 /* What a policy step sees of one layer of one sequence at a settlement: plain arrays, no pages, no packing. The store fills
  * them, the steps (kvstore/policy/) are pure functions of them, the store carries the decision out. All rows are committed.
  * Arrays belong to the caller and live for one settlement of one layer; those marked (w) may be changed in place. */
+#include "core/rope.h"
 #include "kvstore/policy.h"
 
 /* One kv head. Rows ascend by row index, except that merged rows (weight > 1) may stand anywhere. */
@@ -40,6 +41,8 @@ typedef struct {
     uint32_t seen;             /* committed rows of the sequence so far, evicted ones too */
     bool prompt_end;           /* this settlement is at the prompt's end; else at a multiple of KV_INTERVAL */
     float scale;               /* on q.k */
+    const rope_table *rope;    /* this layer's; pairs (i, i+half) if neox, else (2i, 2i+1) */
+    bool neox;
     float layer_error;         /* of the profile, normalised over layers; 1/layers if there is none */
     const uint8_t *semantic;   /* [4] query heads of the layer (CompressKV), NULL if there are none */
     uint64_t used, budget;     /* bytes of the arena; budget 0: none. PRESSURE only; journalled by the coordinator */
