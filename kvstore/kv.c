@@ -69,7 +69,8 @@ err_code kv_open(kv **out, const kv_geometry *g, err *e)
     s->g = *g;
     s->layout = kv_layout_of(g->K, g->d, g->format);
     s->vec = vec_for(g->isa);
-    pages_open(&s->pages, s->layout.page, g->max_bytes);
+    s->arena.max_bytes = g->max_bytes;
+    pages_open(&s->pages, &s->arena, s->layout.page);
     *out = s;
     return ERR_OK;
 }
@@ -225,7 +226,7 @@ static uint64_t rope_bytes(const rope_table *t)
 kv_usage kv_bytes(const kv *s)
 {
     const pages *p = &s->pages;
-    kv_usage u = { .arena = pages_arena(p), .pages_used = p->n - p->n_free, .pages_free = p->n_free, .sequences = s->sequences };
+    kv_usage u = { .arena = s->arena.bytes, .pages_used = pages_used(p), .pages_free = p->n_free, .sequences = s->sequences };
     u.data = u.pages_used * p->page;
     u.meta = sizeof *s + pages_meta(p) + rope_bytes(&s->rope) + rope_bytes(&s->rope_local);
     for (int b = 0; b < KV_BUCKETS; b++)

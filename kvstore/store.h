@@ -24,7 +24,8 @@ struct kv {
     rope_table rope;
     rope_table rope_local;     /* of local layers; closed unless look.local_base > 0 */
     uint64_t rope_print;       /* of both and n_rot: two stores with the same one rotate alike */
-    pages pages;
+    arena arena;
+    pages pages;               /* of raw rows, all heads: layout.page bytes */
     kv_seq *bucket[KV_BUCKETS];
     uint32_t sequences;
 };

@@ -1,0 +1,341 @@
+#include "kvstore/pane_impl.h"
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OUT_HEAD = 8, OUT_BYTES = 4, CHANNEL_BITS = 11 };
+_Static_assert((KV_MAX_D - 1) >> CHANNEL_BITS == 0, "a channel fits its bits of an outlier's place");
+
+static uint32_t bits_of(const pane_kind *k)
+{
+    return k->pack.kind == KV_PACK_Q8 ? 8 : k->pack.kind == KV_PACK_Q4 ? 4 : k->pack.bits;
+}
+
+static bool is_scaled_by_row(const pane_kind *k)
+{
+    return k->pack.kind == KV_PACK_Q8 || k->pack.kind == KV_PACK_Q4 || k->pack.kind == KV_PACK_TOKEN;
+}
+
+/* Scales and minima of a pane: how many f16 of each. */
+static size_t scales_of(const pane_kind *k)
+{
+    uint32_t G = pane_groups(k->d);
+    switch (k->pack.kind) {
+    case KV_PACK_Q8: case KV_PACK_Q4: case KV_PACK_TOKEN: return (size_t)PANE_ROWS * G;
+    case KV_PACK_CHANNEL: return (size_t)PANE_GROUP * G;
+    default: return k->key ? 0 : PANE_ROWS;
+    }
+}
+
+static bool has_min(const pane_kind *k) { return k->pack.kind != KV_PACK_Q8 && k->pack.kind != KV_PACK_Q4; }
+
+static size_t outlier_bytes(const pane_kind *k)
+{
+    return k->pack.kind == KV_PACK_NUQ ? (OUT_HEAD + (size_t)pane_outliers(k->d) * OUT_BYTES + 7) / 8 * 8 : 0;
+}
+
+static size_t codes_at(const pane_kind *k)
+{
+    return outlier_bytes(k) + scales_of(k) * sizeof(f16) * (has_min(k) ? 2 : 1);
+}
+
+static size_t row_codes(const pane_kind *k) { return (size_t)pane_groups(k->d) * 4 * bits_of(k); }
+
+static size_t raw_elem(const pane_kind *k) { return k->exact == KV_F32 ? 4 : 2; }
+
+size_t pane_bytes(const pane_kind *k)
+{
+    size_t n = k->pack.kind == KV_PACK_RAW ? PANE_ROWS * k->d * raw_elem(k) : codes_at(k) + PANE_ROWS * row_codes(k);
+    return (n + 63) / 64 * 64;
+}
+
+bool pane_row_alone(const pane_kind *k) { return k->pack.kind == KV_PACK_RAW || is_scaled_by_row(k); }
+
+/* ---- Hadamard ------------------------------------------------------------------------------------------------------ */
+
+void pane_hadamard(float *x, uint32_t d)
+{
+    uint32_t block = d & (~d + 1);
+    float norm = 1.0f / sqrtf((float)block);
+    for (uint32_t h = 1; h < block; h *= 2)
+        for (uint32_t i = 0; i < d; i += 2 * h)
+            for (uint32_t j = i; j < i + h; j++) {
+                float a = x[j], b = x[j + h];
+                x[j] = a + b;
+                x[j + h] = a - b;
+            }
+    for (uint32_t i = 0; i < d; i++) x[i] *= norm;
+}
+
+/* ---- encoding ------------------------------------------------------------------------------------------------------ */
+
+/* Beyond the largest half there is infinity, and 0 * infinity at decoding. */
+static f16 half_of(float x) { return vec_f16(x > 65504 ? 65504 : x < -65504 ? -65504 : x); }
+
+static void put_code(uint8_t *g, uint32_t bits, uint32_t i, uint32_t code)
+{
+    switch (bits) {
+    case 8: g[i] = (uint8_t)code; break;
+    case 4: g[i % 16] = (uint8_t)(g[i % 16] | code << (i / 16 * 4)); break;
+    default:
+        g[i % 8] = (uint8_t)(g[i % 8] | (code & 3) << (i / 8 * 2));
+        if (bits == 3) g[8 + i / 8] = (uint8_t)(g[8 + i / 8] | code >> 2 << (i % 8));
+    }
+}
+
+/* round((x - m) / s) within the codes; s 0: all the same. */
+static uint32_t code_of(float x, float s, float m, uint32_t bits)
+{
+    float top = (float)((1u << bits) - 1), q = s > 0 || s < 0 ? rintf((x - m) / s) : 0;
+    return (uint32_t)(q > 0 ? q < top ? q : top : 0);
+}
+
+typedef struct { float lo, hi, far; } extent;   /* far: the one with the largest magnitude */
+
+/* Of n values, `step` floats apart. */
+static extent extent_of(const float *x, uint32_t n, size_t step)
+{
+    extent e = { x[0], x[0], x[0] };
+    for (uint32_t i = 1; i < n; i++) {
+        float v = x[i * step];
+        if (v < e.lo) e.lo = v;
+        if (v > e.hi) e.hi = v;
+        if (fabsf(v) > fabsf(e.far)) e.far = v;
+    }
+    return e;
+}
+
+/* A scale and the minimum that belongs to it; for Q8 and Q4 only the scale is kept. */
+static f16 scale_of(const pane_kind *k, const extent *e)
+{
+    if (k->pack.kind == KV_PACK_Q8) return half_of(fabsf(e->far) / 127);
+    if (k->pack.kind == KV_PACK_Q4) return half_of(e->far / -8);
+    return half_of((e->hi - e->lo) / (float)((1u << bits_of(k)) - 1));
+}
+
+static float fixed_min(const pane_kind *k, float s) { return k->pack.kind == KV_PACK_Q8 ? -128 * s : -8 * s; }
+
+static void encode_by_row(const pane_kind *k, const float *x, uint32_t n, unsigned char *out)
+{
+    f16 *scale = (f16 *)(void *)out, *min = scale + scales_of(k);
+    uint32_t G = pane_groups(k->d), bits = bits_of(k);
+    for (uint32_t r = 0; r < n; r++)
+        for (uint32_t g = 0; g < G; g++) {
+            uint32_t at = g * PANE_GROUP, m = k->d - at < PANE_GROUP ? k->d - at : PANE_GROUP;
+            const float *v = x + (size_t)r * k->d + at;
+            extent e = extent_of(v, m, 1);
+            float s = vec_f32(scale[r * G + g] = scale_of(k, &e)), lo = fixed_min(k, s);
+            if (has_min(k)) lo = vec_f32(min[r * G + g] = half_of(e.lo));
+            uint8_t *codes = out + codes_at(k) + r * row_codes(k) + (size_t)g * 4 * bits;
+            for (uint32_t i = 0; i < m; i++) put_code(codes, bits, i, code_of(v[i], s, lo, bits));
+        }
+}
+
+static void encode_by_channel(const pane_kind *k, const float *x, uint32_t n, unsigned char *out)
+{
+    f16 *scale = (f16 *)(void *)out, *min = scale + scales_of(k);
+    uint32_t bits = bits_of(k);
+    for (uint32_t c = 0; c < k->d; c++) {
+        extent e = extent_of(x + c, n, k->d);
+        float s = vec_f32(scale[c] = scale_of(k, &e)), lo = vec_f32(min[c] = half_of(e.lo));
+        uint8_t *codes = out + codes_at(k) + (size_t)(c / PANE_GROUP) * 4 * bits;
+        for (uint32_t r = 0; r < n; r++)
+            put_code(codes + r * row_codes(k), bits, c % PANE_GROUP, code_of(x[(size_t)r * k->d + c], s, lo, bits));
+    }
+}
+
+/* ---- encoding: codebooks ------------------------------------------------------------------------------------------- */
+
+static int farthest_first(const void *a, const void *b)
+{
+    const pane_outlier *x = a, *y = b;
+    return x->far < y->far ? 1 : x->far > y->far ? -1 : (int)x->place - (int)y->place;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const float *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+/* How far an element lies outside: of K beyond its channel's thresholds; of V from its row's median, in the row's mean
+ * deviations. Elements that are no candidates are left out. */
+static uint32_t candidates_key(const pane_kind *k, const float *x, uint32_t n, pane_outlier *to)
+{
+    uint32_t m = 0;
+    for (uint32_t r = 0; r < n; r++)
+        for (uint32_t c = 0; c < k->d; c++) {
+            float v = x[(size_t)r * k->d + c], over = v > k->hi[c] ? v - k->hi[c] : k->lo[c] - v;
+            if (over > 0) to[m++] = (pane_outlier){ over, (uint16_t)(r << CHANNEL_BITS | c) };
+        }
+    return m;
+}
+
+static uint32_t candidates_value(const pane_kind *k, const float *x, uint32_t n, pane_outlier *to)
+{
+    float sorted[KV_MAX_D];
+    for (uint32_t r = 0; r < n; r++) {
+        const float *v = x + (size_t)r * k->d;
+        memcpy(sorted, v, k->d * sizeof *v);
+        qsort(sorted, k->d, sizeof *sorted, ascending);
+        float median = sorted[k->d / 2], spread = 0;
+        for (uint32_t c = 0; c < k->d; c++) spread += fabsf(v[c] - median);
+        for (uint32_t c = 0; c < k->d; c++)
+            to[r * k->d + c] = (pane_outlier){ spread > 0 ? fabsf(v[c] - median) / spread : 0, (uint16_t)(r << CHANNEL_BITS | c) };
+    }
+    return n * k->d;
+}
+
+static uint32_t nearest(const float *book, uint32_t size, float x)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < size; i++)
+        if (fabsf(book[i] - x) < fabsf(book[best] - x)) best = i;
+    return best;
+}
+
+/* Range and middle of what is left of a row when the outliers are out. */
+static void row_range(const pane_kind *k, const float *v, const uint8_t *is_out, f16 *range, f16 *middle)
+{
+    float lo = INFINITY, hi = -INFINITY;
+    for (uint32_t c = 0; c < k->d; c++)
+        if (!is_out[c]) lo = v[c] < lo ? v[c] : lo, hi = v[c] > hi ? v[c] : hi;
+    if (lo > hi) lo = hi = 0;
+    *range = half_of((hi - lo) / 2);
+    *middle = half_of((hi + lo) / 2);
+}
+
+static void encode_by_book(const pane_kind *k, const float *x, uint32_t n, unsigned char *out, pane_work *w)
+{
+    pane_outlier *cand = w->cand;
+    uint8_t *is_out = w->is_out;
+    uint32_t m = k->key ? candidates_key(k, x, n, cand) : candidates_value(k, x, n, cand), bits = bits_of(k);
+    uint16_t count = (uint16_t)(m < pane_outliers(k->d) ? m : pane_outliers(k->d));
+    qsort(cand, m, sizeof *cand, farthest_first);
+    memset(is_out, 0, (size_t)n * k->d);
+    memcpy(out, &count, sizeof count);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t r = cand[i].place >> CHANNEL_BITS, c = cand[i].place & ((1u << CHANNEL_BITS) - 1);
+        f16 v = half_of(x[(size_t)r * k->d + c]);
+        is_out[(size_t)r * k->d + c] = 1;
+        memcpy(out + OUT_HEAD + i * OUT_BYTES, &cand[i].place, 2);
+        memcpy(out + OUT_HEAD + i * OUT_BYTES + 2, &v, 2);
+    }
+    f16 *range = (f16 *)(void *)(out + outlier_bytes(k)), *middle = range + PANE_ROWS;
+    for (uint32_t r = 0; r < n; r++) {
+        const float *v = x + (size_t)r * k->d;
+        if (!k->key) row_range(k, v, is_out + (size_t)r * k->d, &range[r], &middle[r]);
+        for (uint32_t c = 0; c < k->d; c++) {
+            float s = k->key ? (k->hi[c] - k->lo[c]) / 2 : vec_f32(range[r]);
+            float mid = k->key ? (k->hi[c] + k->lo[c]) / 2 : vec_f32(middle[r]);
+            uint8_t *codes = out + codes_at(k) + r * row_codes(k) + (size_t)(c / PANE_GROUP) * 4 * bits;
+            put_code(codes, bits, c % PANE_GROUP, nearest(k->book, 1u << bits, s > 0 ? (v[c] - mid) / s : 0));
+        }
+    }
+}
+
+/* ---- encoding: all ------------------------------------------------------------------------------------------------- */
+
+static void encode_raw(const pane_kind *k, const float *x, uint32_t n, unsigned char *out)
+{
+    if (k->exact == KV_F32) memcpy(out, x, (size_t)n * k->d * sizeof *x);
+    else
+        for (size_t i = 0; i < (size_t)n * k->d; i++) {
+            f16 h = vec_f16(x[i]);
+            memcpy(out + 2 * i, &h, 2);
+        }
+}
+
+void pane_encode(const pane_kind *k, const float *x, uint32_t n, unsigned char *out, pane_work *w)
+{
+    assert(n && n <= PANE_ROWS && k->d <= KV_MAX_D);
+    memset(out, 0, pane_bytes(k));
+    if (k->pack.hadamard) {
+        memcpy(w->turned, x, (size_t)n * k->d * sizeof *x);
+        for (uint32_t r = 0; r < n; r++) pane_hadamard(w->turned + (size_t)r * k->d, k->d);
+        x = w->turned;
+    }
+    if (k->pack.kind == KV_PACK_RAW) encode_raw(k, x, n, out);
+    else if (k->pack.kind == KV_PACK_CHANNEL) encode_by_channel(k, x, n, out);
+    else if (k->pack.kind == KV_PACK_NUQ) encode_by_book(k, x, n, out, w);
+    else encode_by_row(k, x, n, out);
+}
+
+/* ---- decoding ------------------------------------------------------------------------------------------------------ */
+
+pane_decoder pane_decoder_for(isa i)
+{
+#if defined(__x86_64__)
+    if (i == ISA_AVX512VNNI) return pane_decode_avx512vnni;
+    if (i == ISA_AVX2) return pane_decode_avx2;
+#endif
+    (void)i;
+    return pane_decode_plain;
+}
+
+static void decode_raw(const pane_reader *rd, const pane_kind *k, const unsigned char *in, uint32_t first, uint32_t n, float *out)
+{
+    uint32_t ld = pane_ld(k->d);
+    for (uint32_t r = 0; r < n; r++, out += ld) {
+        const unsigned char *row = in + (size_t)(first + r) * k->d * raw_elem(k);
+        if (k->exact == KV_F32) memcpy(out, row, k->d * sizeof *out);
+        else rd->vec->from_f16(out, (const f16 *)(const void *)row, k->d);
+    }
+}
+
+/* s and m of rows [first, first+n), as pane_codes wants them. Room for 32 rows x 32 groups each. */
+static void scales_read(const pane_reader *rd, const pane_kind *k, const unsigned char *in, uint32_t first, uint32_t n, float *s,
+                        float *m)
+{
+    const f16 *scale = (const f16 *)(const void *)(in + outlier_bytes(k)), *min = scale + scales_of(k);
+    uint32_t G = pane_groups(k->d), ld = pane_ld(k->d);
+    if (k->pack.kind == KV_PACK_CHANNEL) {
+        rd->vec->from_f16(s, scale, ld);
+        rd->vec->from_f16(m, min, ld);
+    } else if (k->pack.kind == KV_PACK_NUQ && k->key) {
+        for (uint32_t c = 0; c < ld; c++) {
+            s[c] = c < k->d ? (k->hi[c] - k->lo[c]) / 2 : 0;
+            m[c] = c < k->d ? (k->hi[c] + k->lo[c]) / 2 : 0;
+        }
+    } else if (k->pack.kind == KV_PACK_NUQ) {
+        for (uint32_t i = 0; i < n * G; i++) s[i] = vec_f32(scale[first + i / G]), m[i] = vec_f32(min[first + i / G]);
+    } else {
+        rd->vec->from_f16(s, scale + first * G, n * G);
+        if (has_min(k)) rd->vec->from_f16(m, min + first * G, n * G);
+        else
+            for (uint32_t i = 0; i < n * G; i++) m[i] = fixed_min(k, s[i]);
+    }
+}
+
+static void outliers_set(const pane_kind *k, const unsigned char *in, uint32_t first, uint32_t n, float *out)
+{
+    uint16_t count;
+    memcpy(&count, in, sizeof count);
+    if (count > pane_outliers(k->d)) count = (uint16_t)pane_outliers(k->d);
+    for (uint32_t i = 0; i < count; i++) {
+        uint16_t place;
+        f16 v;
+        memcpy(&place, in + OUT_HEAD + i * OUT_BYTES, 2);
+        memcpy(&v, in + OUT_HEAD + i * OUT_BYTES + 2, 2);
+        uint32_t r = place >> CHANNEL_BITS, c = place & ((1u << CHANNEL_BITS) - 1);
+        if (r >= first && r < first + n && c < k->d) out[(size_t)(r - first) * pane_ld(k->d) + c] = vec_f32(v);
+    }
+}
+
+void pane_decode(const pane_reader *rd, const pane_kind *k, const unsigned char *in, uint32_t first, uint32_t n, float *out)
+{
+    float s[PANE_ROWS * PANE_GROUP], m[PANE_ROWS * PANE_GROUP];
+    assert(first + n <= PANE_ROWS);
+    if (k->pack.kind == KV_PACK_RAW) {
+        decode_raw(rd, k, in, first, n, out);
+        return;
+    }
+    scales_read(rd, k, in, first, n, s, m);
+    bool by_channel = k->pack.kind == KV_PACK_CHANNEL || (k->pack.kind == KV_PACK_NUQ && k->key);
+    pane_codes c = { .codes = in + codes_at(k) + first * row_codes(k), .stride = row_codes(k), .n = n, .groups = pane_groups(k->d),
+                     .bits = bits_of(k), .s = s, .m = m, .by_channel = by_channel };
+    if (k->pack.kind == KV_PACK_NUQ) c.book = k->out_book;
+    rd->decode(&c, out);
+    if (k->pack.kind == KV_PACK_NUQ) outliers_set(k, in, first, n, out);
+}
