@@ -36,7 +36,7 @@ static void budget_pyramid(kv_work *w)
 static void budget_adakv(kv_work *w)
 {
     const kv_layer_view *l = w->view;
-    uint32_t b = policy_rows(l), floor = clamp_rows(l->policy->alpha * b, 1, b), held = 0, all = w->start[l->heads];
+    uint32_t b = policy_rows(l), floor = clamp_rows((double)l->policy->alpha * b, 1, b), held = 0, all = w->start[l->heads];
     for (uint32_t i = 0; i < all; i++) held += w->held[i];
     uint64_t total = (uint64_t)b * l->heads;
     top_cut cut = top_find(w->score, w->held, all, total > held ? (uint32_t)(total - held < all ? total - held : all) : 0);
