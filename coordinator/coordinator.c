@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #define POLL_MS 100              /* how soon a dead child or a stop flag is seen */
-#define SPIN_US 20               /* results of small models come back within this */
 #define DRAIN_NS 30000000000u    /* a drain lasts this long at most; then jobs that somebody waits for are cancelled */
 #define KEEP_JOBS 1000           /* finished jobs that can still be fetched */
 
@@ -238,7 +237,7 @@ static void wait_and_take(coordinator *c)
     uint32_t n = c->control_tcp ? 6 : 4;
     bool ready[6] = { false };
     err e;
-    if (link_poll(all, n, ready, c->caching ? 0 : POLL_MS, c->pump.n ? SPIN_US : 0, &e)) return;
+    if (link_poll(all, n, ready, c->caching ? 0 : POLL_MS, c->pump.n ? c->spin_us : 0, &e)) return;
     for (uint32_t i = 0; i < n; i++)
         if (ready[i]) take(c, all[i]);
 }

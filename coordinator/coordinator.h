@@ -50,6 +50,7 @@ typedef struct {
     step_row *rows;             /* [max_rows] of the step being built */
     step_op *ops;               /* its operations */
     uint32_t cap_ops;
+    text copy;                  /* aligned frames of the result under way */
     uint64_t decode_steps, decode_rows, prompt_steps, prompt_rows;
 } pump;
 
@@ -96,6 +97,7 @@ typedef struct coordinator {
     struct { link_id to; uint64_t ref; } ask[16];   /* status reports that wait for its answers */
     uint32_t n_ask;
     link_t *bulk[512];          /* PUSH to the stages' KV, by place in the plan, made when first needed */
+    uint32_t spin_us;           /* how long it spins for a result before it sleeps: 0 where threads are more than cpus */
     bool caching;               /* a prompt cache has work to do: no waiting for messages */
     bool stop_now;
     err fatal;                  /* why the cluster cannot go on */

@@ -6,6 +6,7 @@
 #include "core/log.h"
 #include <errno.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 #define CRASH_NS (CRASH_NS_S * 1000000000ull)
 #define GRACE_NS 2000000000u  /* a spare or a worker that comes back has so long before the others take its layers */
 #define JOINED UINT32_MAX     /* slot of a worker that is no child */
+#define SPIN_US 20            /* results of small models come back within this */
 #define STOP_MS 3000          /* a child gets this long between SIGTERM and SIGKILL */
 
 err_code fleet_send(coordinator *c, member *m, const message *msg, const view *frames, err *e)
@@ -265,16 +267,36 @@ static void on_hello(coordinator *c, link_t *from)
 
 static bool is_tcp(const char *addr) { return !strncmp(addr, "tcp:", 4); }
 
+/* Compute threads of the plan on a host (NULL: this one) and the coordinator's own, and of each process the one that moves
+ * messages: where it has no cpu to itself, spinning for a message keeps that message away. */
+static uint64_t host_threads(const coordinator *c, const char *host)
+{
+    char here[64] = "";
+    gethostname(here, sizeof here - 1);
+    if (!host) host = here;
+    uint64_t n = strcmp(here, host) ? 0 : 2;
+    for (uint32_t i = 0; i < c->n_stages; i++)
+        if (!strcmp(c->by_stage[i]->hello.host, host)) n += c->by_stage[i]->hello.threads + 1;
+    return n;
+}
+
 static err_code send_plan(coordinator *c, member *m, const text *addrs, err *e)
 {
     message p = msg_init(MSG_PLAN);
     p.plan = (msg_plan){ .epoch = c->epoch, .stage = m->stage, .n_stages = c->n_stages, .first = m->part.first, .last = m->part.last,
                          .embed = m->part.embed, .head = m->part.head, .n_ctx = c->n_ctx, .max_rows = c->max_rows,
-                         .kv_format = c->kv, .kv_max_bytes = c->set->kv_mem << 20, .prompt_path = c->path, .decode_path = c->path };
+                         .kv_format = c->kv, .kv_max_bytes = c->set->kv_mem << 20, .prompt_path = c->path, .decode_path = c->path, .host_threads = host_threads(c, m->hello.host) };
     snprintf(p.plan.digest, sizeof p.plan.digest, "%s", c->shape.digest);
     bool tcp = c->result_tcp && is_tcp(m->hello.data_addr);
     snprintf(p.plan.result_addr, sizeof p.plan.result_addr, "%s", link_addr(tcp ? c->result_tcp : c->result));
     return fleet_send(c, m, &p, &(view){ addrs->ptr, addrs->len }, e);
+}
+
+static uint32_t may_spin_us(const coordinator *c)
+{
+    cpu_set_t set;
+    int cpus = sched_getaffinity(0, sizeof set, &set) ? 0 : CPU_COUNT(&set);
+    return (uint64_t)cpus >= host_threads(c, NULL) ? SPIN_US : 0;
 }
 
 /* Children in their order, then joined workers in the order they came. */
@@ -306,6 +328,7 @@ static err_code plan_all(coordinator *c, member **at, err *e)
     err_code rc = split(c, e);
     for (uint32_t i = 0; !rc && i < c->n_stages; i++)
         if (!text_addf(&addrs, "%s\n", c->by_stage[i]->hello.data_addr)) rc = err_set(e, ERR_NOMEM, "out of memory");
+    c->spin_us = may_spin_us(c);
     if (c->first_hop) link_close(&c->first_hop);
     *at = rc ? NULL : c->by_stage[0];
     if (!rc) rc = link_connect(&c->first_hop, c->hub, LINK_PUSH, LINK_DATA, c->by_stage[0]->hello.data_addr, e);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define SCORE_BYTES (16u << 20)   /* whole rows of logits in one RESULT: enough to be efficient, far below the message limit */
+#define COPY_KEPT (4u << 20)       /* whole rows of logits are rare: their copy is given back */
 #define HELD_BYTES (64u << 20)    /* scored rows that wait for a slow client before its job pauses */
 
 err_code pump_open(coordinator *c, err *e)
@@ -33,6 +34,7 @@ void pump_close(coordinator *c)
     free(p->rows);
     free(p->ops);
     free(p->op);
+    text_free(&p->copy);
     *p = (pump){ 0 };
 }
 
@@ -341,20 +343,21 @@ static bool rows_fit(const coordinator *c, const msg_result *m, const result_row
     return cands <= m->n_cands && (m->n_full == 0 || m->vocab == c->shape.V);
 }
 
-/* Frames may lie at any address: one aligned copy of the three, freed with the packet. */
-static void *aligned_frames(const packet *in, result_row **rows, candidate **cand, view *full)
+/* Frames may lie at any address: one aligned copy of the three, in memory that is used again. */
+static bool align_frames(text *copy, const packet *in, result_row **rows, candidate **cand, view *full)
 {
     const view *f = in->frame;
     size_t a = f[RESULT_ROWS].len, b = f[RESULT_CANDS].len, n = f[RESULT_FULL].len;
-    uint8_t *p = malloc(a + b + n + 1);
-    if (!p) return NULL;
+    text_clear(copy);
+    if (!text_reserve(copy, a + b + n + 1)) return false;
+    char *p = copy->ptr;
     if (a) memcpy(p, f[RESULT_ROWS].ptr, a);
     if (b) memcpy(p + a, f[RESULT_CANDS].ptr, b);
     if (n) memcpy(p + a + b, f[RESULT_FULL].ptr, n);
     *rows = (result_row *)(void *)p;
     *cand = (candidate *)(void *)(p + a);
     *full = (view){ p + a + b, n };
-    return p;
+    return true;
 }
 
 /* A session whose last rows came back without an answer would wait for ever. */
@@ -381,12 +384,11 @@ void pump_result(coordinator *c)
     result_row *rows;
     candidate *cand;
     view full;
-    void *copy = aligned_frames(&c->in, &rows, &cand, &full);
-    if (!copy || !rows_fit(c, m, rows, cand)) { /* the rows are lost: their jobs end with an error that says why */
+    bool copied = align_frames(&c->pump.copy, &c->in, &rows, &cand, &full);
+    if (!copied || !rows_fit(c, m, rows, cand)) { /* the rows are lost: their jobs end with an error that says why */
         err e;
-        if (copy) err_set(&e, ERR_PROTO, "result of step %" PRIu64 ": counts of its rows do not fit its tables", m->step);
+        if (copied) err_set(&e, ERR_PROTO, "result of step %" PRIu64 ": counts of its rows do not fit its tables", m->step);
         else err_set(&e, ERR_NOMEM, "out of memory for the result of step %" PRIu64, m->step);
-        free(copy);
         pump_step_failed(c, m->step, &e);
         return;
     }
@@ -394,7 +396,7 @@ void pump_result(coordinator *c)
         take_row(c, &rows[i], &full, cand);
         cand += rows[i].n_candidates;
     }
-    free(copy);
+    if (c->pump.copy.cap > COPY_KEPT) text_free(&c->pump.copy);
     LOG(LOG_DEBUG, "STEP-DONE", "step=%" PRIu64 " rows=%u us=%" PRIu64, m->step, c->pump.at[at].n_rows, (clock_ns() - c->pump.at[at].t_sent) / 1000);
     end_flight(c, at);
     fail_unanswered(c, &c->pump.at[c->pump.n], m->step);

@@ -11,7 +11,7 @@ struct topo {
     hwloc_topology_t hw;
     hwloc_cpuset_t set;      /* the choice */
     bool bound;              /* false for "none" */
-    uint32_t cores;
+    uint32_t cores, given;
     char list[256];
 };
 
@@ -24,6 +24,8 @@ static err_code load(topo *t, err *e)
     hwloc_cpuset_t mine = hwloc_bitmap_alloc();
     if (mine && !hwloc_get_cpubind(t->hw, mine, HWLOC_CPUBIND_PROCESS) && !hwloc_bitmap_iszero(mine)) hwloc_bitmap_and(t->set, t->set, mine);
     hwloc_bitmap_free(mine);
+    int given = hwloc_bitmap_weight(t->set);
+    t->given = given > 0 ? (uint32_t)given : 1;
     return ERR_OK;
 }
 
@@ -139,6 +141,7 @@ void topo_close(topo **tp)
 }
 
 uint32_t topo_cores(const topo *t) { return t->cores; }
+uint32_t topo_given(const topo *t) { return t->given; }
 const char *topo_cpulist(const topo *t) { return t->list; }
 
 err_code topo_bind(const topo *t, err *e)

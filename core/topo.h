@@ -13,6 +13,7 @@ typedef struct topo topo;
 err_code topo_open(topo **out, const char *where, uint32_t part, uint32_t parts, err *e);
 void topo_close(topo **t);
 uint32_t topo_cores(const topo *t);          /* cores (not hyper-threads) in the choice, >= 1 */
+uint32_t topo_given(const topo *t);          /* cpus this process was given, before the choice */
 const char *topo_cpulist(const topo *t);     /* "0-3,8", as in /proc/PID/status */
 /* Bind the whole process: its threads and (policy bind) its memory. ERR_IO with the reason. Does nothing for "none". */
 err_code topo_bind(const topo *t, err *e);

@@ -182,7 +182,7 @@ void link_trace(link_t *l, trace *t, const char *name)
 
 /* ---- send ------------------------------------------------------------------------------------------------------ */
 
-typedef struct { view part[2 + MSG_FRAMES_MAX]; uint32_t n; } parts;   /* name of the peer, header, payload */
+typedef struct { view part[2 + MSG_FRAMES_MAX]; loan *lent[2 + MSG_FRAMES_MAX]; uint32_t n; } parts;   /* name of the peer, header, payload */
 
 static err_code check_lane(const link_t *l, const parts *p, err *e)
 {
@@ -214,6 +214,25 @@ static err_code send_failed(const link_t *l, const char *what, int code, err *e)
     return err_set(e, ERR_GONE, "%s to %s: %s", what, l->addr, reason(code));
 }
 
+static void give_back(void *data, void *lent)
+{
+    (void)data;
+    loan_drop(lent);
+}
+
+/* Never the first part, which is the header or a name. */
+static int send_lent(link_t *l, const view *v, loan *lent, int flags)
+{
+    zmq_msg_t m;
+    loan_hold(lent);
+    if (zmq_msg_init_data(&m, (void *)v->ptr, v->len, give_back, lent)) return loan_drop(lent), -1;
+    int rc;
+    do rc = zmq_msg_send(&m, l->sock, flags | ZMQ_DONTWAIT);
+    while (rc < 0 && zmq_errno() == EINTR);
+    if (rc < 0) zmq_msg_close(&m);
+    return rc;
+}
+
 static int send_next(link_t *l, const view *v, int flags)
 {
     int rc;
@@ -229,15 +248,15 @@ static err_code send_parts(link_t *l, const parts *p, const char *what, int time
     for (uint32_t i = 0; i < p->n; i++) {
         const view *v = &p->part[i];
         int flags = i + 1 < p->n ? ZMQ_SNDMORE : 0;
-        int rc = i == 0 ? send_first(l, v, flags, timeout_ms) : send_next(l, v, flags);
+        int rc = i == 0 ? send_first(l, v, flags, timeout_ms) : p->lent[i] && v->len ? send_lent(l, v, p->lent[i], flags) : send_next(l, v, flags);
         if (rc < 0) return send_failed(l, what, i == 0 ? zmq_errno() : ECONNRESET, e);
     }
     return ERR_OK;
 }
 
-static err_code gather(const link_t *l, const link_id *to, const message *m, const view *frames, parts *p, err *e)
+static err_code gather(const link_t *l, const link_id *to, const message *m, const view *frames, loan *const *lent, parts *p, err *e)
 {
-    p->n = 0;
+    *p = (parts){ .n = 0 };
     if (!kinds[l->kind].sends) return err_set(e, ERR_STATE, "a %s (%s) cannot send", kinds[l->kind].name, l->addr);
     if (l->kind == LINK_ROUTER) {
         if (!to || !to->len || to->len > LINK_ID_MAX)
@@ -248,14 +267,22 @@ static err_code gather(const link_t *l, const link_id *to, const message *m, con
     err_code rc = msg_check_frames(m, frames, n, e);
     if (rc) return rc;
     p->n++; /* the header's place */
-    for (uint32_t i = 0; i < n; i++) p->part[p->n++] = frames[i];
+    for (uint32_t i = 0; i < n; i++) {
+        p->lent[p->n] = lent ? lent[i] : NULL;
+        p->part[p->n++] = frames[i];
+    }
     return ERR_OK;
 }
 
 err_code link_send(link_t *l, const link_id *to, const message *m, const view *frames, int timeout_ms, err *e)
 {
-    parts p = { .n = 0 };
-    err_code rc = gather(l, to, m, frames, &p, e);
+    return link_send_lent(l, to, m, frames, NULL, timeout_ms, e);
+}
+
+err_code link_send_lent(link_t *l, const link_id *to, const message *m, const view *frames, loan *const *lent, int timeout_ms, err *e)
+{
+    parts p;
+    err_code rc = gather(l, to, m, frames, lent, &p, e);
     if (rc) return rc;
     uint8_t head[MSG_HEADER_MAX];
     size_t n = sizeof head;

@@ -6,6 +6,7 @@
  * A PUSH has no queue before its peer is there: link_send waits for the peer (inproc: it queues). A DEALER's first words queue.
  * ipc by default, tcp and inproc by address; tcp binds loopback only (anything else needs keys, which come with their own
  * work). A peer that never ends a multipart message can fill memory: the library gathers it whole before limits apply. */
+#include "proto/loan.h"
 #include "proto/message.h"
 #include "proto/trace.h"
 
@@ -43,6 +44,9 @@ const char *link_addr(const link_t *l);                     /* the real endpoint
  * `to` only for ROUTER. Waits at most timeout_ms when the peer's queue is full (-1: for ever): ERR_TIMEOUT.
  * ERR_GONE: a ROUTER knows no such peer. */
 err_code link_send(link_t *l, const link_id *to, const message *m, const view *frames, int timeout_ms, err *e);
+/* The same without copying frame i when lent[i] is not NULL: its bytes lie in that loan, which the message holds until they
+ * have left (or, over inproc, have been read). lent has as many entries as there are frames; NULL: none is lent. */
+err_code link_send_lent(link_t *l, const link_id *to, const message *m, const view *frames, loan *const *lent, int timeout_ms, err *e);
 /* Receive one message into *p (emptied first). ERR_TIMEOUT when nothing came in time. ERR_PROTO: a bad message came and
  * was dropped whole; *p then holds the sender (from) only, so that the caller can answer with FAIL. */
 err_code link_recv(link_t *l, packet *p, int timeout_ms, err *e);

@@ -601,3 +601,77 @@ Test(link, steps_go_round_through_another_thread)
     run_ring(at.ipc, "inproc://last");
     drop_place(&at);
 }
+
+/* ---- frames that are lent --------------------------------------------------------------------------------------- */
+
+/* Wait until the I/O thread has let go: the time is the library's, the end is certain. */
+static bool comes_back(const loan *l)
+{
+    for (uint64_t end = clock_ns() + WAIT_MS * 1000000ull; !loan_is_back(l);)
+        if (clock_ns() > end) return false;
+    return true;
+}
+
+static void lend_over(const char *addr)
+{
+    err e = { 0 };
+    hub *h;
+    link_t *in, *out;
+    view v[MSG_FRAMES_MAX];
+    message m = small_step(v);
+    loan *l = loan_new(v[STEP_HIDDEN].len), *lent[MSG_FRAMES_MAX] = { [STEP_HIDDEN] = l };
+    cr_assert(l && loan_is_back(l));
+    memcpy(loan_data(l), v[STEP_HIDDEN].ptr, v[STEP_HIDDEN].len);
+    view f[MSG_FRAMES_MAX];
+    memcpy(f, v, sizeof f);
+    f[STEP_HIDDEN].ptr = loan_data(l);
+    OK(hub_open(&h, &e));
+    OK(link_bind(&in, h, LINK_PULL, LINK_DATA, addr, &e));
+    OK(link_connect(&out, h, LINK_PUSH, LINK_DATA, link_addr(in), &e));
+    OK(link_send_lent(out, NULL, &m, f, lent, WAIT_MS, &e));
+    packet p = { 0 };
+    OK(link_recv(in, &p, WAIT_MS, &e));
+    cr_expect_eq(memcmp(p.frame[STEP_HIDDEN].ptr, v[STEP_HIDDEN].ptr, v[STEP_HIDDEN].len), 0);
+    bool shared = p.frame[STEP_HIDDEN].ptr == loan_data(l);
+    cr_expect_eq(shared, !strncmp(addr, "inproc", 6), "%s: inproc hands over the very bytes", addr);
+    if (shared) cr_expect(!loan_is_back(l), "somebody reads it");
+    packet_done(&p);
+    cr_expect(comes_back(l), "%s", addr);
+    OK(link_send_lent(out, NULL, &m, f, lent, WAIT_MS, &e)); /* nobody takes this one: closing lets go of it */
+    link_close(&in);
+    link_close(&out);
+    hub_close(&h);
+    cr_expect(loan_is_back(l), "%s: an unread message has let go", addr);
+    loan_drop(l);
+}
+
+Test(link, lent_frames_arrive_and_come_back)
+{
+    place at = make_place();
+    lend_over("inproc://lent");
+    lend_over(at.ipc);
+    lend_over("tcp://127.0.0.1:*");
+    drop_place(&at);
+}
+
+Test(link, a_frame_that_could_not_be_sent_is_not_held)
+{
+    err e = { 0 };
+    hub *h;
+    link_t *out;
+    view v[MSG_FRAMES_MAX];
+    message m = small_step(v);
+    loan *l = loan_new(v[STEP_HIDDEN].len), *lent[MSG_FRAMES_MAX] = { [STEP_HIDDEN] = l };
+    memcpy(loan_data(l), v[STEP_HIDDEN].ptr, v[STEP_HIDDEN].len);
+    v[STEP_HIDDEN].ptr = loan_data(l);
+    OK(hub_open(&h, &e));
+    OK(link_connect(&out, h, LINK_PUSH, LINK_DATA, "ipc:///tmp/nobody-is-here.sock", &e));
+    cr_expect_eq(link_send_lent(out, NULL, &m, v, lent, SOON_MS, &e), ERR_TIMEOUT);
+    cr_expect(loan_is_back(l));
+    m.step.n_hidden = 7;
+    cr_expect_eq(link_send_lent(out, NULL, &m, v, lent, SOON_MS, &e), ERR_PROTO, "a frame that does not fit its header");
+    cr_expect(loan_is_back(l));
+    link_close(&out);
+    hub_close(&h);
+    loan_drop(l);
+}

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #define POLL_MS 250          /* how soon a stop flag or a silent coordinator is seen */
-#define SPIN_US 30           /* a hop over ipc takes about so long: sleeping and waking costs as much again */
+#define SPIN_US 30           /* a hop over ipc takes about so long: sleeping and waking costs as much again. Only where every busy thread has a cpu */
 #define HELLO_AGAIN_NS 3000000000u /* a worker that came by itself says HELLO again after so much silence (a PING comes every second) */
 #define SILENT_NS 60000000000u /* and leaves after so much */
 #define SEND_MS 3000         /* no connection to the next hop for so long: it is gone (a slow one still has room: high-water marks are far off) */
@@ -29,6 +29,7 @@ typedef struct {
     trace *trace;
     packet in;
     uint64_t steps, rows, busy_ns, wait_ns, transfer_ns, n_sessions;
+    uint32_t spin_us;            /* how long it spins for the next message before it sleeps */
     uint64_t t_taken;            /* when the message under way was there to be read */
     bool bye, heard;             /* told to go; anything has come from the coordinator */
     err refused;                 /* why the coordinator does not want us */
@@ -105,6 +106,7 @@ static err_code take_plan(stage *s, const packet *in, err *e)
         close_hops(s);
     }
     s->epoch = p->epoch;
+    s->spin_us = p->host_threads && s->o->where && topo_given(s->o->where) >= p->host_threads ? SPIN_US : 0;
     err_code rc = take_addrs(s, p, in->frame[0], e);
     if (!rc && !s->result) {
         rc = link_connect(&s->result, s->o->hub, LINK_PUSH, LINK_DATA, p->result_addr, e);
@@ -246,10 +248,10 @@ static void on_fail(stage *s)
     s->bye = true;
 }
 
-static err_code send_patiently(stage *s, link_t *to, const message *m, const view *frames, err *e)
+static err_code send_patiently(stage *s, link_t *to, const message *m, const view *frames, loan *const *lent, err *e)
 {
     for (int waited = 0;; waited += SLICE_MS) {
-        err_code rc = link_send(to, NULL, m, frames, SLICE_MS, e);
+        err_code rc = link_send_lent(to, NULL, m, frames, lent, SLICE_MS, e);
         if (rc != ERR_TIMEOUT || waited >= SEND_MS || (s->o->stop && atomic_load(s->o->stop))) return rc;
     }
 }
@@ -266,7 +268,7 @@ static err_code pull(stage *s, const msg_kv_pull *m, text *stream, err *e)
     err_code rc = kv_export(q, layer, layer + 1, from, to, stream->ptr, n, e);
     message r = msg_init(MSG_KV_ROWS);
     r.kv_rows = (msg_kv_rows){ m->epoch, m->session, m->model, m->layer, m->from, m->to };
-    return rc ? rc : send_patiently(s, s->result, &r, &(view){ stream->ptr, n }, e);
+    return rc ? rc : send_patiently(s, s->result, &r, &(view){ stream->ptr, n }, NULL, e);
 }
 
 static void on_pull(stage *s)
@@ -310,7 +312,7 @@ static err_code send_on(stage *s, err *e)
         }
         to = s->hop[o->next];
     }
-    return send_patiently(s, to, &o->head, o->frame, e);
+    return send_patiently(s, to, &o->head, o->frame, o->lent, e);
 }
 
 static void on_step(stage *s)
@@ -394,7 +396,7 @@ static err_code serve(stage *s, err *e)
         link_t *links[] = { s->control, s->bulk, s->data };
         bool ready[3] = { false, false, false };
         uint64_t t = clock_ns();
-        err_code rc = link_poll(links, 3, ready, POLL_MS, SPIN_US, e);
+        err_code rc = link_poll(links, 3, ready, POLL_MS, s->spin_us, e);
         if (rc) return rc;
         s->t_taken = clock_ns();
         s->wait_ns += s->t_taken - t;

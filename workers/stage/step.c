@@ -149,6 +149,7 @@ static err_code pass_on(shard_state *s, const msg_step *m, const view *frame, ui
     out->frame[STEP_OPS] = frame[STEP_OPS];
     out->frame[STEP_HOPS] = frame[STEP_HOPS];
     out->frame[STEP_HIDDEN] = (view){ s->h, (size_t)T * s->model->shape.D * 4 };
+    out->lent[STEP_HIDDEN] = s->at;
     if (!set_frame(&out->rows, s->rows, m->n_rows * sizeof *s->rows, &out->frame[STEP_ROWS])) return err_set(e, ERR_NOMEM, "out of memory");
     return ERR_OK;
 }
@@ -232,6 +233,7 @@ static err_code answer(shard_state *s, const msg_step *m, step_out *out, err *e)
     text *all[] = { &out->rows, &out->cands, &out->full, &out->hidden };
     for (int i = 0; i < 4; i++) text_clear(all[i]);
     out->is_result = true;
+    out->lent[STEP_HIDDEN] = NULL;
     out->head = msg_init(MSG_RESULT);
     out->head.result.epoch = m->epoch;
     out->head.result.step = m->step;
@@ -252,6 +254,7 @@ err_code step_run(shard_state *s, const message *msg, const view *frame, step_ou
     out->failed_session = 0;
     err_code rc = check_step(s, m, frame, e);
     if (rc) return rc;
+    shard_next_h(s);
     memcpy(s->rows, frame[STEP_ROWS].ptr, m->n_rows * sizeof *s->rows);
     if ((rc = check_rows(s, m, e))) return rc;
     uint8_t was_dead[4096];

@@ -9,6 +9,7 @@
 typedef struct {
     message head;                       /* STEP for the next hop, or RESULT */
     view frame[MSG_FRAMES_MAX];
+    loan *lent[MSG_FRAMES_MAX];         /* frames that need not be copied when they are sent */
     bool is_result;
     uint32_t next;                      /* stage index of the next hop when it is a STEP */
     text rows, cands, full, hidden;   /* memory of the frames, reused */
