@@ -1,8 +1,10 @@
 /* The event loop: opens what a cluster needs, then waits for clients, workers and results, one message at a time. */
 #include "coordinator/coordinator.h"
+#include "coordinator/front.h"
 #include "coordinator/journal.h"
 #include "coordinator/prefill.h"
 #include "coordinator/prompt_cache.h"
+#include "coordinator/record.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <dirent.h>
@@ -15,8 +17,8 @@
 #include <unistd.h>
 
 #define POLL_MS 100              /* how soon a dead child or a stop flag is seen */
+#define CHECK_MS 5               /* and an adapter that has been read */
 #define DRAIN_NS 30000000000u    /* a drain lasts this long at most; then jobs that somebody waits for are cancelled */
-#define KEEP_JOBS 1000           /* finished jobs that can still be fetched */
 
 /* ---- what a cluster is --------------------------------------------------------------------------------------------- */
 
@@ -44,6 +46,7 @@ static err_code load(coordinator *c, err *e)
     if (!rc) rc = choose_kv(c, e);
     if (!rc) rc = choose_path(c, e);
     if (rc) return rc;
+    c->adapters.shape = &c->shape;
     c->n_ctx = c->set->ctx ? (uint32_t)c->set->ctx : c->shape.n_ctx;
     c->max_rows = (uint32_t)c->set->max_rows;
     c->chunk = (uint32_t)(c->set->chunk < c->set->max_rows ? c->set->chunk : c->set->max_rows);
@@ -99,19 +102,6 @@ static err_code bind_all(coordinator *c, err *e)
     return rc ? rc : write_pid(c, e);
 }
 
-/* A cluster that stays records its jobs; one that goes with its starter has nobody to give them to later. */
-static err_code open_journal(coordinator *c, err *e)
-{
-    char path[512];
-    const char *at = c->set->journal;
-    if (at ? !strcmp(at, "none") : c->set->die_with_parent) return ERR_OK;
-    snprintf(path, sizeof path, "%s/journal.db", c->dir);
-    err_code rc = journal_open(&c->journal, at ? at : path, c->shape.digest, e);
-    if (!rc) rc = journal_load(c->journal, &c->jobs, c->shape.V, e);
-    if (!rc && c->jobs.n) LOG(LOG_INFO, "JOURNAL-LOADED", "jobs=%u", c->jobs.n);
-    return rc;
-}
-
 static void unlink_in(const coordinator *c, const char *name)
 {
     char path[256];
@@ -150,6 +140,7 @@ static void close_all(coordinator *c)
         session_free(&c->sessions, c->sessions.head);
     }
     pump_close(c);
+    adapters_close(&c->adapters);
     if (c->journal) journal_close(&c->journal);
     job_list_free(&c->jobs);
     if (c->trace) trace_close(&c->trace);
@@ -237,7 +228,8 @@ static void wait_and_take(coordinator *c)
     uint32_t n = c->control_tcp ? 6 : 4;
     bool ready[6] = { false };
     err e;
-    if (link_poll(all, n, ready, c->caching ? 0 : POLL_MS, c->pump.n ? c->spin_us : 0, &e)) return;
+    int wait_ms = c->caching ? 0 : adapter_busy(&c->adapters) ? CHECK_MS : POLL_MS;
+    if (link_poll(all, n, ready, wait_ms, c->pump.n ? c->spin_us : 0, &e)) return;
     for (uint32_t i = 0; i < n; i++)
         if (ready[i]) take(c, all[i]);
 }
@@ -269,9 +261,7 @@ static bool idle(const coordinator *c)
 {
     if (c->sessions.n || c->pump.n) return false;
     for (const job *j = c->jobs.head; j; j = j->next) {
-        if (j->state != JOB_DONE) return false;
-        for (uint32_t i = 0; j->has_client && i < j->n_choices; i++)
-            if (!j->choice[i].done_sent) return false;
+        if (j->state != JOB_DONE || !j->recorded || j->watch) return false;
     }
     return true;
 }
@@ -287,7 +277,7 @@ static void round_of_work(coordinator *c)
 {
     wait_and_take(c);
     fleet_tick(c);
-    if (c->state == COORD_READY || c->state == COORD_DRAINING) jobs_advance(c);
+    jobs_advance(c);
     prompt_cache_tick(c);
     pump_fill(c);
     sessions_sweep(c);
@@ -343,10 +333,9 @@ err_code coordinator_run(const settings *s, hub *h, atomic_bool *stop, int notif
     c->t_start = clock_ns();
     /* plans of different coordinators never have the same number: a worker may outlive one and meet the next */
     c->epoch = ((uint32_t)(clock_wall_ms() / 64) ^ (uint32_t)getpid()) % (1u << 19) << EPOCH_BITS;
-    c->jobs.keep = KEEP_JOBS;
     err_code rc = load(c, e);
     if (!rc) rc = bind_all(c, e);
-    if (!rc) rc = open_journal(c, e);
+    if (!rc) rc = record_open(c, e);
     if (!rc) rc = pump_open(c, e);
     if (!rc) rc = fleet_start(c, e);
     if (rc) {

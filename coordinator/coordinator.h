@@ -5,6 +5,7 @@
  * thread is the local prefill's (prefill.c), which talks to stages by its own sockets. */
 #include "coordinator/adapter.h"
 #include "coordinator/plan.h"
+#include "coordinator/queue.h"
 #include "coordinator/session.h"
 #include "core/settings.h"
 #include <stdatomic.h>
@@ -88,7 +89,10 @@ typedef struct coordinator {
     uint32_t repairs;           /* times it was put together again */
     uint64_t t_ping, t_probe, t_start;
     struct journal *journal;    /* NULL: jobs live as long as this process */
-    job_list jobs;
+    err journal_trouble;        /* code != OK: it cannot be written, */
+    uint64_t t_journal_again;   /* and is tried again at this time */
+    job_list jobs;              /* all that are not over, and those over that somebody still has to hear of */
+    job_queue queue;
     adapter_list adapters;
     session_list sessions;
     pump pump;
@@ -122,12 +126,11 @@ bool fleet_stats_fresh(const coordinator *c);
 void fleet_send_all(coordinator *c, const message *m, const view *frames);
 err_code fleet_send(coordinator *c, member *m, const message *msg, const view *frames, err *e);
 
-/* front.c: clients */
-void front_message(coordinator *c);
-void front_flush(coordinator *c);               /* send what clients have not had yet */
-void front_flush_job(coordinator *c, job *j);
 /* lifecycle of jobs: start queued ones as there is room, finish those whose choices are done */
 void jobs_advance(coordinator *c);
+/* Would this cluster compute the job as its log says? It then takes its arithmetic, else ERR_STATE says what is different. A
+ * log that says nothing agrees with everything. */
+err_code job_follow(const coordinator *c, job *j, err *e);
 void job_fail(coordinator *c, job *j, const err *why);
 void job_cancel(coordinator *c, job *j);
 /* the prompt is complete (passages included): tokenize and open its session */
@@ -164,4 +167,5 @@ void retrieve_again(coordinator *c);            /* the rag worker died: question
 /* report.c: JSON for ASK; the text is appended to *out */
 bool report_status(coordinator *c, text *out);
 bool report_jobs(coordinator *c, text *out);
+bool report_log(const job *j, text *out);
 #endif

@@ -10,7 +10,12 @@ static const char *const states[] = {
     JOB_STATE_MAP(X)
 #undef X
 };
-const char *job_state_name(job_state s) { return states[s]; }
+
+const char *job_state_name(const job *j)
+{
+    if (j->state != JOB_DONE) return states[j->state];
+    return j->failure.code ? "failed" : j->cancelled ? "cancelled" : states[JOB_DONE];
+}
 
 /* ---- from a SUBMIT ------------------------------------------------------------------------------------------------ */
 
@@ -67,7 +72,7 @@ static err_code fill(job *j, const packet *in, uint32_t V, err *e)
     return j->choice ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
 }
 
-static void job_free(job *j)
+void job_free(job *j)
 {
     for (uint32_t i = 0; j->choice && i < j->n_choices; i++) {
         free(j->choice[i].tok);
@@ -77,36 +82,68 @@ static void job_free(job *j)
     free(j->choice);
     free(j->bias);
     free(j->score);
+    watch_drop_all(&j->watch);
+    log_free(&j->log);
     text_free(&j->prompt);
     text_free(&j->stop);
-    text_free(&j->passages);
     text_free(&j->full);
     token_list_free(&j->tokens);
     free(j);
 }
 
-err_code job_new(job_list *l, const packet *in, uint32_t V, job **out, err *e)
+err_code job_make(uint64_t id, const packet *in, uint32_t V, job **out, err *e)
 {
     job *j = calloc(1, sizeof *j);
     if (!j) return err_set(e, ERR_NOMEM, "out of memory");
+    j->id = id;
+    j->state = JOB_QUEUED;
     j->ask = in->head.submit;
     j->client = in->from;
-    j->has_client = true;
     j->t_submit = clock_ns();
+    j->wall_ms = clock_wall_ms();
+    if (j->ask.deadline_ms) j->deadline = j->t_submit + j->ask.deadline_ms * 1000000u;
     err_code rc = fill(j, in, V, e);
     if (rc) {
         job_free(j);
         return rc;
     }
-    j->id = ++l->next_id;
-    *(l->tail ? &l->tail->next : &l->head) = j;
-    l->tail = j;
-    l->n++;
     *out = j;
     return ERR_OK;
 }
 
+err_code job_new(job_list *l, const packet *in, uint32_t V, job **out, err *e)
+{
+    err_code rc = job_make(l->last_id + 1, in, V, out, e);
+    if (!rc) job_list_put(l, *out);
+    return rc;
+}
+
+job *job_stub(uint64_t id, const err *why)
+{
+    job *j = calloc(1, sizeof *j);
+    choice *c = calloc(1, sizeof *c);
+    if (!j || !c) {
+        free(j);
+        free(c);
+        return NULL;
+    }
+    *c = (choice){ .done = true, .finish = FINISH_ERROR };
+    *j = (job){ .id = id, .state = JOB_DONE, .ask = msg_init(MSG_SUBMIT).submit, .choice = c, .n_choices = 1, .failure = *why, .acked = true,
+                .on_disk = true };
+    return j;
+}
+
 /* ---- the list ----------------------------------------------------------------------------------------------------- */
+
+void job_list_put(job_list *l, job *j)
+{
+    job **at = &l->head;
+    while (*at && (*at)->id < j->id) at = &(*at)->next;
+    j->next = *at;
+    *at = j;
+    l->n++;
+    if (j->id > l->last_id) l->last_id = j->id;
+}
 
 job *job_find(job_list *l, uint64_t id)
 {
@@ -124,28 +161,23 @@ bool job_is_done(const job *j)
 
 static bool may_go(const job *j)
 {
-    if (j->state != JOB_DONE || !j->recorded || !j->acked || j->n_open) return false; /* a step in flight may mention its session */
-    for (uint32_t i = 0; j->has_client && i < j->n_choices; i++)
-        if (!j->choice[i].done_sent) return false;
-    return true;
+    return j->state == JOB_DONE && j->recorded && j->acked && !j->n_open && !j->watch; /* n_open: a step in flight may mention its session */
 }
 
-void job_list_trim(job_list *l)
+void job_list_trim(job_list *l, uint32_t keep)
 {
     job **at = &l->head;
-    uint32_t over = 0;
-    if (l->n <= l->keep) return;
-    for (const job *j = l->head; j; j = j->next) over += may_go(j);
-    l->tail = NULL;
+    uint32_t others = 0;
+    for (const job *j = l->head; j; j = j->next) others += may_go(j) && !j->archived && !j->refused;
     while (*at) {
         job *j = *at;
-        if (over > l->keep && may_go(j)) {
+        bool at_once = j->archived || j->refused, old = others > keep;
+        if (may_go(j) && (at_once || old)) {
             *at = j->next;
+            others -= !at_once;
             job_free(j);
             l->n--;
-            over--;
         } else {
-            l->tail = j;
             at = &j->next;
         }
     }
@@ -184,4 +216,57 @@ err_code choice_add(choice *c, uint32_t id, float logprob, const cand_rec *top, 
     c->n_top += n_top;
     c->tok[c->n_tok++] = (answer_token){ .rec = { .id = id, .logprob = logprob, .n_top = n_top }, .text_end = c->shown.len, .top_end = c->n_top };
     return ERR_OK;
+}
+
+static view in_log(const job *j, event_kind kind, view otherwise)
+{
+    const event *v = log_find(&j->log, kind);
+    return v ? (view){ v->payload.ptr, v->payload.len } : otherwise;
+}
+
+view job_prompt(const job *j) { return in_log(j, EVENT_PROMPT, (view){ j->prompt.ptr, j->prompt.len }); }
+view job_passages(const job *j) { return in_log(j, EVENT_PASSAGES, (view){ "", 0 }); }
+
+/* ---- what it says of itself --------------------------------------------------------------------------------------- */
+
+size_t job_bytes(const job *j)
+{
+    size_t n = sizeof *j + j->prompt.cap + j->tokens.cap * sizeof *j->tokens.id + j->stop.cap + j->full.cap
+               + j->ask.n_bias * sizeof *j->bias;
+    for (uint32_t i = 0; i < j->log.n; i++) n += j->log.at[i].payload.cap;
+    for (uint32_t i = 0; i < j->n_choices; i++) {
+        const choice *c = &j->choice[i];
+        n += sizeof *c + c->cap_tok * sizeof *c->tok + c->cap_top * sizeof *c->top + c->shown.cap;
+    }
+    return n;
+}
+
+static uint64_t us(uint64_t from, uint64_t to) { return from && to > from ? (to - from) / 1000 : 0; }
+
+static void put_times(const job *j, uint32_t i, msg_done *d)
+{
+    const choice *c = &j->choice[i];
+    d->queue_us = us(j->t_submit, j->t_start);
+    d->ttft_us = us(j->t_submit, c->t_first);
+    d->prefill_us = us(j->t_start, j->t_prefilled);
+    d->decode_us = us(c->t_first, c->t_last);
+    if (!c->timed) return;
+    d->queue_us = c->us[0];
+    d->ttft_us = c->us[1];
+    d->prefill_us = c->us[2];
+    d->decode_us = c->us[3];
+}
+
+msg_done job_done_message(const job *j, uint32_t index)
+{
+    const choice *c = &j->choice[index];
+    msg_done d = { .job = j->id, .index = index, .finish = c->finish, .tokens = c->n_tok, .prompt_tokens = j->tokens.n ? j->tokens.n : j->n_prompt,
+                   .prefill_mode = j->local, .slides = c->slides, .code = j->failure.code, .full_rows = j->full_rows, .n_passages = j->n_passages,
+                   .n_prompt = j->ask.echo_prompt_tokens ? j->tokens.n : 0, .lora_scale = j->ask.lora_scale, .cached = j->cached };
+    put_times(j, index, &d);
+    snprintf(d.cache_note, sizeof d.cache_note, "%s", j->cache_note);
+    snprintf(d.custom_id, sizeof d.custom_id, "%s", j->ask.custom_id);
+    snprintf(d.lora, sizeof d.lora, "%s", j->ask.lora);
+    snprintf(d.lora_digest, sizeof d.lora_digest, "%s", j->ask.lora_digest);
+    return d;
 }

@@ -3,12 +3,14 @@
 /* A job: what a client submitted, its choices (one session each), and everything that was answered so far, so that an
  * answer can be fetched again. The list of jobs owns them. Main thread only. */
 #include "coordinator/sample.h"
+#include "coordinator/session_log.h"
 #include "coordinator/stops.h"
+#include "coordinator/watch.h"
+#include "engine/kernels.h"
 #include "engine/tokenizer.h"
 #include "proto/finish.h"
-#include "proto/link.h"
 
-#define JOB_STATE_MAP(X) X(QUEUED, "queued") X(RETRIEVING, "retrieving") X(RUNNING, "running") X(DONE, "done")
+#define JOB_STATE_MAP(X) X(CHECKING, "checking") X(QUEUED, "queued") X(RETRIEVING, "retrieving") X(RUNNING, "running") X(DONE, "done")
 typedef enum {
 #define X(N, n) JOB_##N,
     JOB_STATE_MAP(X)
@@ -24,11 +26,12 @@ typedef struct {                 /* one of n answers */
     cand_rec *top;               /* top log-probabilities of all tokens, one after the other */
     size_t n_top, cap_top;
     text shown;                  /* text as the client may see it */
-    size_t sent_tok, sent_text;  /* what the client has been sent */
-    bool done, done_sent;
+    bool done;
     finish_reason finish;
     uint32_t slides;
     uint64_t t_first, t_last;    /* ns: first and last token */
+    bool timed;                  /* it comes from the journal: */
+    uint64_t us[4];              /* in the queue, to the first token, prefill, decode */
 } choice;
 
 #define JOB_ID_MAX (UINT64_MAX >> 7) /* a session's id is job id x 64 + choice, and SQLite's numbers have a sign */
@@ -37,9 +40,14 @@ typedef struct job {
     uint64_t id;
     job_state state;
     msg_submit ask;              /* as submitted */
-    link_id client;
-    bool has_client;
-    text prompt;                 /* as submitted, then with passages */
+    char owner[64];              /* who may see and cancel it; OWNER_LOCAL: whoever runs the cluster */
+    link_id client;              /* hears whether it is accepted */
+    watcher *watch;              /* hear of its tokens */
+    session_log log;
+    uint64_t replays;            /* id of the job whose log it follows, 0: none; never in the journal */
+    uint64_t turn;               /* place in the queue (coordinator/queue.h) */
+    uint64_t deadline;           /* ns on our clock, 0: none */
+    text prompt;                 /* as submitted */
     token_list tokens;           /* the prompt's ids */
     uint32_t n_prompt;           /* how many they were, of a finished job from the journal, which does not keep them */
     text stop;                   /* stop strings, each with its NUL */
@@ -50,31 +58,52 @@ typedef struct job {
     score_rec *score;            /* kind 1: rows scored and not yet sent */
     uint32_t n_scored, first_scored; /* how many, and the index of the first */
     text full;                   /* their whole rows of logits, f32 [n_scored][V] */
-    text passages;               /* JSON of the passages used */
     uint32_t n_passages, full_rows;
     uint32_t cached;             /* rows of the prompt that came from the prompt cache */
     char cache_note[504];        /* why it was of no use, "" */
     bool local;                  /* prefill mode taken */
     bool cancelled;
+    bool refused;                /* never accepted: the journal does not hear of it */
     bool on_disk;                /* as durable as it gets: it may be acknowledged */
     bool acked;                  /* the client has its ACCEPTED: only after the record is durable */
-    bool recorded;               /* its end is in the journal */
-    bool retrieved;              /* passages are in the prompt */
+    bool recorded;               /* its end is in the journal, or never will be */
+    bool archived;               /* ... and can be had from there */
     err failure;                 /* code != OK: the job failed */
+    path_id path;                /* arithmetic of its rows, and rows of its context: the cluster's, or its log's */
+    uint32_t n_ctx;
     uint64_t t_submit, t_start, t_prefilled;
+    uint64_t wall_ms;            /* submitted, for people and for deadlines over restarts */
+    uint64_t t_over;             /* ns: when it ended; 0: it was over when it was loaded */
     struct job *next;
 } job;
 
-typedef struct { job *head, *tail; uint64_t next_id; uint32_t n, keep; } job_list;
+#define OWNER_LOCAL "local"      /* the client socket is in a folder that only its user can enter */
 
-/* Check a SUBMIT against the model (ranges, bias, stop strings) and make a queued job of it. ERR_INPUT quotes the bad
- * value; frames are copied. */
+typedef struct { job *head; uint64_t last_id; uint32_t n; } job_list;    /* ascending ids */
+
+/* Check a SUBMIT against the model (ranges, bias, stop strings) and make a queued job of it, in no list yet. ERR_INPUT quotes
+ * the bad value; frames are copied. */
+err_code job_make(uint64_t id, const packet *in, uint32_t V, job **out, err *e);
+/* The same, at the end of the list under the next id. */
 err_code job_new(job_list *l, const packet *in, uint32_t V, job **out, err *e);
+/* One that only says that it failed, and why; NULL: out of memory. */
+job *job_stub(uint64_t id, const err *why);
+void job_free(job *j);
+void job_list_put(job_list *l, job *j);
 job *job_find(job_list *l, uint64_t id);
-/* Forget the oldest finished jobs beyond `keep` that have nothing left to send and no session left. */
-void job_list_trim(job_list *l);
+/* Forget what is over, has nothing left to send and no session left: archived jobs at once, of the others all but the
+ * newest `keep`. */
+void job_list_trim(job_list *l, uint32_t keep);
 void job_list_free(job_list *l);
-const char *job_state_name(job_state s);
+/* The prompt that is tokenized, and the JSON of the passages in it: from the log when retrieval put something there. */
+view job_prompt(const job *j);
+view job_passages(const job *j);
+/* queued, running, done, failed, cancelled, ... */
+const char *job_state_name(const job *j);
+/* Bytes that it holds in memory, about. */
+size_t job_bytes(const job *j);
+/* What its DONE says about a choice that is over. */
+msg_done job_done_message(const job *j, uint32_t index);
 
 /* Add a token and the text it made visible to a choice. `top`: n_top best of this place (log-probabilities). */
 err_code choice_add(choice *c, uint32_t id, float logprob, const cand_rec *top, uint32_t n_top, err *e);

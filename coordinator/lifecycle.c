@@ -1,7 +1,6 @@
 /* The life of a job in the cluster: queued -> (retrieving) -> sessions opened in every stage -> prompt -> decoding -> done.
  * Owns the order in which these happen; sends only SESSION_OPEN and DROP. */
 #include "coordinator/coordinator.h"
-#include "coordinator/journal.h"
 #include "coordinator/prompt_cache.h"
 #include "core/clock.h"
 #include "core/log.h"
@@ -64,27 +63,51 @@ void sessions_sweep(coordinator *c)
         session_free(&c->sessions, s);
     }
     finish_jobs(c);
-    /* a finished job may be forgotten only when no session points at it */
-    uint64_t first = c->jobs.head ? c->jobs.head->id : 0;
-    job_list_trim(&c->jobs);
-    err e;
-    if (c->journal && c->jobs.head && c->jobs.head->id != first && journal_forget(c->journal, c->jobs.head->id, &e))
-        LOG(LOG_ERROR, "JOURNAL-FAILED", "text=\"%s\"", e.text);
+    job_list_trim(&c->jobs, (uint32_t)c->set->keep_jobs); /* a finished job may be forgotten only when no session points at it */
 }
 
 /* ---- beginnings ---------------------------------------------------------------------------------------------------- */
 
 static err_code tokenize(coordinator *c, job *j, err *e)
 {
+    view prompt = job_prompt(j);
     if (!j->ask.n_tokens) {
-        err_code rc = tokenizer_encode(c->tok, (view){ j->prompt.ptr, j->prompt.len }, true, j->ask.parse_special, &j->tokens, e);
+        err_code rc = tokenizer_encode(c->tok, prompt, true, j->ask.parse_special, &j->tokens, e);
         if (rc) return rc;
-        if (!j->prompt.len) return err_set(e, ERR_INPUT, "the prompt is empty");
+        if (!prompt.len) return err_set(e, ERR_INPUT, "the prompt is empty");
     }
     if (!j->tokens.n) return err_set(e, ERR_INPUT, "the prompt is empty");
-    if (j->tokens.n > c->n_ctx)
-        return err_set(e, ERR_INPUT, "the prompt has %zu tokens, the context holds %u", j->tokens.n, c->n_ctx);
+    if (j->tokens.n > j->n_ctx)
+        return err_set(e, ERR_INPUT, "the prompt has %zu tokens, the context holds %u", j->tokens.n, j->n_ctx);
     return ERR_OK;
+}
+
+static log_path path_here(const coordinator *c)
+{
+    const rope_config *r = &c->shape.rope;
+    return (log_path){ .path = c->path, .kv = c->kv, .n_ctx = c->n_ctx, .rope_long = r->scaling == ROPE_LONG && c->n_ctx > r->orig_ctx };
+}
+
+err_code job_follow(const coordinator *c, job *j, err *e)
+{
+    log_path here = path_here(c), want = here;
+    err_code rc = log_find(&j->log, EVENT_PATH) ? log_read_path(&j->log, &want, e) : ERR_OK;
+    if (rc) return rc;
+    if (want.kv != here.kv || want.n_ctx > here.n_ctx || want.rope_long != here.rope_long)
+        return err_set(e, ERR_STATE, "by its log job %" PRIu64 " has %s rows and a context of %u; this cluster has %s rows and %u", j->id,
+                       kv_format_name((kv_format)want.kv), want.n_ctx, kv_format_name(c->kv), c->n_ctx);
+    j->path = (path_id)want.path;
+    j->n_ctx = want.n_ctx;
+    return ERR_OK;
+}
+
+/* From here on its arithmetic is fixed: by its log or, the first time, by this cluster, which the log then says. */
+static err_code fix_path(coordinator *c, job *j, err *e)
+{
+    log_path here = path_here(c);
+    err_code rc = job_follow(c, j, e);
+    if (rc || log_find(&j->log, EVENT_PATH)) return rc;
+    return log_add_path(&j->log, &here) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
 }
 
 static void open_everywhere(coordinator *c, const session *s)
@@ -103,7 +126,8 @@ void job_begin(coordinator *c, job *j)
 {
     err e;
     session *s;
-    err_code rc = tokenize(c, j, &e);
+    err_code rc = fix_path(c, j, &e);
+    if (!rc) rc = tokenize(c, j, &e);
     if (!rc) rc = session_new(&c->sessions, j, 0, &s, &e);
     if (rc) {
         job_fail(c, j, &e);
@@ -138,7 +162,7 @@ static bool wants_local(const coordinator *c, const job *j)
 {
     const char *mode = c->set->prefill;
     if (j->ask.kind == 1 && j->ask.role == 1) return false;
-    if (j->ask.lora[0]) return false; /* the coordinator's own engine holds no adapters */
+    if (j->ask.lora[0] || j->path != c->path) return false; /* the coordinator's own engine holds no adapters, and one path */
     if (j->ask.kind == 1) return false; /* every row of a scored prompt must bring its answer */
     if (j->ask.prefill) return j->ask.prefill == 2;
     return mode && !strcmp(mode, "local");
@@ -199,16 +223,33 @@ static void retrieve_first(coordinator *c, job *j)
     else if (rc) job_fail(c, j, &e);
 }
 
+/* Whoever is over time fails, wherever it is; its KV goes with its session. */
+static void check_deadlines(coordinator *c, uint64_t now)
+{
+    err e;
+    for (job *j = c->jobs.head; j; j = j->next) {
+        if (j->state == JOB_DONE || !j->deadline || now < j->deadline) continue;
+        size_t n = 0;
+        for (uint32_t i = 0; i < j->n_choices; i++) n += j->choice[i].n_tok;
+        char where[64] = "its prompt was being computed";
+        if (j->state != JOB_RUNNING) snprintf(where, sizeof where, "it was still waiting");
+        else if (n) snprintf(where, sizeof where, "%zu tokens were there", n);
+        err_set(&e, ERR_TIMEOUT, "the deadline of %g s has passed: %s", (double)j->ask.deadline_ms / 1e3, where);
+        job_fail(c, j, &e);
+    }
+}
+
 void jobs_advance(coordinator *c)
 {
-    uint64_t taken = 0;
-    if (!fleet_is_whole(c)) return;
+    uint64_t taken = 0, now = clock_ns();
+    check_deadlines(c, now);
+    if (!fleet_is_whole(c) || (c->state != COORD_READY && c->state != COORD_DRAINING)) return;
     for (const job *j = c->jobs.head; j; j = j->next) taken += places_of(j);
-    for (job *j = c->jobs.head; j; j = j->next) {
-        if (j->state != JOB_QUEUED || (j->ask.rag && !c->rag)) continue;
-        if (taken && taken + j->n_choices > c->set->max_sessions) return; /* first come, first served */
+    for (job *j; (j = queue_next(&c->jobs, now, c->rag != NULL));) {
+        if (taken && taken + j->n_choices > c->set->max_sessions) return; /* it waits for its room; nobody overtakes it */
         taken += j->n_choices;
-        if (!j->ask.rag || j->retrieved || j->ask.kind == 1) job_begin(c, j);
+        queue_started(&c->queue, &c->jobs, j, now);
+        if (!j->ask.rag || log_find(&j->log, EVENT_PROMPT) || j->ask.kind == 1) job_begin(c, j);
         else retrieve_first(c, j);
     }
 }

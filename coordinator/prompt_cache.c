@@ -33,7 +33,7 @@ static cache_key key_of(const coordinator *c, const job *j)
     const rope_config *r = &c->shape.rope;
     cache_key k = { .lora_scale = j->ask.lora_scale,
                     .format = c->kv,
-                    .path = c->path,
+                    .path = j->path,
                     .layers = c->shape.L,
                     .rope_long = r->scaling == ROPE_LONG && c->n_ctx > r->orig_ctx };
     snprintf(k.digest, sizeof k.digest, "%s", gguf_digest(c->file));
@@ -163,6 +163,9 @@ void prompt_cache_filled(session *s)
     s->job->cached = p->reuse;
     cache_read_close(&p->in);
     p->phase = CACHE_IDLE;
+    char said[1100];
+    int n = snprintf(said, sizeof said, "rows=%u file=%s", p->reuse, s->job->ask.cache);
+    log_add(&s->job->log, s->index, p->reuse, EVENT_CACHE, (view){ said, (size_t)n }); /* changes no token: without memory it is left out */
     LOG(LOG_INFO, "PROMPT-CACHE", "job=%" PRIu64 " rows=%u", s->job->id, p->reuse);
 }
 

@@ -75,7 +75,7 @@ static void add_rows(build *b, session *s, const session_rows *r)
     if (s->slide || (s->again && !r->first)) add_op(b, s->id, 0, 0, OP_TRUNCATE);
     else if (s->trim) add_op(b, s->id, 0, r->first, OP_TRUNCATE);
     else if (r->first) add_op(b, s->id, 0, r->first - 1, OP_COMMIT);
-    for (uint32_t i = 0; i < r->n; i++) p->rows[b->n_rows++] = session_row(s, r->first + i, r, b->c->path, b->c->path);
+    for (uint32_t i = 0; i < r->n; i++) p->rows[b->n_rows++] = session_row(s, r->first + i, r, s->job->path, s->job->path);
     if (s->job->ask.kind == 1 && s->job->ask.score_rows) b->full += r->n;
     mention(b, s, r->first, r->n);
     s->last_step = b->f->step;
@@ -276,7 +276,7 @@ static err_code split_choices(coordinator *c, session *s, const session_answer *
         session *child;
         rc = session_split(&c->sessions, s, i, &child, e);
         if (!rc) rc = queue_fork(c, s, child, e);
-        if (!rc) rc = session_take(child, a, c->tok, c->n_ctx, e);
+        if (!rc) rc = session_take(child, a, c->tok, s->job->n_ctx, e);
     }
     return rc;
 }
@@ -291,7 +291,7 @@ static void take_token(coordinator *c, session *s, const session_answer *a)
         return;
     }
     err_code rc = s->made == 0 && j->n_choices > 1 && s->index == 0 ? split_choices(c, s, a, &e) : ERR_OK;
-    if (!rc) rc = session_take(s, a, c->tok, c->n_ctx, &e);
+    if (!rc) rc = session_take(s, a, c->tok, j->n_ctx, &e);
     if (rc) job_fail(c, j, &e);
 }
 

@@ -1,6 +1,9 @@
 /* What `sluice status` and `sluice jobs` show, as JSON. */
 #include "coordinator/coordinator.h"
+#include "coordinator/journal.h"
+#include "coordinator/record.h"
 #include "core/clock.h"
+#include "core/log.h"
 #include <jansson.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -23,8 +26,11 @@ static json_t *stage_json(const member *m)
 static json_t *jobs_count(const coordinator *c)
 {
     uint64_t n[3] = { 0 };
-    for (const job *j = c->jobs.head; j; j = j->next) n[j->state == JOB_QUEUED ? 0 : j->state == JOB_DONE ? 2 : 1]++;
-    return json_pack("{s:I,s:I,s:I}", "queued", num(n[0]), "running", num(n[1]), "done", num(n[2]));
+    for (const job *j = c->jobs.head; j; j = j->next)
+        if (!j->archived && !j->refused) n[j->state == JOB_QUEUED || j->state == JOB_CHECKING ? 0 : j->state == JOB_DONE ? 2 : 1]++;
+    if (c->journal) n[2] += journal_finished(c->journal);
+    return json_pack("{s:I,s:I,s:I,s:I,s:s?}", "queued", num(n[0]), "running", num(n[1]), "done", num(n[2]), "busy_refused", num(c->queue.refused),
+                     "journal_trouble", record_trouble(c));
 }
 
 static bool put(json_t *o, text *out)
@@ -55,17 +61,61 @@ bool report_status(coordinator *c, text *out)
     return put(o, out);
 }
 
+/* ---- jobs ------------------------------------------------------------------------------------------------------------ */
+
+#define LIST_MAX 5000u          /* jobs of one report: far below what a message holds */
+
 static json_t *job_json(const job *j)
 {
     const choice *ch = &j->choice[0];
-    return json_pack("{s:I,s:s,s:s,s:I,s:I,s:s,s:s?}", "id", num(j->id), "custom_id", j->ask.custom_id, "state", job_state_name(j->state), "prompt_tokens",
-                     num(j->tokens.n), "tokens", num(ch->n_tok), "finish_reason", ch->done ? finish_name(ch->finish) : "none", "error",
-                     j->failure.code ? j->failure.text : NULL);
+    return json_pack("{s:I,s:s,s:s,s:I,s:I,s:s,s:s?,s:s,s:I,s:I,s:f}", "id", num(j->id), "custom_id", j->ask.custom_id, "state", job_state_name(j),
+                     "prompt_tokens", num(j->tokens.n ? j->tokens.n : j->n_prompt), "tokens", num(ch->n_tok), "finish_reason",
+                     ch->done ? finish_name(ch->finish) : "none", "error", j->failure.code ? j->failure.text : NULL, "owner", j->owner, "submitted_ms",
+                     num(j->wall_ms), "priority", num(j->ask.priority), "deadline_s", (double)j->ask.deadline_ms / 1e3);
+}
+
+static size_t place_of(const json_t *list, uint64_t id)
+{
+    size_t lo = 0, hi = json_array_size(list);
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if ((uint64_t)json_integer_value(json_object_get(json_array_get(list, mid), "id")) < id) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo;
+}
+
+/* What is in memory is newer than what the journal says. */
+static void put_job(json_t *list, const job *j)
+{
+    size_t at = place_of(list, j->id);
+    const json_t *o = json_array_get(list, at);
+    if (o && (uint64_t)json_integer_value(json_object_get(o, "id")) == j->id) json_array_set_new(list, at, job_json(j));
+    else json_array_insert_new(list, at, job_json(j));
 }
 
 bool report_jobs(coordinator *c, text *out)
 {
     json_t *list = json_array();
-    for (const job *j = c->jobs.head; j; j = j->next) json_array_append_new(list, job_json(j));
+    err e;
+    if (c->journal && journal_list(c->journal, LIST_MAX, list, &e)) LOG(LOG_ERROR, "JOURNAL-FAILED", "text=\"%s\"", e.text);
+    for (const job *j = c->jobs.head; j; j = j->next)
+        if (!j->refused) put_job(list, j);
+    while (json_array_size(list) > LIST_MAX) json_array_remove(list, 0);
     return put(json_pack("{s:s,s:o}", "schema", "sluice.jobs/1", "jobs", list), out);
+}
+
+static json_t *event_json(const event *v)
+{
+    json_t *words = event_is_text(v->kind) ? json_stringn(v->payload.ptr ? v->payload.ptr : "", v->payload.len) : NULL;
+    return json_pack("{s:i,s:I,s:s,s:I,s:o?}", "choice", (int)v->choice, "row", num(v->row), "kind", event_name(v->kind), "bytes", num(v->payload.len),
+                     "payload", words);
+}
+
+bool report_log(const job *j, text *out)
+{
+    json_t *events = json_array();
+    for (uint32_t i = 0; i < j->log.n; i++) json_array_append_new(events, event_json(&j->log.at[i]));
+    return put(json_pack("{s:s,s:I,s:s,s:s?,s:o}", "schema", "sluice.log/1", "id", num(j->id), "state", job_state_name(j), "error",
+                         j->failure.code ? j->failure.text : NULL, "events", events), out);
 }

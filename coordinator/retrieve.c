@@ -1,6 +1,5 @@
 /* Passages for a job: asks the rag worker, puts what it found in front of the prompt. */
 #include "coordinator/coordinator.h"
-#include "coordinator/journal.h"
 #include "core/log.h"
 #include "coordinator/rag_prompt.h"
 #include <inttypes.h>
@@ -69,7 +68,7 @@ static err_code describe(job *j, const passages *ps, err *e)
                                               "score", p->score));
     }
     char *s = json_dumps(list, JSON_COMPACT);
-    bool ok = s && text_adds(&j->passages, s);
+    bool ok = s && log_add(&j->log, 0, 0, EVENT_PASSAGES, (view){ s, strlen(s) });
     free(s);
     json_decref(list);
     j->n_passages = (uint32_t)ps->count;
@@ -87,16 +86,10 @@ void retrieve_answer(coordinator *c)
     err_code rc = take_passages(&c->in, &ps, &e);
     if (!rc) rc = rag_prompt(&prompt, &t, &ps, (view){ j->prompt.ptr, j->prompt.len }, &e);
     if (!rc) rc = describe(j, &ps, &e);
+    if (!rc && !log_add(&j->log, 0, 0, EVENT_PROMPT, (view){ prompt.ptr, prompt.len })) rc = err_set(&e, ERR_NOMEM, "out of memory");
     passages_free(&ps);
-    if (rc) {
-        text_free(&prompt);
-        job_fail(c, j, &e);
-        return;
-    }
-    text_free(&j->prompt);
-    j->prompt = prompt;
-    j->retrieved = true;
-    if (c->journal && journal_passages(c->journal, j, &e)) job_fail(c, j, &e);
+    text_free(&prompt);
+    if (rc) job_fail(c, j, &e);
     else job_begin(c, j);
 }
 

@@ -97,6 +97,9 @@ static void copy_numbers(msg_submit *m, const settings *s)
     m->prefill = is(s->prefill, "pipeline") ? 1 : is(s->prefill, "local") ? 2 : 0;
     m->parse_special = s->special;
     m->ignore_eog = s->ignore_eos;
+    m->priority = s->priority;
+    m->deadline_ms = (uint64_t)(s->deadline * 1e3 + 0.5);
+    m->tenant = s->tenant;
     m->rag = own_rag ? s->use_rag : s->rag != NULL;
     if (own_rag && settings_was_given(s, "rag-passages")) m->rag_passages = s->rag_passages;
     if (own_rag && settings_was_given(s, "rag-tokens")) m->rag_tokens = s->rag_tokens;

@@ -213,7 +213,7 @@ Test(survival, both_stages_killed_at_once)
 
 Test(survival, four_choices_of_one_prompt_outlive_a_stage)
 {
-    const char *const *words = ASK("-p", "Once upon", "-n", "400", "--ignore-eos", "--temp", "0.9", "--seed", "3", "--choices", "4", "--logprobs", "1");
+    const char *const *words = ASK("-p", "Once upon", "-n", "1000", "--ignore-eos", "--temp", "0.9", "--seed", "3", "--choices", "4", "--logprobs", "1");
     standing c = up(UP("--stages", "2"));
     char *want = ask(&c, words);
     for (unsigned i = 0; i < 2; i++) {
