@@ -28,7 +28,9 @@
 #define CASED(TAIL, DIGITS) \
     "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" TAIL "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" TAIL "|" DIGITS \
     "| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n/]*|" NEWLINES
-/* deepseek-ai/deepseek-llm-7b-base: tokenizer.json. Letters with cases, as they were in its makers' Unicode. */
+/* deepseek-ai/deepseek-llm-7b-base: tokenizer.json. Letters with cases, as they were in its makers' Unicode. These patterns
+ * name blanks as characters too (U+3000 is punctuation, U+1680 to U+3000 lie among the ideographs), and the models were trained
+ * so. llama.cpp turns all blanks beyond ASCII into U+000B before it looks, and so cuts differently beside them. */
 #define CASED_LETTERS \
     "A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}\\x{295}-\\x{2AF}" \
     "\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}\\x{388}-\\x{38A}\\x{38C}\\x{38E}-\\x{3A1}" \
@@ -69,7 +71,7 @@ static const pretoken_row rows[] = {
     { " gpt-4o llama4 kanana2 minimax-m2 ", { CASED("(?:" CONTRACTIONS ")?", "\\p{N}{1,3}") }, false, false },
     { " tekken ", { CASED("", "\\p{N}") }, true, true },
     { " deepseek-llm ",
-      { "[\\r\\n]", "[" WS "]?[" CASED_LETTERS "]+", "[" WS "]?[" WIDE_PUNCTUATION "]+", TRAILING_BLANKS, EAST_ASIAN, "\\p{N}+" },
+      { "[\\r\\n]", "[" WS "]?[" CASED_LETTERS "]+", "[" WS "]?[" WIDE_PUNCTUATION "]+", TRAILING_BLANKS, EAST_ASIAN, "\\p{N}" },
       false, false },
     { " deepseek-coder ", { "[\\r\\n]", "[" WS "]?\\p{L}+", "[" WS "]?\\p{P}+", EAST_ASIAN, "\\p{N}" }, false, false },
     { " deepseek-v3 hunyuan-dense joyai-llm ",

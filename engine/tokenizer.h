@@ -3,9 +3,13 @@
 /* Text <-> token ids, from the tokenizer.ggml.* keys of a GGUF (tokenizer-only files too).
  * Models: "llama" (SentencePiece BPE with byte fallback), "gpt2" (byte-level BPE; pre-tokenizers by name in
  * engine/pretoken.c), "bert" (WordPiece, for embedders). Immutable after open, and the GGUF may be closed: any thread.
- * Input is bytes; invalid UTF-8 is tokenized, never refused: words are cut as if U+FFFD stood there, and the bytes stay, each
- * as its own token (SentencePiece and llama.cpp put U+FFFD itself in their place); a byte that no token stands for becomes
- * the unknown token, or nothing where there is none. WordPiece drops them, as it drops control characters. */
+ * Input is bytes; invalid UTF-8 is tokenized, never refused: words are cut as if U+FFFD stood there, and the bytes stay, as
+ * tiktoken keeps them, so that they come back (SentencePiece and llama.cpp put U+FFFD itself in their place, and llama.cpp
+ * takes overlong forms and surrogates for characters); a byte that no token stands for becomes the unknown token, or nothing
+ * where there is none. WordPiece drops them, as it drops control characters.
+ * Where huggingface/tokenizers, with a model's own tokenizer.json, and llama.cpp differ, "gpt2" and "bert" follow the former,
+ * for so the models were trained, with two exceptions: normalizers are not applied, for GGUF does not hold them (mpt and qwen2
+ * have NFC), and a byte that no token stands for (falcon's U+000B) parts what is beside it; there it is dropped before merging. */
 #include "core/buf.h"
 #include "engine/gguf.h"
 

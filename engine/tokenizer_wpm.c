@@ -94,9 +94,10 @@ static bool is_blank(int32_t cp, utf8proc_category_t c)
     return cp == '\t' || cp == '\n' || cp == '\r' || (c >= UTF8PROC_CATEGORY_ZS && c <= UTF8PROC_CATEGORY_ZP);
 }
 
+/* Controls, formats, private use; not what Unicode has not assigned: that makes its word unknown. */
 static bool is_dropped(int32_t cp, utf8proc_category_t c)
 {
-    return cp == 0xFFFD || (c >= UTF8PROC_CATEGORY_CC && c <= UTF8PROC_CATEGORY_CO) || c == UTF8PROC_CATEGORY_CN;
+    return cp == 0xFFFD || (c >= UTF8PROC_CATEGORY_CC && c <= UTF8PROC_CATEGORY_CO);
 }
 
 /* One character after decomposition. */

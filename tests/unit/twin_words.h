@@ -50,10 +50,17 @@ static inline bool is_lower(const twin_char *c)
     return is_lm(c) && c->cat != UTF8PROC_CATEGORY_LU && c->cat != UTF8PROC_CATEGORY_LT;
 }
 static inline bool is_ascii_letter(const twin_char *c) { return (c->cp | 32) >= 'a' && (c->cp | 32) <= 'z'; }
-/* Letters with case, but the mathematical ones. */
+/* deepseek-llm's list of letters with cases: all but these (small Armenian, Georgian, Latin beyond U+A78E, alphabets for
+ * mathematics, ...). Stray bytes of broken texts may come together as any of the first. */
 static inline bool is_cased(const twin_char *c)
 {
-    return c->cat >= UTF8PROC_CATEGORY_LU && c->cat <= UTF8PROC_CATEGORY_LT && (c->cp < 0x1D400 || c->cp > 0x1D7FF);
+    static const uint32_t without[][2] = {
+        { 0x560, 0x588 },     { 0x10C7, 0x10FF },   { 0x1C80, 0x1C88 },   { 0x2D00, 0x2D2D },   { 0xA790, 0xA7FA },
+        { 0xAB30, 0xAB68 },   { 0x10570, 0x105BC }, { 0x16E40, 0x16E7F }, { 0x1D400, 0x1D7FF }, { 0x1DF00, 0x1DF1E },
+    };
+    for (size_t i = 0; i < sizeof without / sizeof *without; i++)
+        if ((uint32_t)c->cp >= without[i][0] && (uint32_t)c->cp <= without[i][1]) return false;
+    return c->cat >= UTF8PROC_CATEGORY_LU && c->cat <= UTF8PROC_CATEGORY_LT;
 }
 static inline bool is_wide(const twin_char *c)
 {
@@ -222,7 +229,7 @@ static const twin_family families[] = {
     { "qwen35", { take_qwen35 } },
     { "llama4", { take_gpt4o } },
     { "tekken", { take_tekken } },
-    { "deepseek-llm", { take_newline, take_cased_letters, take_wide, take_trailing, take_east, take_numbers } },
+    { "deepseek-llm", { take_newline, take_cased_letters, take_wide, take_trailing, take_east, take_number } },
     { "deepseek-coder", { take_newline, take_letters, take_marks, take_east, take_number } },
     { "deepseek-v3", { take_number3, take_cjk, take_deepseek3 } },
 };
