@@ -16,10 +16,17 @@ struct lora {
     lora_pair head;
 };
 
-static const char *const mat_names[LORA_LAYER_MATS] = {
-#define X(N, n) [LORA_##N] = n,
+/* A tensor of the file and the matrices it is for, one below the other in its rows: phi3 has some of them fused. */
+typedef struct { const char *name; lora_mat first; uint32_t parts; } file_mat;
+static const file_mat plain_mats[] = {
+#define X(N, n) { n, LORA_##N, 1 },
     LORA_MAT_MAP(X)
 #undef X
+    { NULL, LORA_Q, 0 },
+};
+static const file_mat fused_mats[] = {
+    { "attn_qkv", LORA_Q, 3 }, { "attn_output", LORA_O, 1 }, { "ffn_up", LORA_GATE, 2 }, { "ffn_down", LORA_DOWN, 1 },
+    { NULL, LORA_Q, 0 },
 };
 static const char *const arch_names[ARCH_COUNT] = {
 #define X(N, n) [ARCH_##N] = n,
@@ -53,7 +60,7 @@ static err_code read_keys(const gguf *g, const model_shape *s, float *alpha, err
 
 /* ---- which matrix a tensor is for --------------------------------------------------------------------------------- */
 
-typedef struct { uint32_t layer; lora_mat which; uint32_t n_in, n_out; bool is_b; } place;
+typedef struct { uint32_t layer; lora_mat first; uint32_t parts, n_in, n_out; bool is_b; } place;
 
 static void mat_size(const model_shape *s, lora_mat which, uint32_t *n_in, uint32_t *n_out)
 {
@@ -70,13 +77,14 @@ static bool find_mat(const char *stem, const model_shape *s, place *p)
 {
     char again[GGUF_NAME_MAX];
     unsigned long l = strncmp(stem, "blk.", 4) ? 0 : strtoul(stem + 4, NULL, 10);
-    p->which = LORA_HEAD;
+    *p = (place){ .first = LORA_HEAD, .parts = 1, .is_b = p->is_b };
     if (!strcmp(stem, "output")) return !s->tied;
-    for (int i = 0; i < LORA_LAYER_MATS && l < s->L; i++) {
-        snprintf(again, sizeof again, "blk.%lu.%s", l, mat_names[i]);
+    for (const file_mat *m = s->arch == ARCH_PHI3 ? fused_mats : plain_mats; m->name && l < s->L; m++) {
+        snprintf(again, sizeof again, "blk.%lu.%s", l, m->name);
         if (strcmp(again, stem)) continue;
         p->layer = (uint32_t)l;
-        p->which = (lora_mat)i;
+        p->first = m->first;
+        p->parts = m->parts;
         return true;
     }
     return false;
@@ -93,7 +101,7 @@ static err_code find_place(const gguf *g, const gguf_tensor *t, const model_shap
         snprintf(stem, sizeof stem, "%.*s", (int)(n - end), t->name);
         p->is_b = i == 1;
         if (!find_mat(stem, s, p)) break;
-        mat_size(s, p->which, &p->n_in, &p->n_out);
+        for (uint32_t k = 0, rows; k < p->parts; k++, p->n_out += rows) mat_size(s, p->first + k, &p->n_in, &rows);
         return ERR_OK;
     }
     return err_set(e, ERR_MODEL, "%s: tensor %s is for no matrix of this model that can be adapted", gguf_path(g), t->name);
@@ -116,11 +124,11 @@ static err_code check_tensor(const gguf *g, const gguf_tensor *t, uint64_t d0, u
     return ERR_OK;
 }
 
-static err_code load_tensor(lora *l, const gguf *g, const gguf_tensor *t, const float **out, err *e)
+static err_code load_rows(lora *l, const gguf *g, const gguf_tensor *t, uint64_t row, uint64_t rows, const float **out, err *e)
 {
     wtype type = WTYPE_F32;
     gguf_range m;
-    size_t n = t->dim[0] * t->dim[1];
+    size_t n = t->dim[0] * rows;
     float *x = malloc(n * sizeof *x);
     if (!x) return err_set(e, ERR_NOMEM, "%s: out of memory for %s", gguf_path(g), t->name);
     *out = x;
@@ -128,21 +136,38 @@ static err_code load_tensor(lora *l, const gguf *g, const gguf_tensor *t, const 
     err_code rc = gguf_map(g, t->offset, t->bytes, &m, e);
     if (rc) return err_wrap(e, "tensor %s", t->name);
     wtype_from_ggml(t->type, &type);
-    for (uint64_t i = 0; i < t->dim[1]; i++) /* row by row: a whole tensor may have more elements than a uint32_t */
-        wtype_to_f32(type, m.data + i * t->dim[0] * wtypes[type].bytes, (uint32_t)t->dim[0], x + i * t->dim[0]);
+    for (uint64_t i = 0; i < rows; i++) /* row by row: a whole tensor may have more elements than a uint32_t */
+        wtype_to_f32(type, m.data + (row + i) * t->dim[0] * wtypes[type].bytes, (uint32_t)t->dim[0], x + i * t->dim[0]);
     gguf_unmap(&m);
     return ERR_OK;
 }
 
-static lora_pair *pair_of(lora *l, const place *p)
+static lora_pair *pair_of(lora *l, uint32_t layer, lora_mat which)
 {
-    if (p->which == LORA_HEAD) return l->part.head ? &l->head : NULL;
-    if (p->layer < l->part.first || p->layer >= l->part.last) return NULL;
-    return &l->layer[(size_t)(p->layer - l->part.first) * LORA_LAYER_MATS + p->which];
+    if (which == LORA_HEAD) return l->part.head ? &l->head : NULL;
+    if (layer < l->part.first || layer >= l->part.last) return NULL;
+    return &l->layer[(size_t)(layer - l->part.first) * LORA_LAYER_MATS + which];
+}
+
+/* Each matrix of a fused tensor has its rows of B, and an A of its own: the same for all, and small. */
+static err_code load_parts(lora *l, const gguf *g, const gguf_tensor *const ab[2], const model_shape *s, const place *p,
+                           float scale, err *e)
+{
+    err_code rc = ERR_OK;
+    uint64_t r = ab[0]->dim[1];
+    for (uint32_t k = 0, row = 0, n_in, n_out; !rc && k < p->parts; k++, row += n_out) {
+        lora_pair *to = pair_of(l, p->layer, p->first + k);
+        mat_size(s, p->first + k, &n_in, &n_out);
+        if (!to) continue;
+        *to = (lora_pair){ .r = (uint32_t)r, .n_in = n_in, .n_out = n_out, .scale = scale };
+        rc = load_rows(l, g, ab[0], 0, r, &to->a, e);
+        if (!rc) rc = load_rows(l, g, ab[1], row, n_out, &to->b, e);
+    }
+    return rc;
 }
 
 /* t is a .lora_a tensor; its partner is looked up. */
-static err_code take_pair(lora *l, const gguf *g, const gguf_tensor *t, const place *p, float alpha, err *e)
+static err_code take_pair(lora *l, const gguf *g, const gguf_tensor *t, const model_shape *s, const place *p, float alpha, err *e)
 {
     char name[GGUF_NAME_MAX];
     snprintf(name, sizeof name, "%s", t->name);
@@ -154,11 +179,8 @@ static err_code take_pair(lora *l, const gguf *g, const gguf_tensor *t, const pl
         return err_set(e, ERR_MODEL, "%s: tensor %s has rank %" PRIu64 ", allowed 1..%u", gguf_path(g), t->name, r, LORA_MAX_RANK);
     err_code rc = check_tensor(g, t, p->n_in, r, e);
     if (!rc) rc = check_tensor(g, b, r, p->n_out, e);
-    lora_pair *to = pair_of(l, p);
-    if (rc || !to) return rc;
-    *to = (lora_pair){ .r = (uint32_t)r, .n_in = p->n_in, .n_out = p->n_out, .scale = alpha != 0 ? alpha / (float)r : 1 };
-    rc = load_tensor(l, g, t, &to->a, e);
-    return rc ? rc : load_tensor(l, g, b, &to->b, e);
+    if (rc) return rc;
+    return load_parts(l, g, (const gguf_tensor *const[]){ t, b }, s, p, alpha != 0 ? alpha / (float)r : 1, e);
 }
 
 static err_code take_all(lora *l, const gguf *g, const model_shape *s, err *e)
@@ -172,7 +194,7 @@ static err_code take_all(lora *l, const gguf *g, const model_shape *s, err *e)
         rc = find_place(g, t, s, &p, e);
         if (rc || p.is_b) continue;
         as++;
-        rc = take_pair(l, g, t, &p, alpha, e);
+        rc = take_pair(l, g, t, s, &p, alpha, e);
     }
     if (rc) return rc;
     if (!as) return err_set(e, ERR_MODEL, "%s: has no .lora_a tensor", gguf_path(g));
@@ -215,7 +237,7 @@ void lora_close(lora **lp)
 
 const lora_pair *lora_find(const lora *l, uint32_t layer, lora_mat which)
 {
-    const lora_pair *p = pair_of((lora *)l, &(place){ .layer = layer, .which = which });
+    const lora_pair *p = pair_of((lora *)l, layer, which);
     return p && p->r ? p : NULL;
 }
 

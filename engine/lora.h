@@ -1,7 +1,8 @@
 #ifndef ENGINE_LORA_H
 #define ENGINE_LORA_H
 /* A LoRA adapter as llama.cpp's GGUF files hold it: for some matrices W [n_out][n_in] of a model two thin ones, A and B, so
- * that y = W x + scale * B (A x). arXiv:2106.09685 eq. 3; scale = user's * alpha / r (the user's alone where alpha is 0).
+ * that y = W x + scale * B (A x). arXiv:2106.09685 eq. 3; scale = user's * alpha / r (the user's alone where alpha is 0). Where
+ * the model's file has matrices fused (phi3: attn_qkv, and gate over up in ffn_up), so has the adapter's: cut as the model's are.
  *
  * The arithmetic, the same on every path, ISA, thread count and batch: u[k] = dot(A row k, x) and v[o] = dot(B row o, u) in the
  * fixed order of core/vec.h, x the f32 input of the matrix; then y[o] = fma(s, v[o], y[o]), s = the user's scale * the pair's,

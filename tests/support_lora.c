@@ -39,15 +39,18 @@ bool adapter_for(adapter_file *f, const char *file, uint32_t rank, bool mixed, u
     *f = (adapter_file){ .type = "adapter", .kind = "lora", .arch = archs[s.arch],
                          .alpha = 2 * (float)rank, .size = 0.25f, .seed = seed };
     uint32_t hd = s.H * s.d, kd = s.K * s.d;
-    const struct { const char *name; uint32_t n_in, n_out; } mats[] = {
+    const struct { const char *name; uint32_t n_in, n_out; } fused[] = {
+        { "attn_qkv", s.D, hd + 2 * kd }, { "attn_output", hd, s.D }, { "ffn_up", s.D, 2 * s.F }, { "ffn_down", s.F, s.D },
+    }, plain[] = {
         { "attn_q", s.D, hd }, { "attn_k", s.D, kd }, { "attn_v", s.D, kd }, { "attn_output", hd, s.D },
         { "ffn_gate", s.D, s.F }, { "ffn_up", s.D, s.F }, { "ffn_down", s.F, s.D },
     };
+    bool phi = s.arch == ARCH_PHI3;
     for (uint32_t l = 0; l < s.L && f->n + 16 < sizeof f->t / sizeof *f->t; l++)
-        for (size_t i = 0; i < sizeof mats / sizeof *mats; i++) {
+        for (size_t i = 0; i < (phi ? sizeof fused / sizeof *fused : sizeof plain / sizeof *plain); i++) {
             char stem[40];
-            snprintf(stem, sizeof stem, "blk.%u.%s", l, mats[i].name);
-            add_pair(f, stem, mats[i].n_in, mats[i].n_out, rank, mixed);
+            snprintf(stem, sizeof stem, "blk.%u.%s", l, phi ? fused[i].name : plain[i].name);
+            add_pair(f, stem, phi ? fused[i].n_in : plain[i].n_in, phi ? fused[i].n_out : plain[i].n_out, rank, mixed);
         }
     if (!s.tied) add_pair(f, "output", s.D, s.V, rank, mixed);
     return true;

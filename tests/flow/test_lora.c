@@ -107,6 +107,17 @@ Test(lora_flow, an_adapter_applied_and_merged_give_the_same_logits_with_biases_a
     applied_and_merged(random_model("micro-qwen3", "F32"));
 }
 
+Test(lora_flow, an_adapter_applied_and_merged_give_the_same_logits_with_windows_and_soft_caps)
+{
+    applied_and_merged(random_model("micro-gemma2", "F32"));
+    applied_and_merged(random_model("micro-gemma3", "F32"));
+}
+
+Test(lora_flow, an_adapter_applied_and_merged_give_the_same_logits_where_matrices_are_fused)
+{
+    applied_and_merged(random_model("micro-phi", "F32"));
+}
+
 /* ---- jobs side by side --------------------------------------------------------------------------------------------- */
 
 typedef struct { rig_job *score, *decode, *text; } three;
@@ -168,6 +179,11 @@ Test(lora_flow, jobs_with_different_adapters_in_one_batch_do_not_disturb_each_ot
 Test(lora_flow, jobs_with_different_adapters_on_quantised_weights_do_not_disturb_each_other)
 {
     side_by_side(random_model("tiny", "Q4_K"));
+}
+
+Test(lora_flow, jobs_with_different_adapters_on_fused_matrices_do_not_disturb_each_other)
+{
+    side_by_side(random_model("micro-phi", "Q8_0"));
 }
 
 Test(lora_flow, choices_of_a_job_inherit_its_adapter_by_forking)

@@ -85,6 +85,42 @@ Test(lora, a_shard_loads_its_own_matrices_and_no_others)
     }
 }
 
+/* The rows of a fused tensor's B from `row` on. */
+static void expect_part(const world *w, const lora_pair *p, uint32_t i, uint32_t row)
+{
+    float *a = adapter_items(&w->f, i), *b = adapter_items(&w->f, i + 1);
+    cr_assert(p && a && b && row + p->n_out <= w->f.t[i + 1].n_rows);
+    cr_expect(support_same(p->a, a, (size_t)p->r * p->n_in, w->f.t[i].name));
+    cr_expect(support_same(p->b, b + (size_t)row * p->r, (size_t)p->r * p->n_out, w->f.t[i + 1].name));
+    free(a);
+    free(b);
+}
+
+Test(lora, fused_tensors_are_cut_as_the_models_are)
+{
+    static world w;
+    err e;
+    lora *l;
+    open_world(&w, "micro-phi");
+    const model_shape *s = &w.shape;
+    uint32_t q = s->H * s->d, kv = s->K * s->d;
+    const struct { lora_mat which; uint32_t tensor, row, n_out; } want[] = {
+        { LORA_Q, 0, 0, q }, { LORA_K, 0, q, kv }, { LORA_V, 0, q + kv, kv }, { LORA_O, 2, 0, s->D },
+        { LORA_GATE, 4, 0, s->F }, { LORA_UP, 4, s->F, s->F }, { LORA_DOWN, 6, 0, s->D },
+    };
+    cr_assert_eq(open_file(&w, (shard){ 1, 2, false, false }, &l, &e), ERR_OK, "%s", e.text);
+    cr_expect_null(lora_find(l, 0, LORA_Q));
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        const lora_pair *p = lora_find(l, 1, want[i].which);
+        cr_assert(p && p->n_out == want[i].n_out);
+        expect_part(&w, p, 8 + want[i].tensor, want[i].row);
+    }
+    lora_close(&l);
+    snprintf(w.f.t[0].name, sizeof w.f.t[0].name, "blk.0.attn_q.weight.lora_a");   /* a phi3 file has no such matrix */
+    cr_expect_eq(open_file(&w, (shard){ 1, 2, false, false }, &l, &e), ERR_MODEL);
+    cr_expect(strstr(e.text, "for no matrix of this model"), "%s", e.text);
+}
+
 Test(lora, without_alpha_the_users_scale_stands_alone)
 {
     static world w;
