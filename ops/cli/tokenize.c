@@ -119,12 +119,12 @@ err_code cmd_tokenize(settings *s, err *e)
     token_list ids = { 0 };
     err_code rc = request_prompt(&r, s, e);
     if (rc == ERR_OK) rc = open_tokenizer(&t, s, e);
-    if (rc == ERR_OK && s->bos) {
-        uint32_t bos = tokenizer_bos(t);
-        if (bos == TOKEN_NONE) rc = err_set(e, ERR_MODEL, "%s: the model has no beginning token", s->model);
-        else if (!token_list_add(&ids, bos)) rc = err_set(e, ERR_NOMEM, "out of memory");
-    }
+    if (rc == ERR_OK && s->bos && tokenizer_bos(t) == TOKEN_NONE)
+        rc = err_set(e, ERR_MODEL, "%s: the model has no beginning token", s->model);
+    if (rc == ERR_OK && s->bos && !token_list_add(&ids, tokenizer_bos(t))) rc = err_set(e, ERR_NOMEM, "out of memory");
     if (rc == ERR_OK) rc = tokenizer_encode(t, (view){ r.prompt.ptr, r.prompt.len }, false, s->special, &ids, e);
+    if (rc == ERR_OK && s->bos && tokenizer_adds_eos(t) && !token_list_add(&ids, tokenizer_eos(t)))
+        rc = err_set(e, ERR_NOMEM, "out of memory");
     if (rc == ERR_OK) rc = print_ids(t, &ids, s, e);
     token_list_free(&ids);
     request_free(&r);

@@ -335,3 +335,14 @@ Test(cli, tokenize_and_detokenize_are_inverse)
     expect(SLUICE("detokenize", "-m", m, "-t", "99999999"), 11, NULL, "99999999");
     drop(&ids);
 }
+
+Test(cli, tokenize_puts_an_end_behind_where_the_model_adds_one)
+{
+    MODEL_OR_SKIP(m);
+    SHARED_OR_SKIP(bert, "data/vocabs/ggml-vocab-bert-bge.gguf");
+    expect(SLUICE("tokenize", "-m", bert, "-p", "hello"), 0, "7592\n", NULL);
+    expect(SLUICE("tokenize", "-m", bert, "-p", "hello", "--bos"), 0, "101 7592 102\n", NULL);
+    result ids = SLUICE("tokenize", "-m", m, "-p", "a", "--bos");          /* this one has an end token and adds none */
+    cr_expect(ids.out.len > 3 && memcmp(ids.out.ptr + ids.out.len - 3, " 2\n", 3), "%s", ids.out.ptr);
+    drop(&ids);
+}
