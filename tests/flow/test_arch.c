@@ -3,6 +3,7 @@
 #include "engine/model_random.h"
 #include "tests/flow/rig.h"
 #include "tests/support.h"
+#include "tests/support_kl.h"
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <math.h>
@@ -11,8 +12,6 @@
 TestSuite(arch, .timeout = 300);
 
 #define F32_MAX 2e-3            /* of the largest |logit|: two ways of rounding in f32 */
-#define KL_TIMES 1.5            /* of the peer's own distance from the truth */
-#define KL_FLOOR 1e-4
 #define MOST 64u                /* positions, columns */
 
 typedef struct {
@@ -87,24 +86,6 @@ static uint32_t best_differ(const ref *r, const rig_job *j)
     return n;
 }
 
-static double log_sum(const float *x, uint32_t V)
-{
-    double m = x[0], s = 0;
-    for (uint32_t i = 1; i < V; i++) m = x[i] > m ? x[i] : m;
-    for (uint32_t i = 0; i < V; i++) s += exp(x[i] - m);
-    return m + log(s);
-}
-
-static double mean_kl(const float *p, const float *q, uint32_t n, uint32_t V)  /* KL(p || q), nats, of rows of logits */
-{
-    double sum = 0;
-    for (uint32_t r = 0; r < n; r++, p += V, q += V) {
-        double lp = log_sum(p, V), lq = log_sum(q, V);
-        for (uint32_t i = 0; i < V; i++) sum += exp(p[i] - lp) * ((p[i] - lp) - (q[i] - lq));
-    }
-    return sum / n;
-}
-
 /* ---- the checks ---------------------------------------------------------------------------------------------------- */
 
 static const char *const roles[] = { "prompt", "decode" };
@@ -136,7 +117,7 @@ static rig_job *check_near(const ref *r, rig *g, uint32_t role, isa use)
 
 static void check_kl(const ref *r, const rig_job *truth, const rig_job *j, uint32_t role, isa use)
 {
-    double kl = mean_kl(truth->full, j->full, r->n, j->vocab), limit = fmax(KL_TIMES * r->own_kl, KL_FLOOR);
+    double kl = support_mean_kl(truth->full, j->full, r->n, j->vocab), limit = support_kl_limit(r->own_kl);
     bool ok = kl <= limit;
     printf("# %-22s %-6s %-5s KL(truth||ours) %.2e  the peer's %.2e  limit %.2e  %s\n", r->name, roles[role], isa_name(use), kl,
            r->own_kl, limit, ok ? "ok" : "FAIL");

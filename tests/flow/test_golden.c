@@ -3,6 +3,7 @@
  * model and way. */
 #include "tests/flow/rig.h"
 #include "tests/support.h"
+#include "tests/support_kl.h"
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <math.h>
@@ -11,8 +12,6 @@
 TestSuite(golden, .timeout = 300);
 
 #define F32_MAX 2e-3            /* of the largest |logit|: two ways of rounding in f32, over five to twelve layers */
-#define KL_TIMES 1.5            /* of llama.cpp's own distance from the truth */
-#define KL_FLOOR 1e-4
 
 typedef struct {
     char name[64], file[256];
@@ -110,24 +109,6 @@ static double far(const float *a, const float *b, size_t n)    /* max |a - b| / 
     return most / size;
 }
 
-static double log_sum(const float *x, uint32_t V)
-{
-    double m = x[0], s = 0;
-    for (uint32_t i = 1; i < V; i++) m = x[i] > m ? x[i] : m;
-    for (uint32_t i = 0; i < V; i++) s += exp(x[i] - m);
-    return m + log(s);
-}
-
-static double mean_kl(const float *p, const float *q, uint32_t n, uint32_t V)  /* KL(p || q), nats, of rows of logits */
-{
-    double sum = 0;
-    for (uint32_t r = 0; r < n; r++, p += V, q += V) {
-        double lp = log_sum(p, V), lq = log_sum(q, V);
-        for (uint32_t i = 0; i < V; i++) sum += exp(p[i] - lp) * ((p[i] - lp) - (q[i] - lq));
-    }
-    return sum / n;
-}
-
 /* ---- the checks ---------------------------------------------------------------------------------------------------- */
 
 /* An f32 file is held against llama.cpp's logits; another one by its distance from the truth, or, where llama.cpp left no
@@ -144,8 +125,9 @@ static bool check_rows(const ref *r, const rig_job *j, const char *role, const c
         ok = d <= F32_MAX;
         printf("# %-26s %-6s %-10s max|d|/max|l| %.2e  (limit %.1e)                      %s\n", r->name, role, isa_word, d, F32_MAX, ok ? "ok" : "FAIL");
     } else {
-        double own = r->right ? mean_kl(r->right, r->logits, r->n, r->V) : 0, kl = mean_kl(r->right ? r->right : r->logits, j->full, r->n, r->V);
-        double limit = fmax(KL_TIMES * own, KL_FLOOR);
+        double own = r->right ? support_mean_kl(r->right, r->logits, r->n, r->V) : 0;
+        double kl = support_mean_kl(r->right ? r->right : r->logits, j->full, r->n, r->V);
+        double limit = support_kl_limit(own);
         ok = kl <= limit;
         printf("# %-26s %-6s %-10s KL(%s||ours) %.2e  llama.cpp %.2e  limit %.2e  %s\n", r->name, role, isa_word, r->right ? "truth" : "llama", kl, own,
                limit, ok ? "ok" : "FAIL");
