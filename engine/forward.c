@@ -2,6 +2,7 @@
  * Phases split either rows (norms, quantising, appending), outputs (matrices) or rows x kv heads (attention); a result
  * never depends on the split. This file refuses to know sockets, sessions or sampling. */
 #include "engine/forward.h"
+#include "engine/packed.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,8 +51,9 @@ static bool act_alloc(act *a, float **x, uint32_t n, uint32_t rows)
     a->q = malloc(rows * a->ld);
     a->d = malloc(rows * a->ld / 32 * sizeof *a->d);
     a->s = malloc(rows * a->ld / 16 * sizeof *a->s);
+    a->z = aligned_alloc(64, (rows * a->ld / 32 * sizeof *a->z + 63) / 64 * 64);
     if (*x) memset(*x, 0, rows * a->ld * sizeof(float)); /* the padding is read, never written */
-    return *x && a->q && a->d && a->s;
+    return *x && a->q && a->d && a->s && a->z;
 }
 
 static void act_free(act *a, float *x)
@@ -60,6 +62,7 @@ static void act_free(act *a, float *x)
     free(a->q);
     free(a->d);
     free(a->s);
+    free(a->z);
 }
 
 static bool alloc_f(float **p, size_t n)
@@ -149,6 +152,7 @@ static void product(const runner *r, place p, const mat *w, const act *a, float 
         b.q += u->lo * a->ld;
         b.d += u->lo * (a->ld / 32);
         b.s += u->lo * (a->ld / 16);
+        b.z += u->lo * (a->ld / 32);
         kernels_matmul(r->k, u->path, w, &b, u->hi - u->lo, y + u->lo * ldy, ldy, o0, o1);
         for (uint32_t t = u->lo; t < u->hi; t++) adapt(r, &p, t, a, y + t * ldy, o0, o1);
     }
@@ -188,7 +192,7 @@ static void phase_qkv(const worker *k)
     };
     for (int i = 0; i < 3; i++) {
         uint32_t lo, hi, n = out[i].w->n_out;
-        pool_part(n, 8, k->tid, k->n, &lo, &hi);
+        pool_part(n, KERNELS_GRAIN, k->tid, k->n, &lo, &hi);
         product(r, (place){ k->l, out[i].which }, out[i].w, &r->in, out[i].y, n, lo, hi);
     }
 }
@@ -235,7 +239,7 @@ static void phase_project(const worker *k, lora_mat which, const mat *w, const a
     runner *r = k->r;
     const vec_ops *v = r->k->vec;
     uint32_t lo, hi, D = r->m->shape.D;
-    pool_part(D, 8, k->tid, k->n, &lo, &hi);
+    pool_part(D, KERNELS_GRAIN, k->tid, k->n, &lo, &hi);
     product(r, (place){ k->l, which }, w, a, r->out, D, lo, hi);
     if (post) pool_barrier(r->pool);
     for (uint32_t t = 0; !post && t < r->T; t++) v->add(r->h + (size_t)t * D + lo, r->out + (size_t)t * D + lo, hi - lo);
@@ -251,7 +255,7 @@ static void phase_gate_up(const worker *k)
     runner *r = k->r;
     void (*gate)(float *, const float *, const float *, uint32_t) = r->m->shape.gelu ? r->k->vec->gelu_mul : r->k->vec->silu_mul;
     uint32_t lo, hi, F = r->m->shape.F;
-    pool_part(F, 8, k->tid, k->n, &lo, &hi);
+    pool_part(F, KERNELS_GRAIN, k->tid, k->n, &lo, &hi);
     product(r, (place){ k->l, LORA_GATE }, &k->w->gate, &r->in, r->x_ffn, r->ffn.ld, lo, hi);
     product(r, (place){ k->l, LORA_UP }, &k->w->up, &r->in, r->up, F, lo, hi);
     for (uint32_t t = 0; t < r->T; t++) {
@@ -314,7 +318,7 @@ void runner_embed(runner *r, const uint32_t *ids, uint32_t T, float *h)
 {
     const mat *w = &r->m->embed;
     float scale = r->m->shape.embed_scale;
-    for (uint32_t t = 0; t < T; t++) wtype_to_f32(w->type, w->data + (size_t)ids[t] * w->row_bytes, w->n_in, h + (size_t)t * w->n_in);
+    for (uint32_t t = 0; t < T; t++) mat_row_f32(w, ids[t], 0, w->n_in, h + (size_t)t * w->n_in);
     for (uint32_t t = 0; scale > 0 && t < T; t++) r->k->vec->scale(h + (size_t)t * w->n_in, w->n_in, scale);
 }
 
@@ -329,7 +333,7 @@ static void head_rows(void *arg, uint32_t tid, uint32_t n)
     quantize(r, &r->in, any_quant(&r->m->head, 1), lo, hi);
     pool_barrier(r->pool);
     uint32_t o0, o1;
-    pool_part(s->V, 8, tid, n, &o0, &o1);
+    pool_part(s->V, KERNELS_GRAIN, tid, n, &o0, &o1);
     product(r, (place){ 0, LORA_HEAD }, &r->m->head, &r->in, r->logits, s->V, o0, o1);
     for (uint32_t i = 0; s->final_cap > 0 && i < r->head.n; i++)
         r->k->vec->soft_cap(r->logits + (size_t)i * s->V + o0, o1 - o0, s->final_cap);

@@ -43,7 +43,10 @@ kernel_counts kernels_counted(void)
 void kernels_matmul(const kernels *k, path_id p, const mat *w, const act *a, uint32_t T, float *y, size_t ldy,
                     uint32_t o0, uint32_t o1)
 {
-    assert(o0 <= o1 && o1 <= w->n_out && a->n_in == w->n_in && o0 % 8 == 0);
+    assert(o0 <= o1 && o1 <= w->n_out && a->n_in == w->n_in && o0 % KERNELS_GRAIN == 0);
+    assert(o1 % KERNELS_GRAIN == 0 || o1 == w->n_out);
     if (o0 == o1 || T == 0) return;
-    (kernels_wants_q(p, w->type) ? k->matmul_quant : k->matmul_float)(w, a, T, y, ldy, o0, o1);
+    bool quant = kernels_wants_q(p, w->type);
+    if (w->packed) (quant ? k->packed_quant : k->packed_float)(w, a, T, y, ldy, o0, o1);
+    else (quant ? k->matmul_quant : k->matmul_float)(w, a, T, y, ldy, o0, o1);
 }

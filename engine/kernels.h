@@ -38,7 +38,12 @@ typedef enum {
 } path_id;
 const char *path_name(path_id p);
 
-typedef struct { wtype type; uint32_t n_out, n_in; size_t row_bytes; const uint8_t *data; } mat; /* W [n_out][n_in] */
+/* W [n_out][n_in]: rows as in the file, row_bytes apart, or packed (engine/packed.h; groups of 16 rows, row_bytes a row). */
+typedef struct { wtype type; uint32_t n_out, n_in; size_t row_bytes; const uint8_t *data; bool packed; } mat;
+
+/* What kernels subtract or add for a block of 32 q, ready to be broadcast: -8 sum(q), the same of each half block, and
+ * -sum(q) as a float. */
+typedef struct { int32_t all, half[2]; float minus; } act_sums;
 
 /* A batch of input rows, and its quantised form when the path and the weight need it. Arrays belong to the caller. */
 typedef struct {
@@ -48,6 +53,7 @@ typedef struct {
     int8_t *q;            /* [T][ld]      */
     float *d;             /* [T][ld/32]   */
     int16_t *s;           /* [T][ld/16]   sums of q over each half block */
+    act_sums *z;          /* [T][ld/32] */
 } act;
 
 #define KERNEL_COUNTERS(X) X(float_few) X(float_many) X(quant_few) X(quant_many)
@@ -66,13 +72,17 @@ typedef struct {
     void (*quantize)(const act *a, uint32_t t0, uint32_t t1);
     void (*matmul_float)(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
     void (*matmul_quant)(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
+    void (*packed_float)(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
+    void (*packed_quant)(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 } kernels;
 
 const kernels *kernels_for(isa i);
 kernel_counts kernels_counted(void);
 /* True when path p needs the quantised form of the input for this weight. */
 static inline bool kernels_wants_q(path_id p, wtype t) { return p == PATH_I8B32 && wtypes[t].quant; }
-/* The product on path p. o0 and o1 - o0 are multiples of 8 unless o1 == w->n_out (see pool_part's grain). */
+/* Outputs that a thread takes at least (pool_part's grain): a group of packed weights. */
+#define KERNELS_GRAIN 16u
+/* The product on path p. o0 is a multiple of KERNELS_GRAIN, and so is o1 unless it is w->n_out. */
 void kernels_matmul(const kernels *k, path_id p, const mat *w, const act *a, uint32_t T, float *y, size_t ldy,
                     uint32_t o0, uint32_t o1);
 #endif

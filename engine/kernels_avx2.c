@@ -4,9 +4,7 @@
  * integers. Many rows: 256 columns of the tile are unpacked and transposed once (a `qpanel`), so that register j holds
  * bytes 4j..4j+3 of each row; then four q, broadcast, meet all 8 rows and nothing is left to fold. Allocates nothing. */
 #ifdef __AVX2__
-#include "engine/kernels_types_avx2.h"
-
-enum { BLOCKS = CHUNK / KERNELS_BLOCK };             /* of a panel */
+#include "engine/kernels_block_avx2.h"
 
 /* ---- activations ---- */
 
@@ -53,39 +51,8 @@ static void quantize(const act *a, uint32_t t0, uint32_t t1)
         for (uint32_t k = 0; k < a->n_in; k += KERNELS_BLOCK) {
             size_t at = t * a->ld + k;
             quantize_block(a->x + at, a->q + at, a->d + at / KERNELS_BLOCK, a->s + at / 16);
+            a->z[at / KERNELS_BLOCK] = kernels_sums_of(a->s + at / 16);
         }
-}
-
-/* ---- quantised weights ---- */
-
-/* acc after the block's own FMA, and the one of the minimum: I, d and dmin as the header names them. */
-INLINE __m256 step(__m256i I, __m256 d, __m256 dx, __m256 acc)
-{
-    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(I), _mm256_mul_ps(d, dx), acc);
-}
-
-INLINE __m256i two_sums(const int16_t *s)
-{
-    int32_t v;
-    memcpy(&v, s, sizeof v);
-    return _mm256_set1_epi32(v);
-}
-
-/* The integer of the minimum's FMA, for types that have one. */
-INLINE __m256i min_sum(wtype t, __m256i corr, const int16_t *s)
-{
-    if (is(t, ADDS_MIN)) return _mm256_set1_epi32(s[0] + s[1]);
-    if (is(t, MIN)) return _mm256_mullo_epi32(corr, _mm256_set1_epi32(-(s[0] + s[1])));
-    return _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_madd_epi16(corr, two_sums(s)));
-}
-
-/* I without what the offset of unsigned weights put into it (HALVES: scales and all). */
-INLINE __m256i less_offset(wtype t, __m256i I, __m256i corr, const int16_t *s)
-{
-    int offset = traits[t].offset;
-    if (!offset) return I;
-    if (!is(t, HALVES)) return _mm256_sub_epi32(I, _mm256_set1_epi32(offset * (s[0] + s[1])));
-    return _mm256_sub_epi32(I, _mm256_slli_epi32(_mm256_madd_epi16(corr, two_sums(s)), t == WTYPE_Q6_K ? 5 : 2));
 }
 
 /* ---- quantised weights, few rows of x ---- */
@@ -163,16 +130,6 @@ INLINE __m256 quant_few(wtype t, const tile *rows, const int8_t *q, const float 
 
 /* ---- quantised weights, many rows of x ---- */
 
-enum { WIDE = SIGNED | HALVES | FIVE_BITS };         /* types whose quads are summed in 32 bits */
-
-typedef struct {
-    __m256i w[8];            /* register j: bytes 4j..4j+3 of every row */
-    __m256i abs[8];          /* SIGNED: |w| */
-    block_scales s;
-    __m256 d, dmin;
-} qblock;
-typedef struct { qblock b[BLOCKS]; } qpanel;
-
 INLINE void unpack_block(wtype t, const tile *rows, uint32_t u, uint32_t j, const scales *sc, qblock *out)
 {
     UNROLL for (int r = 0; r < TILE; r++) out->w[r] = weights(t, unit_at(t, rows->row[r], u), j);
@@ -196,63 +153,6 @@ INLINE void unpack_blocks(wtype t, const tile *rows, uint32_t b0, uint32_t n, qp
     }
 }
 
-INLINE __m256i quad(const int8_t *q)
-{
-    int32_t v;
-    memcpy(&v, q, sizeof v);
-    return _mm256_set1_epi32(v);
-}
-
-/* Quads 2i and 2i+1 of a block against one row of x; the widening rules are those of dots_few. */
-INLINE __m256i dots_two(wtype t, const qblock *b, const int8_t *q, uint32_t i)
-{
-    __m256i q0 = quad(q + 8 * i), q1 = quad(q + 8 * i + 4), w0 = b->w[2 * i], w1 = b->w[2 * i + 1];
-    if (!is(t, SIGNED)) return _mm256_add_epi16(_mm256_maddubs_epi16(w0, q0), _mm256_maddubs_epi16(w1, q1));
-    __m256i one = _mm256_set1_epi16(1);
-    w0 = _mm256_maddubs_epi16(b->abs[2 * i], _mm256_sign_epi8(q0, w0));
-    w1 = _mm256_maddubs_epi16(b->abs[2 * i + 1], _mm256_sign_epi8(q1, w1));
-    return _mm256_add_epi32(_mm256_madd_epi16(w0, one), _mm256_madd_epi16(w1, one));
-}
-
-INLINE __m256i finish_many(wtype t, const qblock *b, __m256i I, const int16_t *s)
-{
-    if (!is(t, WIDE)) I = _mm256_madd_epi16(I, b->s.scale[0]);
-    return less_offset(t, I, b->s.corr, s);
-}
-
-/* gcc reorders integer sums and then runs out of registers; this names the value as needed here and now. */
-INLINE void pin(__m256i *v)
-{
-    __asm__("" : "+x"(*v));
-}
-
-INLINE void block_many(wtype t, const qblock *b, xrows x, uint32_t at, __m256 *acc, uint32_t nt)
-{
-    __m256i I[GROUP];
-    UNROLL for (uint32_t r = 0; r < nt; r++) I[r] = _mm256_setzero_si256();
-    UNROLL for (uint32_t i = 0; i < 4; i++)
-        UNROLL for (uint32_t r = 0; r < nt; r++) {
-            __m256i v = dots_two(t, b, x.q + r * x.ld + at * KERNELS_BLOCK, i);
-            if (is(t, HALVES | FIVE_BITS)) v = _mm256_madd_epi16(v, b->s.scale[i / 2]);
-            I[r] = add_any(I[r], v, is(t, WIDE));
-            pin(&I[r]);
-        }
-    UNROLL for (uint32_t r = 0; r < nt; r++) {
-        __m256 dx = _mm256_broadcast_ss(x.d + r * x.ld / KERNELS_BLOCK + at);
-        const int16_t *s = x.s + r * x.ld / 16 + 2 * at;
-        acc[r] = step(finish_many(t, b, I[r], s), b->d, dx, acc[r]);
-        if (is(t, ANY_MIN)) acc[r] = step(min_sum(t, b->s.corr, s), b->dmin, dx, acc[r]);
-    }
-}
-
-INLINE void group_many(wtype t, const qpanel *p, uint32_t n, xrows x, __m256 *acc, uint32_t nt)
-{
-    __m256 s[GROUP];
-    UNROLL for (uint32_t r = 0; r < nt; r++) s[r] = acc[r];
-    for (uint32_t b = 0; b < n; b++) block_many(t, &p->b[b], x, b, s, nt);
-    UNROLL for (uint32_t r = 0; r < nt; r++) acc[r] = s[r];
-}
-
 /* T <= ROWS rows of x from t0. */
 INLINE void quant_many(wtype t, const tile *rows, const act *a, uint32_t t0, uint32_t T, __m256 *acc)
 {
@@ -262,8 +162,8 @@ INLINE void quant_many(wtype t, const tile *rows, const act *a, uint32_t t0, uin
     for (uint32_t b = 0; b < blocks; b += BLOCKS) {
         uint32_t n = min_u32(BLOCKS, blocks - b), r = 0;
         unpack_blocks(t, rows, b, n, &p);
-        for (; r + GROUP <= T; r += GROUP) group_many(t, &p, n, xrows_at(a, t0 + r, b), acc + r, GROUP);
-        for (; r < T; r++) group_many(t, &p, n, xrows_at(a, t0 + r, b), acc + r, 1);
+        for (; r + GROUP <= T; r += GROUP) group_many(t, &p, n, xrows_at(a, t0 + r, b), acc + r, 1, GROUP);
+        for (; r < T; r++) group_many(t, &p, n, xrows_at(a, t0 + r, b), acc + r, 1, 1);
     }
 }
 
@@ -318,6 +218,7 @@ static void matmul_quant(const mat *w, const act *a, uint32_t T, float *y, size_
 const kernels kernels_avx2 = {
     .isa = ISA_AVX2, .name = "avx2", .vec = &vec_avx2_ops,
     .quantize = quantize, .matmul_float = kernels_float_avx2, .matmul_quant = matmul_quant,
+    .packed_float = kernels_float_avx2, .packed_quant = kernels_packed_avx2,
 };
 #else
 typedef int kernels_avx2_absent;   /* a translation unit may not be empty */

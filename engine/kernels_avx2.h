@@ -14,7 +14,7 @@
 #elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 #endif
 
 enum {
@@ -78,13 +78,16 @@ INLINE void prefetch(const uint8_t *next, size_t at, uint32_t n)
     UNROLL for (uint32_t i = 0; i < n; i += 64) _mm_prefetch((const char *)((uintptr_t)next + at + i), _MM_HINT_T1);
 }
 
+/* Nothing read before this is kept for later: gcc would rather spill a register than load a byte of x again. */
+INLINE void forget(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+
 INLINE void store_few(float *y, __m256 v, uint32_t n)
 {
     static const int32_t m[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0 };
     if (n >= TILE) _mm256_storeu_ps(y, v);
     else _mm256_maskstore_ps(y, load256(m + TILE - n), v);
 }
-
-/* engine/kernels_float_avx2.c: the table's matmul_float. */
-void kernels_float_avx2(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 #endif

@@ -186,6 +186,7 @@ static void quantize(const act *a, uint32_t t0, uint32_t t1) { kernels_avx2.quan
 const kernels kernels_avx512vnni = {
     .isa = ISA_AVX512VNNI, .name = "avx512vnni", .vec = &vec_avx2_ops,
     .quantize = quantize, .matmul_float = matmul_float, .matmul_quant = matmul_quant,
+    .packed_float = matmul_float, .packed_quant = kernels_packed_avx512vnni,
 };
 #else
 typedef int kernels_avx512vnni_absent;   /* a translation unit may not be empty */

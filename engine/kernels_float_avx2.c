@@ -2,6 +2,7 @@
  * floats and transposed into a panel; then x is broadcast, column by column. Quantises nothing. */
 #ifdef __AVX2__
 #include "engine/kernels_avx2.h"
+#include "engine/packed.h"
 
 typedef struct { __m256 w[CHUNK][2]; } fpanel;       /* column k of 16 outputs */
 
@@ -86,6 +87,40 @@ static void unpack_quant(wtype type, const tile *f, uint32_t k0, uint32_t n, fpa
     unpack_f32(&flat, 0, n, p, half);
 }
 
+/* Packed float weights stand as the panel wants them. */
+INLINE __m256 packed8(wtype t, const uint8_t *p)
+{
+    if (t == WTYPE_F32) return _mm256_loadu_ps((const float *)(const void *)p);
+    if (t == WTYPE_F16) return _mm256_cvtph_ps(load128(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(p)), 16));
+}
+
+INLINE void copy_packed(wtype t, const uint8_t *p, size_t next, uint32_t n, fpanel *to)
+{
+    uint32_t size = unit_bytes[t];
+    for (uint32_t k = 0; k < n; k++, p += PACKED_GROUP * size) {
+        prefetch(p, next, PACKED_GROUP * size);
+        UNROLL for (uint32_t v = 0; v < 2; v++) to->w[k][v] = packed8(t, p + TILE * v * size);
+    }
+}
+
+/* Columns [k0, k0 + n) of the group at o. Packed quantised weights go back to file order, row by row: this path is for comparing. */
+static void unpack_packed(const mat *w, uint32_t o, uint32_t k0, uint32_t n, fpanel *p)
+{
+    const uint8_t *at = w->data + o * w->row_bytes + (size_t)k0 * PACKED_GROUP * unit_bytes[w->type];
+    size_t next = PACKED_GROUP * w->row_bytes;
+    if (w->type == WTYPE_F32) copy_packed(WTYPE_F32, at, next, n, p);
+    else if (w->type == WTYPE_F16) copy_packed(WTYPE_F16, at, next, n, p);
+    else if (w->type == WTYPE_BF16) copy_packed(WTYPE_BF16, at, next, n, p);
+    else {
+        float buf[CHUNK];
+        for (uint32_t r = 0; r < PACKED_GROUP; r++) {
+            mat_row_f32(w, min_u32(o + r, w->n_out - 1), k0, n, buf);
+            for (uint32_t k = 0; k < n; k++) ((float *)p->w[k])[r] = buf[k];
+        }
+    }
+}
+
 typedef void unpack_fn(const tile *f, uint32_t k0, uint32_t n, fpanel *p, uint32_t half);
 static unpack_fn *const unpacks[WTYPE_COUNT] = {
     [WTYPE_F32] = unpack_f32, [WTYPE_F16] = unpack_f16, [WTYPE_BF16] = unpack_bf16,
@@ -119,11 +154,12 @@ static void float_tile(const mat *w, const act *a, uint32_t t0, uint32_t T, floa
     __m256 acc[ROWS][2];
     fpanel p;
     tile f[2];
-    for (uint32_t v = 0; v < nv; v++) f[v] = tile_at(w, o + TILE * v, o1, nv * TILE);
+    for (uint32_t v = 0; v < nv && !w->packed; v++) f[v] = tile_at(w, o + TILE * v, o1, nv * TILE);
     for (uint32_t t = 0; t < T; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
     for (uint32_t k = 0; k < w->n_in; k += CHUNK) {
         uint32_t n = min_u32(CHUNK, w->n_in - k);
-        for (uint32_t v = 0; v < nv; v++) {
+        if (w->packed) unpack_packed(w, o, k, n, &p);
+        for (uint32_t v = 0; v < nv && !w->packed; v++) {
             if (unpacks[w->type]) unpacks[w->type](&f[v], k, n, &p, v);
             else unpack_quant(w->type, &f[v], k, n, &p, v);
         }

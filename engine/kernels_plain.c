@@ -1,8 +1,12 @@
 /* The reference of engine/kernels.h: it follows the header word by word, one output at a time. Not tuned. */
 #include "engine/kernels_impl.h"
+#include "engine/packed.h"
 #include "engine/wtype_impl.h"
 
-enum { CHUNK = 256 };               /* floats unpacked at a time: a multiple of every block length */
+enum {
+    CHUNK = 256,                    /* floats unpacked at a time: a multiple of every block length */
+    BLOCK_BYTES = 256,              /* of a block at most */
+};
 
 static uint32_t min_u32(uint32_t a, uint32_t b)
 {
@@ -37,6 +41,7 @@ static void quantize(const act *a, uint32_t t0, uint32_t t1)
         for (uint32_t k = 0; k < a->n_in; k += KERNELS_BLOCK) {
             size_t at = t * a->ld + k;
             quantize_block(a->x + at, a->q + at, a->d + at / KERNELS_BLOCK, a->s + at / 16);
+            a->z[at / KERNELS_BLOCK] = kernels_sums_of(a->s + at / 16);
         }
 }
 
@@ -45,11 +50,10 @@ static void matmul_float(const mat *w, const act *a, uint32_t T, float *y, size_
     kernels_count(T < KERNELS_MANY ? KERNEL_float_few : KERNEL_float_many);
     float buf[CHUNK];
     for (uint32_t o = o0; o < o1; o++) {
-        const uint8_t *row = w->data + o * w->row_bytes;
         for (uint32_t t = 0; t < T; t++) y[t * ldy + o] = 0;
         for (uint32_t k0 = 0; k0 < w->n_in; k0 += CHUNK) {
             uint32_t n = min_u32(CHUNK, w->n_in - k0);
-            wtype_to_f32(w->type, row + wtype_row_bytes(w->type, k0), n, buf);
+            mat_row_f32(w, o, k0, n, buf);
             for (uint32_t t = 0; t < T; t++) {
                 float acc = y[t * ldy + o];
                 for (uint32_t k = 0; k < n; k++) acc = fmaf(buf[k], a->x[t * a->ld + k0 + k], acc);
@@ -198,25 +202,41 @@ static float quant_step(const qblock *w, bool has_min, const int8_t *q, float dx
     return has_min ? fmaf((float)(-w->min[0] * s[0] - w->min[1] * s[1]), w->dmin * dx, acc) : acc;
 }
 
+/* Block b of output o, as in the file: where it is, or taken out of the packed ones. */
+static const uint8_t *unit_of(const mat *w, uint32_t o, uint32_t u, uint8_t buf[BLOCK_BYTES])
+{
+    if (!w->packed) return w->data + o * w->row_bytes + (size_t)u * wtypes[w->type].bytes;
+    packed_get(w, o, u, 1, buf);
+    return buf;
+}
+
+static void unit_quant(const mat *w, const uint8_t *unit, const act *a, uint32_t k0, uint32_t T, float *y, size_t ldy)
+{
+    bool has_min = quants[w->type].has_min;
+    for (uint32_t b = 0; b < wtypes[w->type].block / KERNELS_BLOCK; b++) {
+        qblock blk;
+        quants[w->type].block(unit, b, &blk);
+        for (uint32_t t = 0; t < T; t++) {
+            size_t at = t * a->ld + k0 + b * KERNELS_BLOCK;
+            float *out = y + t * ldy;
+            *out = quant_step(&blk, has_min, a->q + at, a->d[at / KERNELS_BLOCK], a->s + at / 16, *out);
+        }
+    }
+}
+
 static void matmul_quant(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
 {
     kernels_count(T < KERNELS_MANY ? KERNEL_quant_few : KERNEL_quant_many);
-    bool has_min = quants[w->type].has_min;
+    uint8_t buf[BLOCK_BYTES];
     for (uint32_t o = o0; o < o1; o++) {
         for (uint32_t t = 0; t < T; t++) y[t * ldy + o] = 0;
-        for (uint32_t b = 0; b < w->n_in / KERNELS_BLOCK; b++) {
-            qblock blk;
-            quants[w->type].block(w->data + o * w->row_bytes, b, &blk);
-            for (uint32_t t = 0; t < T; t++) {
-                size_t at = t * a->ld + b * KERNELS_BLOCK;
-                float *out = y + t * ldy + o;
-                *out = quant_step(&blk, has_min, a->q + at, a->d[at / KERNELS_BLOCK], a->s + at / 16, *out);
-            }
-        }
+        for (uint32_t k = 0, u = 0; k < w->n_in; k += wtypes[w->type].block, u++)
+            unit_quant(w, unit_of(w, o, u, buf), a, k, T, y + o, ldy);
     }
 }
 
 const kernels kernels_plain = {
     .isa = ISA_PLAIN, .name = "plain", .vec = &vec_plain_ops,
     .quantize = quantize, .matmul_float = matmul_float, .matmul_quant = matmul_quant,
+    .packed_float = matmul_float, .packed_quant = matmul_quant,
 };

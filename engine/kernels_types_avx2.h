@@ -83,18 +83,24 @@ INLINE __m256 lane_halves(__m256i v, int from)
     return _mm256_cvtph_ps(_mm256_castsi256_si128(v));
 }
 
-/* Q4_K and Q5_K: d and dmin, then the 12 scale bytes. */
+/* Q4_K and Q5_K: the 12 scale bytes as three words of every row. */
+INLINE void scales_k_words(__m256i a, __m256i m, __m256i c, __m256i b[4])
+{
+    __m256i low6 = _mm256_set1_epi8(63), low4 = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30);
+    b[0] = _mm256_and_si256(a, low6);
+    b[2] = _mm256_and_si256(m, low6);
+    b[1] = _mm256_or_si256(_mm256_and_si256(c, low4), _mm256_and_si256(_mm256_srli_epi32(a, 2), top));
+    b[3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi32(c, 4), low4), _mm256_and_si256(_mm256_srli_epi32(m, 2), top));
+}
+
+/* d and dmin stand in front of them. */
 INLINE void scales_k(wtype t, const tile *rows, uint32_t u, scales *s)
 {
-    __m256i h[4], low6 = _mm256_set1_epi8(63), low4 = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30);
+    __m256i h[4];
     bytes16(t, rows, u, 0, h);
     s->d = lane_halves(h[0], 0);
     s->dmin = lane_halves(h[0], 1);
-    s->b[0] = _mm256_and_si256(h[1], low6);
-    s->b[2] = _mm256_and_si256(h[2], low6);
-    s->b[1] = _mm256_or_si256(_mm256_and_si256(h[3], low4), _mm256_and_si256(_mm256_srli_epi32(h[1], 2), top));
-    s->b[3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi32(h[3], 4), low4),
-                              _mm256_and_si256(_mm256_srli_epi32(h[2], 2), top));
+    scales_k_words(h[1], h[2], h[3], s->b);
 }
 
 /* Low four bits from v, two bits from hi at 0x30, less 32. */
@@ -104,6 +110,14 @@ INLINE __m256i scale_q3_k(__m256i v, __m256i hi)
     return _mm256_sub_epi8(v, _mm256_set1_epi8(32));
 }
 
+INLINE void scales_q3_k_words(__m256i a0, __m256i a1, __m256i a2, __m256i b[4])
+{
+    b[0] = scale_q3_k(a0, _mm256_slli_epi32(a2, 4));
+    b[1] = scale_q3_k(a1, _mm256_slli_epi32(a2, 2));
+    b[2] = scale_q3_k(_mm256_srli_epi32(a0, 4), a2);
+    b[3] = scale_q3_k(_mm256_srli_epi32(a1, 4), _mm256_srli_epi32(a2, 2));
+}
+
 /* The 12 scale bytes and d end the block, so the 16 bytes are loaded that end with it: two of q stand in front. */
 INLINE void scales_q3_k(const tile *rows, uint32_t u, scales *s)
 {
@@ -111,10 +125,7 @@ INLINE void scales_q3_k(const tile *rows, uint32_t u, scales *s)
     bytes16(WTYPE_Q3_K, rows, u, 94, h);
     UNROLL for (int i = 0; i < 3; i++) a[i] = _mm256_or_si256(_mm256_srli_epi32(h[i], 16), _mm256_slli_epi32(h[i + 1], 16));
     s->d = lane_halves(h[3], 1);
-    s->b[0] = scale_q3_k(a[0], _mm256_slli_epi32(a[2], 4));
-    s->b[1] = scale_q3_k(a[1], _mm256_slli_epi32(a[2], 2));
-    s->b[2] = scale_q3_k(_mm256_srli_epi32(a[0], 4), a[2]);
-    s->b[3] = scale_q3_k(_mm256_srli_epi32(a[1], 4), _mm256_srli_epi32(a[2], 2));
+    scales_q3_k_words(a[0], a[1], a[2], s->b);
 }
 
 INLINE void scales_of(wtype t, const tile *rows, uint32_t u, scales *s)
@@ -283,11 +294,11 @@ INLINE void transpose(__m256i v[8])
 }
 
 /* The rows of x of one group: nt of them, ld elements apart. */
-typedef struct { const int8_t *q; const float *d; const int16_t *s; size_t ld; } xrows;
+typedef struct { const int8_t *q; const float *d; const int16_t *s; const act_sums *z; size_t ld; } xrows;
 
 INLINE xrows xrows_at(const act *a, uint32_t t, uint32_t b)
 {
     size_t at = t * a->ld + (size_t)b * KERNELS_BLOCK;
-    return (xrows){ a->q + at, a->d + at / KERNELS_BLOCK, a->s + at / 16, a->ld };
+    return (xrows){ a->q + at, a->d + at / KERNELS_BLOCK, a->s + at / 16, a->z + at / KERNELS_BLOCK, a->ld };
 }
 #endif
