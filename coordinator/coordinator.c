@@ -18,6 +18,7 @@
 
 #define POLL_MS 100              /* how soon a dead child or a stop flag is seen */
 #define CHECK_MS 5               /* and an adapter that has been read */
+#define UNSENT_MS 2              /* how soon a step whose first hop was not there is tried again */
 #define DRAIN_NS 30000000000u    /* a drain lasts this long at most; then jobs that somebody waits for are cancelled */
 
 /* ---- what a cluster is --------------------------------------------------------------------------------------------- */
@@ -134,7 +135,7 @@ static void close_all(coordinator *c)
         if (*links[i]) link_close(links[i]);
     for (size_t i = 0; ours && i < sizeof files / sizeof *files; i++) unlink_in(c, files[i]);
     if (ours) unlink_stages(c);
-    if (ours && c->set->die_with_parent) rmdir(c->dir); /* a private one; its starter may be dead */
+    if (c->set->die_with_parent && c->set->dir) rmdir(c->set->dir); /* a private one; its starter may be dead */
     while (c->sessions.head) {
         prompt_cache_drop(c->sessions.head);
         session_free(&c->sessions, c->sessions.head);
@@ -194,6 +195,7 @@ static void on_inbox(coordinator *c)
 {
     const msg_fail *f = &c->in.head.fail;
     err e;
+    if (c->in.head.type == MSG_KV_DONE && c->in.head.kv_done.epoch == c->epoch) session_pushed(c, c->in.head.kv_done.session);
     /* of a plan before: the session is opened again */
     if (c->in.head.type != MSG_FAIL || f->epoch != c->epoch || !c->whole) return;
     err_set(&e, f->code < ERR_COUNT ? (err_code)f->code : ERR_STATE, "%s", f->text);
@@ -228,7 +230,7 @@ static void wait_and_take(coordinator *c)
     uint32_t n = c->control_tcp ? 6 : 4;
     bool ready[6] = { false };
     err e;
-    int wait_ms = c->caching ? 0 : adapter_busy(&c->adapters) ? CHECK_MS : POLL_MS;
+    int wait_ms = c->caching ? 0 : c->pump.unsent ? UNSENT_MS : adapter_busy(&c->adapters) ? CHECK_MS : POLL_MS;
     if (link_poll(all, n, ready, wait_ms, c->pump.n ? c->spin_us : 0, &e)) return;
     for (uint32_t i = 0; i < n; i++)
         if (ready[i]) take(c, all[i]);

@@ -13,6 +13,7 @@
 
 #define MAX_MEMBERS 513u        /* 512 stages and a rag worker */
 #define STAGE_NONE UINT32_MAX
+#define CRASH_MAX 64u           /* --crash-loop at most */
 #define EPOCH_BITS 12           /* low bits of an epoch: plans of this coordinator so far */
 
 typedef struct {                /* a worker that is here or was started */
@@ -24,18 +25,24 @@ typedef struct {                /* a worker that is here or was started */
     bool hello_seen, ready, rag;
     uint64_t t_pong;            /* last answer of its compute loop */
     uint64_t t_again;           /* a dead child is started again at this time, 0: it is not dead */
-    uint64_t t_died[8];         /* last deaths, to see a crash loop */
-    uint32_t deaths, slot;      /* slot: its number among the stages of this host */
+    uint64_t t_died[CRASH_MAX]; /* last deaths, to see a crash loop */
+    uint32_t deaths, quick;     /* quick: last deaths in a row that came before it had served for a moment */
+    uint32_t slot;              /* its number among the stages of this host */
+    uint64_t t_plan, t_ready;   /* when it was given its place, when it had taken it */
+    uint64_t progress, t_progress;  /* of a child that loads: spawn_progress, and when it changed last */
     uint32_t stage;             /* place in the plan, STAGE_NONE: spare */
     plan_part part;
     msg_ready took;
     msg_stats stats;
 } member;
 
-typedef struct {                /* a step on its way */
+typedef struct {                /* a step on its way, whole, so that it can be sent again */
     uint64_t step, t_sent;
-    bool decode;
-    uint32_t n_rows, n_parts;
+    bool decode, probe, sent;
+    step_row *rows;             /* [max_rows] */
+    step_op *ops;               /* [cap_ops] */
+    hop_rec *hops;              /* [512] */
+    uint32_t n_rows, n_ops, n_hops, n_parts, top;
     struct { session *s; uint32_t first, n; } *part;
 } flight;
 
@@ -48,12 +55,26 @@ typedef struct {
     bool last_was_prompt;
     pending_op *op;             /* forks that go in front of the next step */
     uint32_t n_op, cap_op;
-    step_row *rows;             /* [max_rows] of the step being built */
-    step_op *ops;               /* its operations */
     uint32_t cap_ops;
     text copy;                  /* aligned frames of the result under way */
+    uint32_t seq[512];          /* steps that each stage was given under this plan */
+    bool unsent;                /* a step waits for the first hop's connection */
+    uint64_t t_result, t_again; /* last word of a step; when those on their way are sent again */
+    uint64_t patience, usual;   /* ns: until then; a step takes */
+    uint32_t fruitless;         /* plans in a row under which no step came back */
+    uint64_t resent;
     uint64_t decode_steps, decode_rows, prompt_steps, prompt_rows;
 } pump;
+
+/* The token that goes through every stage before the cluster is ready (probe.c). */
+#define PROBE_SESSION 1u        /* below the first job's */
+typedef struct {
+    enum { PROBE_DUE, PROBE_OPENING, PROBE_STEP, PROBE_DONE } state;
+    uint32_t acks;
+    uint64_t t;                 /* when it began */
+    bool known;
+    float lse, max, entropy;    /* its answer when it went through for the first time */
+} probe;
 
 typedef enum { COORD_STARTING, COORD_READY, COORD_DRAINING, COORD_STOPPED } coord_state;
 
@@ -84,10 +105,11 @@ typedef struct coordinator {
     member *rag;
     uint32_t epoch;
     bool plan_due;              /* the plan must be made (again) as soon as enough stages are here */
-    bool whole;                 /* all stages are ready under this epoch */
+    bool whole;                 /* all stages are ready under this epoch, and a token went through them */
+    probe probe;
     uint64_t t_broken;          /* since when it is not whole */
     uint32_t repairs;           /* times it was put together again */
-    uint64_t t_ping, t_probe, t_start;
+    uint64_t t_ping, t_probe, t_start, t_tick;
     struct journal *journal;    /* NULL: jobs live as long as this process */
     err journal_trouble;        /* code != OK: it cannot be written, */
     uint64_t t_journal_again;   /* and is tried again at this time */
@@ -119,12 +141,20 @@ void fleet_tick(coordinator *c);
 /* A worker is gone or cannot be reached: its place is filled again (restart, spare, or a plan over the others) and live
  * sessions are rebuilt. */
 void fleet_lost(coordinator *c, member *m, const err *why);
+/* Steps or words were lost though nobody is: a new plan over the same members, and live sessions are rebuilt. */
+void fleet_again(coordinator *c, const err *why);
 void fleet_stop(coordinator *c);
 /* Ask all stages for STATS; fleet_stats_fresh says when the answers are here (or are not coming). */
 void fleet_ask_stats(coordinator *c);
 bool fleet_stats_fresh(const coordinator *c);
 void fleet_send_all(coordinator *c, const message *m, const view *frames);
 err_code fleet_send(coordinator *c, member *m, const message *msg, const view *frames, err *e);
+
+/* probe.c: a token through every stage under this plan. Due again with every plan. */
+void probe_reset(coordinator *c);
+void probe_tick(coordinator *c);                        /* all stages have their weights */
+void probe_opened(coordinator *c);                      /* a stage answered SESSION_READY */
+void probe_answered(coordinator *c, const result_row *r);   /* NULL: the answer is no such row */
 
 /* lifecycle of jobs: start queued ones as there is room, finish those whose choices are done */
 void jobs_advance(coordinator *c);
@@ -140,6 +170,8 @@ void job_begin(coordinator *c, job *j);
 void session_opened(coordinator *c, uint64_t id);       /* a stage answered SESSION_READY */
 void session_filled(coordinator *c, uint64_t id);       /* a stage answered KV_DONE */
 void session_failed(coordinator *c, uint64_t id, const err *why);
+void session_pushed(coordinator *c, uint64_t id);       /* all its KV is on its way to the stages */
+void sessions_watch(coordinator *c);                    /* none waits for a stage's word for ever */
 void sessions_break(coordinator *c);                    /* their KV is gone */
 void sessions_reopen(coordinator *c);                   /* all stages are ready again */
 void sessions_sweep(coordinator *c);                    /* drop those that are over and in no step */
@@ -152,7 +184,13 @@ void pump_result(coordinator *c);
 void pump_reset(coordinator *c);
 /* Commit the rows that a finished session has sent last. false: out of memory. */
 bool pump_commit(coordinator *c, session *s);
-void pump_step_failed(coordinator *c, uint64_t step, const err *why);
+/* false: no such step is on its way. */
+bool pump_step_failed(coordinator *c, uint64_t step, const err *why);
+void pump_plan(coordinator *c);                         /* a new plan: stages count steps from 1 */
+void pump_probe(coordinator *c);                        /* one row of PROBE_SESSION */
+/* Steps that are overdue are sent again: stages answer from store what they have computed. When that brings nothing for
+ * longer than a stage may be silent, the plan is made again. */
+void pump_watch(coordinator *c, bool away);
 
 /* prefill.c: the coordinator's own engine */
 err_code prefill_start(coordinator *c, session *s, err *e);

@@ -15,10 +15,11 @@
 #include <unistd.h>
 
 #define PING_NS 1000000000u   /* joined workers wonder after 3 s of silence (workers/stage/stage.c) */
+#define AWAY_NS 500000000u    /* a round of the loop takes no longer unless we were stopped, or busy with a file */
 #define LATE_NS 200000000u    /* a poll may make a round of PINGs so much later than it is due */
-#define BACKOFF_NS 50000000u  /* first wait before a dead child is started again; doubles with every recent death */
-#define CRASH_LOOP 8u         /* so many deaths of one child ... */
-#define CRASH_NS_S 60u        /* ... within a minute are a crash loop */
+#define BACKOFF_NS 50000000u  /* first wait before a dead child is started again; doubles with every death in a row ... */
+#define QUICK_NS 1000000000u  /* ... that came so soon after it was ready */
+#define CRASH_NS_S 60u        /* --crash-loop deaths of one child within a minute are a crash loop */
 #define CRASH_NS (CRASH_NS_S * 1000000000ull)
 #define GRACE_NS 2000000000u  /* a spare or a worker that comes back has so long before the others take its layers */
 #define JOINED UINT32_MAX     /* slot of a worker that is no child */
@@ -138,7 +139,7 @@ static err_code start_rag(coordinator *c, member *m, err *e)
 
 static err_code start_member(coordinator *c, member *m, err *e)
 {
-    m->t_again = 0;
+    m->t_again = m->progress = 0;
     return m->rag ? start_rag(c, m, e) : start_stage(c, m, e);
 }
 
@@ -283,9 +284,12 @@ static uint64_t host_threads(const coordinator *c, const char *host)
 static err_code send_plan(coordinator *c, member *m, const text *addrs, err *e)
 {
     message p = msg_init(MSG_PLAN);
+    m->t_plan = clock_ns();
+    m->progress = 0;
     p.plan = (msg_plan){ .epoch = c->epoch, .stage = m->stage, .n_stages = c->n_stages, .first = m->part.first, .last = m->part.last,
                          .embed = m->part.embed, .head = m->part.head, .n_ctx = c->n_ctx, .max_rows = c->max_rows,
-                         .kv_format = c->kv, .kv_max_bytes = c->set->kv_mem << 20, .prompt_path = c->path, .decode_path = c->path, .host_threads = host_threads(c, m->hello.host) };
+                         .kv_format = c->kv, .kv_max_bytes = c->set->kv_mem << 20, .prompt_path = c->path, .decode_path = c->path,
+                         .in_flight = c->pump.width, .host_threads = host_threads(c, m->hello.host) };
     snprintf(p.plan.digest, sizeof p.plan.digest, "%s", c->shape.digest);
     bool tcp = c->result_tcp && is_tcp(m->hello.data_addr);
     snprintf(p.plan.result_addr, sizeof p.plan.result_addr, "%s", link_addr(tcp ? c->result_tcp : c->result));
@@ -325,6 +329,8 @@ static err_code plan_all(coordinator *c, member **at, err *e)
 {
     text addrs = { 0 };
     c->epoch++;
+    pump_plan(c);
+    probe_reset(c);
     err_code rc = split(c, e);
     for (uint32_t i = 0; !rc && i < c->n_stages; i++)
         if (!text_addf(&addrs, "%s\n", c->by_stage[i]->hello.data_addr)) rc = err_set(e, ERR_NOMEM, "out of memory");
@@ -358,10 +364,10 @@ static void make_plan(coordinator *c)
 
 static void on_ready(coordinator *c, member *m)
 {
-    if (m->rag) m->ready = true, c->rag = m;
+    if (m->rag) m->ready = true, m->t_ready = clock_ns(), c->rag = m;
     if (c->in.head.ready.epoch != c->epoch || m->stage == STAGE_NONE) return;
     m->ready = true;
-    m->t_pong = clock_ns(); /* not the last word of the one whose place it took */
+    m->t_pong = m->t_ready = clock_ns(); /* not the last word of the one whose place it took */
     m->took = c->in.head.ready;
     LOG(LOG_INFO, "STAGE-READY", "stage=%u name=%s layers=%u-%u ms=%" PRIu64, m->stage, m->name, m->part.first, m->part.last, m->took.load_ms);
 }
@@ -374,7 +380,9 @@ static void on_fail(coordinator *c, member *m)
     err e;
     err_set(&e, f->code < ERR_COUNT ? (err_code)f->code : ERR_PROTO, "%s: %s", m->name, f->text);
     LOG(c->state == COORD_STARTING ? LOG_INFO : LOG_WARN, "WORKER-FAIL", "name=%s session=%" PRIu64 " step=%" PRIu64 " text=\"%s\"", m->name, f->session, f->step, f->text);
-    if (f->step) pump_step_failed(c, f->step, &e);
+    if (f->step) { /* stages have taken different steps now */
+        if (f->epoch == c->epoch && pump_step_failed(c, f->step, &e)) fleet_again(c, &e);
+    } else if (f->session == PROBE_SESSION && f->epoch == c->epoch) coordinator_fail(c, &e);
     else if (f->session && (!c->whole || f->epoch != c->epoch)) return; /* of a plan before: the session is opened again */
     else if (f->session) session_failed(c, f->session, &e);
     else if (m->rag ? !m->ready : !c->whole && f->epoch == c->epoch) coordinator_fail(c, &e); /* no corpus, or it cannot take its plan */
@@ -402,7 +410,9 @@ void fleet_message(coordinator *c, link_t *from)
     switch (h->type) {
     case MSG_READY: on_ready(c, m); break;
     case MSG_SESSION_READY:
-        if (h->session_ready.epoch == c->epoch) session_opened(c, h->session_ready.session);
+        if (h->session_ready.epoch != c->epoch) break;
+        if (h->session_ready.session == PROBE_SESSION) probe_opened(c);
+        else session_opened(c, h->session_ready.session);
         break;
     case MSG_KV_DONE:
         if (h->kv_done.epoch == c->epoch) session_filled(c, h->kv_done.session);
@@ -423,17 +433,18 @@ bool fleet_is_whole(const coordinator *c) { return c->whole; }
 static void start_again_later(coordinator *c, member *m, const err *why)
 {
     uint64_t now = clock_ns();
-    m->t_died[m->deaths++ % CRASH_LOOP] = now;
-    uint64_t oldest = m->t_died[m->deaths % CRASH_LOOP];
-    if (oldest && now - oldest < CRASH_NS) { /* so many deaths in so short a time: starting it again does not help */
+    uint32_t loop = (uint32_t)c->set->crash_loop;
+    uint64_t first = loop && m->deaths + 1 >= loop ? loop == 1 ? now : m->t_died[(m->deaths + 1 - loop) % CRASH_MAX] : 0;
+    m->t_died[m->deaths++ % CRASH_MAX] = now;
+    if (first && now - first < CRASH_NS) { /* so many deaths in so short a time: starting it again does not help */
         err e = *why;
-        err_wrap(&e, "%s died %u times within %u s", m->name, CRASH_LOOP, CRASH_NS_S);
+        err_wrap(&e, "%s died %u times within %u s", m->name, loop, CRASH_NS_S);
         coordinator_fail(c, &e);
         return;
     }
-    uint32_t n = 0; /* recent deaths: 0.05 s, 0.1 s, ... 3.2 s */
-    for (uint32_t i = 0; i < CRASH_LOOP; i++) n += m->t_died[i] && now - m->t_died[i] < CRASH_NS;
-    m->t_again = now + (BACKOFF_NS << (n > 7 ? 6 : n - 1));
+    m->quick = m->t_ready && now - m->t_ready > QUICK_NS ? 0 : m->quick + 1;
+    m->t_ready = 0;
+    m->t_again = now + (BACKOFF_NS << (m->quick > 7 ? 6 : m->quick ? m->quick - 1 : 0)); /* 0.05 s, 0.1 s, ... 3.2 s */
 }
 
 void fleet_lost(coordinator *c, member *m, const err *why)
@@ -460,9 +471,25 @@ void fleet_lost(coordinator *c, member *m, const err *why)
     make_plan(c); /* a spare takes its place at once */
 }
 
-/* A killed child leaves its ipc sockets behind. */
-static void unlink_sockets(const member *m)
+void fleet_again(coordinator *c, const err *why)
 {
+    if (c->state == COORD_STOPPED || c->fatal.code || c->plan_due) return;
+    LOG(LOG_WARN, "PLAN-AGAIN", "epoch=%u text=\"%s\"", c->epoch, why->text);
+    if (c->whole) c->t_broken = clock_ns(), c->repairs++;
+    c->whole = false;
+    c->plan_due = true;
+    sessions_break(c);
+    make_plan(c);
+}
+
+/* A killed child leaves its ipc sockets behind. */
+static void unlink_sockets(const coordinator *c, const member *m, pid_t pid)
+{
+    char path[256];
+    for (int i = 0; i < 2; i++) { /* one that died before it said where they are */
+        snprintf(path, sizeof path, "%s/%s.%d.%s", c->dir, m->name, (int)pid, i ? "bulk" : "data");
+        unlink(path);
+    }
     if (!strncmp(m->hello.data_addr, "ipc://", 6)) unlink(m->hello.data_addr + 6);
     if (!strncmp(m->hello.bulk_addr, "ipc://", 6)) unlink(m->hello.bulk_addr + 6);
 }
@@ -484,7 +511,7 @@ static void reap(coordinator *c)
             member *m = &c->member[i];
             if (m->pid != pid) continue;
             m->pid = 0;
-            unlink_sockets(m);
+            unlink_sockets(c, m, pid);
             spawn_status_text(status, how, sizeof how);
             err e;
             err_code code = code_of_status(status); /* a child that could not start says why on stderr, and by its status */
@@ -517,7 +544,9 @@ static void check_whole(coordinator *c)
 {
     uint32_t ready = 0;
     for (uint32_t i = 0; i < c->n_stages; i++) ready += c->by_stage[i] && c->by_stage[i]->ready;
-    if (c->plan_due || ready < c->n_stages || (c->set->rag && !c->rag)) return;
+    if (c->plan_due || ready < c->n_stages) return;
+    if (c->probe.state != PROBE_DONE) probe_tick(c);
+    if (c->probe.state != PROBE_DONE || (c->set->rag && !c->rag)) return;
     bool repaired = c->repairs > 0;
     c->whole = true;
     if (c->state == COORD_STARTING) c->state = COORD_READY;
@@ -540,6 +569,30 @@ static void check_time(coordinator *c)
 
 /* ---- time ---------------------------------------------------------------------------------------------------------- */
 
+/* Has no answer to a PING to give yet: it starts, or takes its place (maps and checks weights). */
+static bool loads(const member *w)
+{
+    if (w->pid && !w->hello_seen) return true;
+    return w->hello_seen && !w->ready && (w->rag || w->stage != STAGE_NONE);
+}
+
+/* A child that loads must compute or read; of a worker elsewhere nothing is seen but that it is not ready. */
+static bool stuck(coordinator *c, member *w, bool away, err *e)
+{
+    uint64_t now = clock_ns();
+    if (!w->pid) {
+        double s = (double)(now - w->t_plan) / 1e9;
+        if (s < 0.8 * c->set->start_timeout) return false; /* before the whole cluster is given up */
+        return err_set(e, ERR_TIMEOUT, "%s has not taken its plan for %.1f s", w->name, s), true;
+    }
+    bool busy;
+    uint64_t at = spawn_progress(w->pid, &busy);
+    if (at != w->progress || busy || away) w->progress = at, w->t_progress = now;
+    double s = (double)(now - w->t_progress) / 1e9;
+    if (s <= c->set->stage_timeout) return false;
+    return err_set(e, ERR_TIMEOUT, "%s (pid %d) has done nothing for %.1f s while it was starting", w->name, (int)w->pid, s), true;
+}
+
 /* Answers that wait to be read after we were away ourselves (stopped, or busy with a file) are no silence. */
 static void ping(coordinator *c, bool away)
 {
@@ -547,8 +600,13 @@ static void ping(coordinator *c, bool away)
     err e;
     for (uint32_t i = 0; i < c->n_members; i++) {
         member *w = &c->member[i];
+        if (loads(w) && stuck(c, w, away, &e)) {
+            if (!c->whole && c->state != COORD_STARTING) c->t_broken = clock_ns(); /* its successor has time, too */
+            fleet_lost(c, w, &e);
+            continue;
+        }
         if (!w->control) continue;
-        if (!w->t_pong || !w->ready || away) w->t_pong = clock_ns(); /* while it loads its compute loop does not answer */
+        if (!w->t_pong || loads(w) || away) w->t_pong = clock_ns();
         err_code rc = fleet_send(c, w, &m, NULL, &e);
         double silent = (double)(clock_ns() - w->t_pong) / 1e9;
         if (rc != ERR_GONE && silent > c->set->stage_timeout) rc = err_set(&e, ERR_TIMEOUT, "%s has not answered for %.1f s", w->name, silent);
@@ -567,6 +625,9 @@ void fleet_tick(coordinator *c)
         if (!c->whole) check_time(c);
     }
     uint64_t now = clock_ns(), dead = (uint64_t)(c->set->stage_timeout * 1e9), every = dead / 4 < PING_NS ? dead / 4 : PING_NS;
+    pump_watch(c, c->t_tick && now - c->t_tick > AWAY_NS);
+    sessions_watch(c);
+    c->t_tick = now;
     if (now - c->t_ping < every) return;
     ping(c, now - c->t_ping > dead / 2 + LATE_NS);
     c->t_ping = now;
@@ -581,7 +642,7 @@ void fleet_stop(coordinator *c)
     for (uint32_t i = 0; i < c->n_members; i++)
         if (c->member[i].control) fleet_send(c, &c->member[i], &bye, NULL, &e);
     for (uint32_t i = 0; i < c->n_members; i++)
-        if (c->member[i].pid) spawn_stop(c->member[i].pid, STOP_MS), unlink_sockets(&c->member[i]);
+        if (c->member[i].pid) spawn_stop(c->member[i].pid, STOP_MS), unlink_sockets(c, &c->member[i], c->member[i].pid);
     free(c->member);
     c->member = NULL;
     c->n_members = 0;

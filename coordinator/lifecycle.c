@@ -110,8 +110,9 @@ static err_code fix_path(coordinator *c, job *j, err *e)
     return log_add_path(&j->log, &here) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
 }
 
-static void open_everywhere(coordinator *c, const session *s)
+static void open_everywhere(coordinator *c, session *s)
 {
+    s->t_asked = clock_ns();
     message m = msg_init(MSG_SESSION_OPEN);
     m.session_open.epoch = c->epoch;
     m.session_open.session = s->id;
@@ -175,6 +176,7 @@ void session_opened(coordinator *c, uint64_t id)
     if (!fleet_is_whole(c)) return; /* it was opened before a stage died, and is opened again */
     if (!s || s->state != SESSION_OPENING || ++s->acks < c->n_stages) return;
     s->acks = 0;
+    s->t_asked = 0;
     bool first = !s->job->t_start;
     if (first) s->job->t_start = clock_ns();
     s->state = s->job->ask.kind == 1 && s->job->ask.role == 1 ? SESSION_DECODE : SESSION_PROMPT;
@@ -192,6 +194,7 @@ void session_filled(coordinator *c, uint64_t id)
     session *s = session_find(&c->sessions, id);
     if (!s || s->state != SESSION_LOCAL || ++s->acks < c->n_stages) return;
     s->acks = 0;
+    s->t_asked = 0;
     if (s->cache && !s->job->local) prompt_cache_filled(s);
     else s->cursor = s->n_prompt - 1;
     s->state = SESSION_PROMPT;
@@ -201,7 +204,28 @@ void session_failed(coordinator *c, uint64_t id, const err *why)
 {
     session *s = session_find(&c->sessions, id);
     if (s && prompt_cache_failed(s, why)) return;
-    if (s && s->state != SESSION_OVER) job_fail(c, s->job, why);
+    /* KV that was lost on its way is computed again, by the stages; when there is no room for it that does not help */
+    if (s && s->state == SESSION_LOCAL && why->code != ERR_FULL && why->code != ERR_NOMEM) fleet_again(c, why);
+    else if (s && s->state != SESSION_OVER) job_fail(c, s->job, why);
+}
+
+void session_pushed(coordinator *c, uint64_t id)
+{
+    session *s = session_find(&c->sessions, id);
+    if (s && s->state == SESSION_LOCAL) s->t_asked = clock_ns();
+}
+
+void sessions_watch(coordinator *c)
+{
+    err e;
+    if (!fleet_is_whole(c)) return;
+    for (const session *s = c->sessions.head; s; s = s->next) {
+        double waits = s->t_asked && s->state != SESSION_OVER ? (double)(clock_ns() - s->t_asked) / 1e9 : 0;
+        if (waits <= 1.5 * c->set->stage_timeout) continue;
+        err_set(&e, ERR_TIMEOUT, "%u of %u stages have answered for session %" PRIu64 " in %.1f s", s->acks, c->n_stages, s->id, waits);
+        fleet_again(c, &e);
+        return;
+    }
 }
 
 /* Sessions that a job has or is going to have: its choices part only when its prompt is done. */

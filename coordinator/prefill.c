@@ -91,6 +91,7 @@ static err_code push_chunk(prefill *p, kv_seq *q, uint64_t session, uint32_t fro
         m.kv_push.epoch = p->o.epoch;
         m.kv_push.session = session;
         m.kv_push.last = last;
+        m.kv_push.from = from;
         if (!rc) rc = send_patiently(p, i, &m, (view){ p->stream.ptr, n }, e);
     }
     return rc;
@@ -159,6 +160,16 @@ static void say_fail(prefill *p, uint64_t session, const err *why)
     if (p->inbox) link_send(p->inbox, NULL, &m, NULL, 1000, &e);
 }
 
+/* From now on only the stages' KV_DONE is missing. */
+static void say_pushed(prefill *p, uint64_t session)
+{
+    err e;
+    message m = msg_init(MSG_KV_DONE);
+    m.kv_done.epoch = p->o.epoch;
+    m.kv_done.session = session;
+    if (p->inbox) link_send(p->inbox, NULL, &m, NULL, 1000, &e);
+}
+
 static task *next_task(prefill *p)
 {
     pthread_mutex_lock(&p->lock);
@@ -204,6 +215,7 @@ static void *thread_main(void *arg)
         err te = e;
         err_code trc = rc ? rc : run_task(p, t, &te);
         if (trc && !given_up(p, t)) say_fail(p, t->session, &te);
+        else if (!trc) say_pushed(p, t->session);
         task_done(p, t);
     }
     unload(p);

@@ -129,6 +129,7 @@ static err_code push(coordinator *c, session *s, const cache_part *part, view st
     message h = msg_init(MSG_KV_PUSH);
     h.kv_push.epoch = c->epoch;
     h.kv_push.session = s->id;
+    h.kv_push.from = part->from;
     h.kv_push.last = part->to >= s->cache->reuse && part->layer + 1 == m->part.last;
     return link_send(c->bulk[m->stage], NULL, &h, &stream, 2, e); /* a moment, as reading a part takes */
 }
@@ -142,6 +143,7 @@ static void send_one(coordinator *c, session *s)
     if (!rc && (end || p->part.from >= p->reuse)) {
         cache_read_close(&p->in);
         p->phase = CACHE_WAIT;
+        session_pushed(c, s->id);
         return;
     }
     if (!rc) rc = push(c, s, &p->part, p->stream, &e);

@@ -10,6 +10,10 @@
 #define SCORE_BYTES (16u << 20)   /* whole rows of logits in one RESULT: enough to be efficient, far below the message limit */
 #define COPY_KEPT (4u << 20)       /* whole rows of logits are rare: their copy is given back */
 #define HELD_BYTES (64u << 20)    /* scored rows that wait for a slow client before its job pauses */
+#define AGAIN_MIN_NS 200000000u   /* a step is not missed sooner: a stage that pages in weights takes so long */
+#define AGAIN_MAX_NS 2000000000u  /* nor later: sending one again costs little */
+#define AGAIN_TIMES 4             /* of what a step usually takes */
+#define FRUITLESS 5u              /* plans under which no step comes back: another one would not help either */
 
 err_code pump_open(coordinator *c, err *e)
 {
@@ -18,21 +22,30 @@ err_code pump_open(coordinator *c, err *e)
     p->next_step = 1;
     uint32_t sessions = c->set->max_sessions > 64 ? (uint32_t)c->set->max_sessions : 64; /* one job alone may have 64 */
     p->cap_ops = c->max_rows + 2 * sessions + 64; /* one a row, and two for the fork of every session */
+    p->patience = AGAIN_MIN_NS;
     p->at = calloc(p->width, sizeof *p->at);
-    p->rows = calloc(c->max_rows, sizeof *p->rows);
-    p->ops = calloc(p->cap_ops, sizeof *p->ops);
-    bool ok = p->at && p->rows && p->ops;
-    for (uint32_t i = 0; ok && i < p->width; i++) ok = (p->at[i].part = calloc(2 * p->cap_ops, sizeof *p->at[i].part)) != NULL;
+    bool ok = p->at;
+    for (uint32_t i = 0; ok && i < p->width; i++) {
+        flight *f = &p->at[i];
+        f->part = calloc(2 * p->cap_ops, sizeof *f->part);
+        f->rows = calloc(c->max_rows, sizeof *f->rows);
+        f->ops = calloc(p->cap_ops, sizeof *f->ops);
+        f->hops = calloc(512, sizeof *f->hops);
+        ok = f->part && f->rows && f->ops && f->hops;
+    }
     return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for %u steps in flight", p->width);
 }
 
 void pump_close(coordinator *c)
 {
     pump *p = &c->pump;
-    for (uint32_t i = 0; p->at && i < p->width; i++) free(p->at[i].part);
+    for (uint32_t i = 0; p->at && i < p->width; i++) {
+        free(p->at[i].part);
+        free(p->at[i].rows);
+        free(p->at[i].ops);
+        free(p->at[i].hops);
+    }
     free(p->at);
-    free(p->rows);
-    free(p->ops);
     free(p->op);
     text_free(&p->copy);
     *p = (pump){ 0 };
@@ -40,7 +53,7 @@ void pump_close(coordinator *c)
 
 /* ---- building a step ---------------------------------------------------------------------------------------------- */
 
-typedef struct { coordinator *c; flight *f; uint32_t n_rows, n_ops; uint64_t full; } build;
+typedef struct { coordinator *c; flight *f; uint64_t full; } build;
 
 static void mention(build *b, session *s, uint32_t first, uint32_t n)
 {
@@ -52,7 +65,7 @@ static void mention(build *b, session *s, uint32_t first, uint32_t n)
 
 static void add_op(build *b, uint64_t session_id, uint64_t other, uint32_t row, uint32_t kind)
 {
-    b->c->pump.ops[b->n_ops++] = (step_op){ .session = session_id, .other = other, .row = row, .kind = kind };
+    b->f->ops[b->f->n_ops++] = (step_op){ .session = session_id, .other = other, .row = row, .kind = kind };
 }
 
 /* Forks first: they copy a session as it was when its prompt's last row came back. */
@@ -60,7 +73,7 @@ static void add_pending(build *b)
 {
     pump *p = &b->c->pump;
     for (uint32_t i = 0; i < p->n_op; i++) {
-        p->ops[b->n_ops++] = p->op[i].op;
+        b->f->ops[b->f->n_ops++] = p->op[i].op;
         mention(b, p->op[i].a, 0, 0);
         p->op[i].a->refs--; /* the one it held while it waited */
         if (p->op[i].b) mention(b, p->op[i].b, 0, 0), p->op[i].b->refs--;
@@ -70,12 +83,11 @@ static void add_pending(build *b)
 
 static void add_rows(build *b, session *s, const session_rows *r)
 {
-    pump *p = &b->c->pump;
     /* A row that is sent again goes by the COMMIT of the one before it: a TRUNCATE would take its chunk's other rows too. */
     if (s->slide || (s->again && !r->first)) add_op(b, s->id, 0, 0, OP_TRUNCATE);
     else if (s->trim) add_op(b, s->id, 0, r->first, OP_TRUNCATE);
     else if (r->first) add_op(b, s->id, 0, r->first - 1, OP_COMMIT);
-    for (uint32_t i = 0; i < r->n; i++) p->rows[b->n_rows++] = session_row(s, r->first + i, r, s->job->path, s->job->path);
+    for (uint32_t i = 0; i < r->n; i++) b->f->rows[b->f->n_rows++] = session_row(s, r->first + i, r, s->job->path, s->job->path);
     if (s->job->ask.kind == 1 && s->job->ask.score_rows) b->full += r->n;
     mention(b, s, r->first, r->n);
     s->last_step = b->f->step;
@@ -143,7 +155,7 @@ static session *next_session(coordinator *c, bool decode, uint64_t full)
 static void add_decode(build *b)
 {
     uint32_t room = decode_share(b->c);
-    for (session *s; b->n_rows < room && (s = next_session(b->c, true, b->full));) {
+    for (session *s; b->f->n_rows < room && (s = next_session(b->c, true, b->full));) {
         session_rows r = session_next(s, 1, 1);
         add_rows(b, s, &r);
     }
@@ -152,8 +164,8 @@ static void add_decode(build *b)
 static void add_prompt(build *b)
 {
     uint32_t room = b->c->chunk < b->c->max_rows ? b->c->chunk : b->c->max_rows;
-    for (session *s; b->n_rows < room && (s = next_session(b->c, false, b->full));) {
-        session_rows r = session_next(s, room - b->n_rows, score_max(b->c));
+    for (session *s; b->f->n_rows < room && (s = next_session(b->c, false, b->full));) {
+        session_rows r = session_next(s, room - b->f->n_rows, score_max(b->c));
         add_rows(b, s, &r);
         if (s->state == SESSION_PROMPT) return; /* its next chunk is another step */
     }
@@ -170,53 +182,136 @@ static bool choose(const coordinator *c, bool *decode)
     return true;
 }
 
-static err_code send_step(coordinator *c, const build *b, err *e)
+/* Every stage is a hop; its number of this step there goes with it. */
+static void set_hops(coordinator *c, flight *f)
 {
-    hop_rec hops[512];
-    for (uint32_t i = 0; i < c->n_stages; i++) hops[i].stage = i;
+    f->n_hops = c->n_stages;
+    for (uint32_t i = 0; i < f->n_hops; i++) f->hops[i] = (hop_rec){ i, ++c->pump.seq[i] };
+}
+
+static err_code send_flight(coordinator *c, const flight *f, err *e)
+{
     message m = msg_init(MSG_STEP);
-    m.step.epoch = c->epoch;
-    m.step.step = b->f->step;
-    m.step.n_rows = b->n_rows;
-    m.step.n_ops = b->n_ops;
-    m.step.n_hops = c->n_stages;
-    m.step.dim = c->shape.D;
-    m.step.top = 64;
-    for (uint32_t i = 0; i < b->f->n_parts; i++) {
-        uint32_t want = sample_wants_top(&b->f->part[i].s->sample);
-        if (b->f->part[i].n && want > m.step.top) m.step.top = want;
+    m.step = (msg_step){ .epoch = c->epoch, .step = f->step, .n_rows = f->n_rows, .n_ops = f->n_ops, .n_hops = f->n_hops, .dim = c->shape.D, .top = f->top };
+    view frames[MSG_FRAMES_MAX] = { [STEP_ROWS] = { f->rows, f->n_rows * sizeof *f->rows },
+                                    [STEP_OPS] = { f->ops, f->n_ops * sizeof *f->ops },
+                                    [STEP_HOPS] = { f->hops, f->n_hops * sizeof *f->hops } };
+    return link_send(c->first_hop, NULL, &m, frames, 0, e);
+}
+
+/* Steps go out in their order and none waits here: the first hop may be connecting still, or be gone. */
+static void send_waiting(coordinator *c)
+{
+    pump *p = &c->pump;
+    err e;
+    p->unsent = false;
+    for (uint32_t i = 0; i < p->n && !p->unsent; i++) {
+        if (p->at[i].sent) continue;
+        err_code rc = send_flight(c, &p->at[i], &e);
+        p->at[i].sent = rc == ERR_OK;
+        p->unsent = rc != ERR_OK;
+        if (rc && rc != ERR_TIMEOUT) {
+            fleet_lost(c, c->by_stage[0], &e);
+            return;
+        }
     }
-    view frames[MSG_FRAMES_MAX] = { [STEP_ROWS] = { c->pump.rows, b->n_rows * sizeof(step_row) },
-                                    [STEP_OPS] = { c->pump.ops, b->n_ops * sizeof(step_op) },
-                                    [STEP_HOPS] = { hops, c->n_stages * sizeof(hop_rec) } };
-    return link_send(c->first_hop, NULL, &m, frames, 1000, e);
+}
+
+static flight *new_flight(coordinator *c)
+{
+    pump *p = &c->pump;
+    flight *f = &p->at[p->n++];
+    f->n_rows = f->n_ops = f->n_parts = 0;
+    f->decode = f->probe = f->sent = false;
+    f->step = p->next_step++;
+    f->t_sent = clock_ns();
+    f->top = 64;
+    if (p->n == 1) p->t_result = f->t_sent, p->t_again = f->t_sent + p->patience;
+    return f;
 }
 
 static void start_step(coordinator *c, bool decode)
 {
     pump *p = &c->pump;
-    flight *f = &p->at[p->n++];
-    f->n_parts = 0;
-    f->step = p->next_step++;
-    f->t_sent = clock_ns();
+    flight *f = new_flight(c);
     f->decode = decode;
     build b = { .c = c, .f = f };
     add_pending(&b);
     if (decode) add_decode(&b);
     else add_prompt(&b);
-    f->n_rows = b.n_rows;
+    set_hops(c, f);
+    for (uint32_t i = 0; i < f->n_parts; i++) {
+        uint32_t want = sample_wants_top(&f->part[i].s->sample);
+        if (f->part[i].n && want > f->top) f->top = want;
+    }
     p->last_was_prompt = !decode;
-    *(decode ? &p->decode_steps : &p->prompt_steps) += b.n_rows > 0;
-    *(decode ? &p->decode_rows : &p->prompt_rows) += b.n_rows;
-    err e;
-    if (send_step(c, &b, &e)) fleet_lost(c, c->by_stage[0], &e);
+    *(decode ? &p->decode_steps : &p->prompt_steps) += f->n_rows > 0;
+    *(decode ? &p->decode_rows : &p->prompt_rows) += f->n_rows;
+    send_waiting(c);
 }
 
 void pump_fill(coordinator *c)
 {
     bool decode;
+    if (c->pump.unsent && c->first_hop) send_waiting(c);
     while (fleet_is_whole(c) && c->state != COORD_STOPPED && !c->fatal.code && c->pump.n < c->pump.width && choose(c, &decode))
         start_step(c, decode);
+}
+
+void pump_probe(coordinator *c)
+{
+    flight *f = new_flight(c);
+    uint32_t bos = tokenizer_bos(c->tok);
+    f->probe = true;
+    f->n_rows = 1;
+    f->rows[0] = (step_row){ .session = PROBE_SESSION, .parent = MSG_NO_ROW, .token = bos < c->shape.V ? bos : 0, .target = MSG_NO_ROW,
+                             .path = (uint8_t)c->path, .want = WANT_CANDIDATES };
+    set_hops(c, f);
+    send_waiting(c);
+}
+
+/* ---- lost steps ---------------------------------------------------------------------------------------------------- */
+
+void pump_plan(coordinator *c)
+{
+    memset(c->pump.seq, 0, sizeof c->pump.seq);
+    pump_reset(c);
+}
+
+static void expect_soon(pump *p, uint64_t now)
+{
+    uint64_t want = p->usual * AGAIN_TIMES;
+    p->patience = want < AGAIN_MIN_NS ? AGAIN_MIN_NS : want > AGAIN_MAX_NS ? AGAIN_MAX_NS : want;
+    p->t_result = now;
+    p->t_again = now + p->patience;
+}
+
+static void send_again(coordinator *c, uint64_t now)
+{
+    pump *p = &c->pump;
+    LOG(LOG_INFO, "STEPS-AGAIN", "first=%" PRIu64 " n=%u quiet_ms=%" PRIu64, p->at[0].step, p->n, (now - p->t_result) / 1000000);
+    for (uint32_t i = 0; i < p->n; i++) p->at[i].sent = false;
+    p->resent += p->n;
+    p->patience = p->patience < AGAIN_MAX_NS / 2 ? 2 * p->patience : AGAIN_MAX_NS;
+    p->t_again = now + p->patience;
+    send_waiting(c);
+}
+
+void pump_watch(coordinator *c, bool away)
+{
+    pump *p = &c->pump;
+    uint64_t now = clock_ns();
+    err e;
+    if (!p->n || c->plan_due) return;
+    if (away) expect_soon(p, now); /* what came meanwhile waits to be read */
+    double quiet = (double)(now - p->t_result) / 1e9;
+    if (quiet > 1.5 * c->set->stage_timeout) { /* a stage that hangs was replaced before: its PINGs stay away sooner */
+        err_set(&e, ERR_TIMEOUT, "step %" PRIu64 " has not come back for %.1f s, though every stage answers", p->at[0].step, quiet);
+        if (++p->fruitless >= FRUITLESS) coordinator_fail(c, &e);
+        else fleet_again(c, &e);
+    } else if (now >= p->t_again && c->first_hop) {
+        send_again(c, now);
+    }
 }
 
 /* ---- results ------------------------------------------------------------------------------------------------------ */
@@ -376,9 +471,10 @@ void pump_result(coordinator *c)
 {
     const msg_result *m = &c->in.head.result;
     if (c->in.head.type != MSG_RESULT || m->epoch != c->epoch) return;
-    uint32_t at = flight_find(&c->pump, m->step);
-    if (at == c->pump.n) {
-        LOG(LOG_WARN, "STEP-UNKNOWN", "step=%" PRIu64, m->step);
+    pump *p = &c->pump;
+    uint32_t at = p->n ? flight_find(p, m->step) : 1;
+    if (at) { /* its answer was here already, or one before it is missing: then both come again */
+        LOG(LOG_DEBUG, "STEP-OUT-OF-TURN", "step=%" PRIu64, m->step);
         return;
     }
     result_row *rows;
@@ -392,14 +488,23 @@ void pump_result(coordinator *c)
         pump_step_failed(c, m->step, &e);
         return;
     }
+    uint64_t now = clock_ns(), took = now - p->at[0].t_sent;
+    p->usual = p->usual ? p->usual - p->usual / 8 + took / 8 : took;
+    p->fruitless = 0;
+    expect_soon(p, now);
+    if (p->at[0].probe) {
+        end_flight(c, 0);
+        probe_answered(c, m->n_rows == 1 && rows[0].session == PROBE_SESSION ? rows : NULL);
+        return;
+    }
     for (uint64_t i = 0; i < m->n_rows; i++) {
         take_row(c, &rows[i], &full, cand);
         cand += rows[i].n_candidates;
     }
-    if (c->pump.copy.cap > COPY_KEPT) text_free(&c->pump.copy);
-    LOG(LOG_DEBUG, "STEP-DONE", "step=%" PRIu64 " rows=%u us=%" PRIu64, m->step, c->pump.at[at].n_rows, (clock_ns() - c->pump.at[at].t_sent) / 1000);
-    end_flight(c, at);
-    fail_unanswered(c, &c->pump.at[c->pump.n], m->step);
+    if (p->copy.cap > COPY_KEPT) text_free(&p->copy);
+    LOG(LOG_DEBUG, "STEP-DONE", "step=%" PRIu64 " rows=%u us=%" PRIu64, m->step, p->at[0].n_rows, took / 1000);
+    end_flight(c, 0);
+    fail_unanswered(c, &p->at[p->n], m->step);
 }
 
 /* Every step on its way is lost: a stage is gone. */
@@ -408,15 +513,17 @@ void pump_reset(coordinator *c)
     pump *p = &c->pump;
     p->n = 0;
     p->n_op = 0;
-    p->last_was_prompt = false;
+    p->last_was_prompt = p->unsent = false;
 }
 
-void pump_step_failed(coordinator *c, uint64_t step, const err *why)
+bool pump_step_failed(coordinator *c, uint64_t step, const err *why)
 {
     uint32_t at = flight_find(&c->pump, step);
-    if (at == c->pump.n) return;
+    if (at == c->pump.n) return false;
     flight *f = &c->pump.at[at];
+    if (f->probe) coordinator_fail(c, why);
     for (uint32_t i = 0; i < f->n_parts; i++)
         if (f->part[i].s->state != SESSION_OVER) job_fail(c, f->part[i].s->job, why);
     end_flight(c, at);
+    return true;
 }

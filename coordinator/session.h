@@ -35,6 +35,7 @@ typedef struct session {
     uint32_t refs;                 /* steps in flight that mention it */
     uint64_t last_step;            /* number of the newest step with rows of it */
     uint32_t acks;                 /* stages that have opened it / taken its KV */
+    uint64_t t_asked;              /* since when stages owe an answer to that, 0: they do not */
     sample_params sample;
     sample_scratch scratch;
     detok detok;

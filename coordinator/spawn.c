@@ -3,6 +3,7 @@
 #include "core/signals.h"
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -67,4 +68,22 @@ void spawn_status_text(int status, char *buf, size_t cap)
 {
     if (WIFSIGNALED(status)) snprintf(buf, cap, "killed by signal %d", WTERMSIG(status));
     else snprintf(buf, cap, "ended with status %d", WEXITSTATUS(status));
+}
+
+uint64_t spawn_progress(pid_t pid, bool *busy)
+{
+    char path[64], line[1024];
+    unsigned long long min, maj, user, sys;
+    char state;
+    *busy = false;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *f = fopen(path, "re");
+    if (!f) return 0;
+    size_t n = fread(line, 1, sizeof line - 1, f);
+    fclose(f);
+    line[n] = 0;
+    const char *name_end = strrchr(line, ')'); /* a program's name may hold anything; proc(5) numbers the fields behind it from 3 */
+    if (!name_end || sscanf(name_end, ") %c %*d %*d %*d %*d %*d %*u %llu %*u %llu %*u %llu %llu", &state, &min, &maj, &user, &sys) != 5) return 0;
+    *busy = state == 'R' || state == 'D';
+    return 1 + min + maj + user + sys;
 }

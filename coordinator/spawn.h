@@ -12,4 +12,7 @@ err_code spawn_child(const char *path, const string_list *argv, const char *env,
 void spawn_stop(pid_t pid, int ms);
 /* "exit status 3", "signal 9" */
 void spawn_status_text(int status, char *buf, size_t cap);
+/* A number that changes while a process computes or reads: CPU time and page faults; 0 when it cannot be read. *busy: it runs or
+ * waits for a disk this very moment. A stopped one does neither. */
+uint64_t spawn_progress(pid_t pid, bool *busy);
 #endif

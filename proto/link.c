@@ -3,6 +3,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "proto/endpoint.h"
+#include "proto/seal.h"
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -19,11 +20,11 @@
 #define HEARTBEAT_DEAD_MS 5000
 
 /* What a lane may hold. A frame above frame_max is refused before it is sent; a peer's closes that peer's connection. */
-static const struct { int hwm; int64_t frame_max; } lanes[] = {
-    [LINK_CONTROL] = { 4096, 4 * MiB },   /* PASSAGES.bytes is the largest control frame; many small messages queue */
-    [LINK_DATA] = { 256, 512 * MiB },     /* 4,096 rows of 32,768 values, or 512 whole rows of a 256k vocabulary */
-    [LINK_BULK] = { 16, 256 * MiB },      /* KV_PUSH.stream; few, so that a queue never holds more than a node's memory */
-    [LINK_CLIENT] = { 1000, 256 * MiB },  /* SUBMIT.prompt is 64 MiB, TOKEN.tokens of the longest job 256 MiB */
+static const struct { int hwm; int64_t frame_max; bool sealed; } lanes[] = {
+    [LINK_CONTROL] = { 4096, 4 * MiB, false },   /* PASSAGES.bytes is the largest control frame; many small messages queue */
+    [LINK_DATA] = { 256, 512 * MiB, true },      /* 4,096 rows of 32,768 values, or 512 whole rows of a 256k vocabulary */
+    [LINK_BULK] = { 16, 256 * MiB, true },       /* KV_PUSH.stream; few, so that a queue never holds more than a node's memory */
+    [LINK_CLIENT] = { 1000, 256 * MiB, false },  /* SUBMIT.prompt is 64 MiB, TOKEN.tokens of the longest job 256 MiB */
 };
 
 static const struct { const char *name; int zmq; bool sends, receives; } kinds[] = {
@@ -182,7 +183,7 @@ void link_trace(link_t *l, trace *t, const char *name)
 
 /* ---- send ------------------------------------------------------------------------------------------------------ */
 
-typedef struct { view part[2 + MSG_FRAMES_MAX]; loan *lent[2 + MSG_FRAMES_MAX]; uint32_t n; } parts;   /* name of the peer, header, payload */
+typedef struct { view part[3 + MSG_FRAMES_MAX]; loan *lent[3 + MSG_FRAMES_MAX]; uint32_t n; } parts;   /* name of the peer, header, payload, seal */
 
 static err_code check_lane(const link_t *l, const parts *p, err *e)
 {
@@ -290,9 +291,12 @@ err_code link_send_lent(link_t *l, const link_id *to, const message *m, const vi
     uint32_t at = l->kind == LINK_ROUTER;
     p.part[at] = (view){ head, n };
     if ((rc = check_lane(l, &p, e))) return rc;
+    uint32_t said = p.n;
+    uint64_t seal = 0;
+    if (lanes[l->lane].sealed) seal = seal_of(p.part + at, p.n - at), p.part[p.n++] = (view){ &seal, SEAL_BYTES };
     if ((rc = send_parts(l, &p, msg_name(m->type), timeout_ms, e))) return rc;
     for (uint32_t i = at; i < p.n; i++) l->out += p.part[i].len;
-    if (l->trace) trace_write(l->trace, 'S', l->trace_name, p.part + at, p.n - at);
+    if (l->trace) trace_write(l->trace, 'S', l->trace_name, p.part + at, said - at);
     return ERR_OK;
 }
 
@@ -301,7 +305,7 @@ err_code link_send_lent(link_t *l, const link_id *to, const message *m, const vi
 #define HELD_WORDS 8u   /* packet.held: word 0 counts the open messages, each has 8 words behind it */
 _Static_assert(sizeof(zmq_msg_t) <= HELD_WORDS * sizeof(uint64_t), "a zmq message does not fit its place in a packet");
 _Static_assert(_Alignof(zmq_msg_t) <= _Alignof(uint64_t), "a zmq message wants a stricter alignment");
-_Static_assert(sizeof ((packet *)0)->held >= ((1 + MSG_FRAMES_MAX) * HELD_WORDS + 1) * sizeof(uint64_t), "packet.held: too small");
+_Static_assert(sizeof ((packet *)0)->held >= ((2 + MSG_FRAMES_MAX) * HELD_WORDS + 1) * sizeof(uint64_t), "packet.held: too small");
 
 static zmq_msg_t *held(packet *p, uint64_t i) { return (zmq_msg_t *)(void *)&p->held[1 + i * HELD_WORDS]; }
 
@@ -364,7 +368,7 @@ static bool take_part(link_t *l, packet *p, zmq_msg_t *m, intake *in)
     size_t n = zmq_msg_size(m);
     l->in += n;
     if (n > in->largest) in->largest = n;
-    if (in->parts++ < 1 + MSG_FRAMES_MAX) {
+    if (in->parts++ < 2 + MSG_FRAMES_MAX) {
         zmq_msg_init(held(p, p->held[0]));
         zmq_msg_move(held(p, p->held[0]++), m);
     }
@@ -397,16 +401,31 @@ static err_code check_intake(const link_t *l, const intake *in, err *e)
     int64_t max = lanes[l->lane].frame_max;
     if (in->id_bad) return err_set(e, ERR_PROTO, "a peer of %s has a name longer than %d bytes", l->addr, LINK_ID_MAX);
     if (in->parts == 0) return err_set(e, ERR_PROTO, "a message without a header on %s", l->addr);
-    if (in->parts > 1 + MSG_FRAMES_MAX)
-        return err_set(e, ERR_PROTO, "a message of %" PRIu64 " frames on %s, limit %u", in->parts, l->addr, 1 + MSG_FRAMES_MAX);
+    uint32_t most = 1 + MSG_FRAMES_MAX + lanes[l->lane].sealed;
+    if (in->parts > most) return err_set(e, ERR_PROTO, "a message of %" PRIu64 " frames on %s, limit %u", in->parts, l->addr, most);
     if (in->largest > (uint64_t)max) /* inproc knows no limit of its own */
         return err_set(e, ERR_PROTO, "frame of %" PRIu64 " bytes on %s, limit of this lane %" PRId64, in->largest, l->addr, max);
+    return ERR_OK;
+}
+
+/* The last frame is the seal of the others, which are all that remains. */
+static err_code break_seal(const link_t *l, packet *p, err *e)
+{
+    view all[2 + MSG_FRAMES_MAX];
+    uint32_t n = (uint32_t)p->held[0];
+    uint64_t said;
+    for (uint32_t i = 0; i < n; i++) all[i] = part_view(p, i);
+    if (n < 2 || all[n - 1].len != SEAL_BYTES) return err_set(e, ERR_PROTO, "a message without a seal on %s", l->addr);
+    memcpy(&said, all[n - 1].ptr, sizeof said);
+    if (said != seal_of(all, n - 1)) return err_set(e, ERR_PROTO, "a message on %s was changed on its way: its seal is broken", l->addr);
+    zmq_msg_close(held(p, --p->held[0]));
     return ERR_OK;
 }
 
 static err_code open_packet(const link_t *l, packet *p, const intake *in, err *e)
 {
     err_code rc = check_intake(l, in, e);
+    if (!rc && lanes[l->lane].sealed) rc = break_seal(l, p, e);
     if (rc) return rc;
     view head = part_view(p, 0);
     if ((rc = msg_decode(&p->head, head.ptr, head.len, e))) return rc;

@@ -4,6 +4,7 @@
  * Bounded high-water marks, ZMQ_MAXMSGSIZE, heartbeats on tcp. Linger is 0: closing a link never waits, and what has not
  * left it then is lost, so whoever has a last word (DONE, BYE) keeps the link until it is answered or a moment has passed.
  * A PUSH has no queue before its peer is there: link_send waits for the peer (inproc: it queues). A DEALER's first words queue.
+ * Data and bulk messages are sealed (proto/seal.h): one that was changed on its way is refused whole.
  * ipc by default, tcp and inproc by address; tcp binds loopback only (anything else needs keys, which come with their own
  * work). A peer that never ends a multipart message can fill memory: the library gathers it whole before limits apply. */
 #include "proto/loan.h"
@@ -26,7 +27,7 @@ typedef struct {
     link_id from;                /* set by a ROUTER */
     view frame[MSG_FRAMES_MAX];  /* payload; may be unaligned: copy records out with memcpy */
     uint32_t n_frames;
-    uint64_t held[(1 + MSG_FRAMES_MAX) * 8 + 1];   /* the zmq messages behind the views */
+    uint64_t held[(2 + MSG_FRAMES_MAX) * 8 + 1];   /* the zmq messages behind the views */
 } packet;
 void packet_done(packet *p);
 

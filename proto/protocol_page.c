@@ -18,6 +18,9 @@ static const char intro[] =
     "  byte behind the map and nesting deeper than 4 are refused, and the message with them.\n"
     "- Unknown keys are skipped, whatever they hold: a minor version adds optional keys, and both sides speak the smaller minor.\n"
     "  Another major version is refused at HELLO. Ids and keys are never used again.\n"
+    "- A data or bulk message has one more frame behind its payload, the seal: XXH3 (64 bits, little-endian) of the header with\n"
+    "  the number of frames before the seal as seed, then of each frame with the hash so far as seed. A message whose seal does\n"
+    "  not fit is dropped; whoever misses it asks again.\n"
     "- Lanes never share a socket: control (DEALER at a worker, ROUTER at the coordinator), data and bulk (PUSH to PULL, one\n"
     "  direction), client (DEALER to ROUTER).\n";
 

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -77,25 +78,30 @@ static err_code launch_prepare(launch *l, const settings *s, const char *dir, bo
 }
 
 /* A coordinator of our own ends with us even when we are killed, and then removes the directory. SIGTERM stays blocked until
- * it can catch it (core/signals.c). */
-static void tie_to_parent(pid_t parent, const char *dir)
+ * it can catch it (core/signals.c). The directory is made here and not by the parent: one that is killed in front of its fork
+ * has made nothing. */
+static void tie_to_parent(pid_t parent, const char *dir, int notify)
 {
     sigset_t term;
     sigemptyset(&term);
     sigaddset(&term, SIGTERM);
     sigprocmask(SIG_BLOCK, &term, NULL);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() == parent) return;
-    rmdir(dir);
-    _exit(126);
+    if (getppid() != parent) _exit(126);
+    if (!mkdir(dir, 0700)) return;
+    char line[512];
+    int n = snprintf(line, sizeof line, "ERROR %d run directory %s: %s\n", ERR_IO, dir, strerror(errno));
+    if (n > 0 && write(notify, line, (size_t)n) < 0) _exit(126);
+    _exit(127);
 }
 
 /* After fork. A session of its own: a Ctrl-C on the terminal reaches us alone, and we stop the cluster in order. */
-static _Noreturn void child(const launch *l)
+static _Noreturn void child(const launch *l, pid_t parent, const char *dir)
 {
     char line[512];
     int null = open("/dev/null", O_RDWR | O_CLOEXEC), to = l->err_fd >= 0 ? l->err_fd : STDERR_FILENO;
     signals_reset();
+    if (dir) tie_to_parent(parent, dir, l->notify[1]);
     setsid();
     dup2(null, STDIN_FILENO);
     dup2(to, STDOUT_FILENO);
@@ -203,8 +209,7 @@ static err_code start(cluster *c, launch *l, const settings *s, const char *dir,
     fflush(NULL);
     pid_t self = getpid(), pid = signals_fork();
     if (pid < 0) return err_set(e, ERR_IO, "fork: %s", strerror(errno));
-    if (!pid && ours) tie_to_parent(self, dir);
-    if (!pid) child(l);
+    if (!pid) child(l, self, ours ? dir : NULL);
     c->pid = pid;
     close(l->notify[1]);
     l->notify[1] = -1;

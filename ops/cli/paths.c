@@ -1,15 +1,17 @@
 #include "ops/cli/paths.h"
 #include <dirent.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 /* Owns every guess about the file system. It starts nothing and opens no sockets. */
 
 /* Longest socket name in a run directory is well below this; sockaddr_un has 108 bytes for the whole path. */
-enum { DIR_MAX = 80 };
+enum { DIR_MAX = 80, NAME_DIGITS = 12 };
 static const char bundled[] = "sluice-tiny-Q8_0.gguf";
 
 static err_code no_memory(err *e) { return err_set(e, ERR_NOMEM, "out of memory"); }
@@ -46,10 +48,12 @@ err_code path_private_dir(text *out, err *e)
 {
     const char *base[] = { getenv("XDG_RUNTIME_DIR"), getenv("TMPDIR"), "/tmp" };
     for (size_t i = 0; i < sizeof base / sizeof base[0]; i++) {
-        if (!base[i] || base[i][0] != '/' || strlen(base[i]) + sizeof "/sluice-XXXXXX" > DIR_MAX) continue;
+        if (!base[i] || base[i][0] != '/' || strlen(base[i]) + sizeof "/sluice-" + NAME_DIGITS > DIR_MAX) continue;
         text_clear(out);
-        if (!text_addf(out, "%s/sluice-XXXXXX", base[i])) return no_memory(e);
-        if (mkdtemp(out->ptr)) return ERR_OK;
+        uint64_t name;
+        if (getrandom(&name, sizeof name, 0) != sizeof name) return err_set(e, ERR_IO, "no random name for a run directory: %s", strerror(errno));
+        if (!text_addf(out, "%s/sluice-%0*" PRIx64, base[i], NAME_DIGITS, name & ((UINT64_C(1) << 4 * NAME_DIGITS) - 1))) return no_memory(e);
+        if (!access(base[i], W_OK | X_OK)) return ERR_OK;
     }
     return err_set(e, ERR_IO, "no run directory can be made in $XDG_RUNTIME_DIR, $TMPDIR or /tmp: %s", strerror(errno));
 }

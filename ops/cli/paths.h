@@ -12,7 +12,7 @@ bool path_is_default_dir(const settings *s);
 /* A run directory is a folder of ours that nobody else may write to (a socket in /tmp could be somebody else's trap).
  * create: make it, mode 0700. ERR_ABSENT when it is not there. */
 err_code path_check_dir(const char *dir, bool create, err *e);
-/* A fresh directory, mode 0700, below $XDG_RUNTIME_DIR, $TMPDIR or /tmp: the first in which it can be made. */
+/* The name of a directory that is not there yet, below $XDG_RUNTIME_DIR, $TMPDIR or /tmp: the first in which it can be made. */
 err_code path_private_dir(text *out, err *e);
 /* Remove a run directory with the files in it (no folders below). */
 void path_remove_dir(const char *dir);

@@ -38,7 +38,7 @@ static void send_plans(low_rig *r, const model_shape *s, uint32_t n_ctx)
         message m = msg_init(MSG_PLAN);
         m.plan = (msg_plan){ .epoch = LOW_EPOCH, .stage = i, .n_stages = r->n, .first = s->L * i / r->n, .last = s->L * (i + 1) / r->n,
                              .embed = i == 0, .head = i + 1 == r->n, .n_ctx = n_ctx, .max_rows = LOW_ROWS, .kv_format = KV_F16,
-                             .prompt_path = PATH_I8B32, .decode_path = PATH_I8B32 };
+                             .prompt_path = PATH_I8B32, .decode_path = PATH_I8B32, .in_flight = 8 };
         snprintf(m.plan.digest, sizeof m.plan.digest, "%s", s->digest);
         snprintf(m.plan.result_addr, sizeof m.plan.result_addr, "inproc://result");
         to_stage(r, i, &m, (view){ addrs, strlen(addrs) });

@@ -4,6 +4,7 @@
 #include "core/rng.h"
 #include "engine/tokenizer.h"
 #include "proto/message.h"
+#include "proto/seal.h"
 #include "tests/support_programs.h"
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -65,7 +66,7 @@ static void client_message(dice *d, raw *r)
     case MSG_CANCEL: m.cancel.job = 1 + roll(d, 100000); break;
     case MSG_FETCH: m.fetch.ref = 1, m.fetch.job = 1 + roll(d, 100000); break;
     case MSG_ASK: m.ask.ref = 1 + roll(d, 100), m.ask.what = roll(d, 2); break;
-    default: m.hello.major = 1;
+    default: m.hello.major = PROTO_MAJOR;
     }
     encode(r, &m);
     if (m.type != MSG_SUBMIT) return;
@@ -78,7 +79,7 @@ static void client_message(dice *d, raw *r)
 
 static void hello(dice *d, msg_hello *h)
 {
-    *h = (msg_hello){ .major = 1, .role = roll(d, 2), .pid = 1, .cores = 1, .threads = 1, .paths = 3, .n_models = 1, .spare = roll(d, 2),
+    *h = (msg_hello){ .major = PROTO_MAJOR, .role = roll(d, 2), .pid = 1, .cores = 1, .threads = 1, .paths = 3, .n_models = 1, .spare = roll(d, 2),
                       .cookie = roll(d, 4) };
     snprintf(h->name, sizeof h->name, "stage-%d", (int)roll(d, 3));
     snprintf(h->data_addr, sizeof h->data_addr, "ipc:///nowhere/data");
@@ -121,7 +122,7 @@ static void step_message(dice *d, raw *r)
     message m = msg_init(MSG_STEP);
     step_row row = { .session = 64 * (1 + roll(d, 50)), .row = (uint32_t)roll(d, 4), .parent = MSG_NO_ROW, .target = UINT32_MAX, .want = 1 };
     step_op op = { .session = row.session, .kind = (uint32_t)roll(d, 5), .row = (uint32_t)roll(d, 4), .other = roll(d, 100) };
-    hop_rec hops[2] = { { 0 }, { 1 } };
+    hop_rec hops[2] = { { 0, 0 }, { 1, 0 } };
     m.step = (msg_step){ .epoch = 1, .step = 1 + roll(d, 5000), .n_rows = 1, .n_ops = roll(d, 2), .n_hops = 2, .dim = 256, .top = 64 };
     encode(r, &m);
     text_add(&r->frame[STEP_ROWS], &row, sizeof row);
@@ -183,10 +184,15 @@ static void *connect_to(void *zmq, const standing *c, const lane *l)
     return s;
 }
 
-static void send_raw(void *s, const raw *r)
+static void send_raw(void *s, const raw *r, bool sealed)
 {
-    bool ok = zmq_send(s, r->head, r->len, r->n ? ZMQ_SNDMORE : 0) >= 0;
-    for (uint32_t i = 0; ok && i < r->n; i++) ok = zmq_send(s, r->frame[i].ptr, r->frame[i].len, i + 1 < r->n ? ZMQ_SNDMORE : 0) >= 0;
+    view part[2 + MSG_FRAMES_MAX] = { { r->head, r->len } };
+    uint32_t n = 1;
+    for (uint32_t i = 0; i < r->n; i++) part[n++] = (view){ r->frame[i].ptr, r->frame[i].len };
+    uint64_t seal = seal_of(part, n);
+    bool ok = true;
+    for (uint32_t i = 0; ok && i < n; i++) ok = zmq_send(s, part[i].ptr, part[i].len, i + 1 < n || sealed ? ZMQ_SNDMORE : 0) >= 0;
+    if (ok && sealed) ok = zmq_send(s, &seal, sizeof seal, 0) >= 0;
     cr_assert(ok, "the cluster does not take messages any more: %s", zmq_strerror(zmq_errno()));
 }
 
@@ -209,7 +215,7 @@ static void sync_with(void *s, lane *l)
     digest_rec nobody = { 3, 4 };
     uint64_t mark = 0x5E1F000000 + l->sent;
     if (m.type == MSG_ASK) m.ask.ref = mark, m.ask.what = 1;
-    else m.hello = (msg_hello){ .major = 1, .name = "sync", .n_models = 1, .spare = true };
+    else m.hello = (msg_hello){ .major = PROTO_MAJOR, .name = "sync", .n_models = 1, .spare = true };
     if (l->kind != ZMQ_DEALER) return;
     encode(&r, &m);
     if (m.type == MSG_HELLO) {
@@ -217,7 +223,7 @@ static void sync_with(void *s, lane *l)
         encode(&r, &m);
         text_add(&r.frame[0], &nobody, sizeof nobody);
     }
-    send_raw(s, &r);
+    send_raw(s, &r, false);
     zmq_msg_init(&got);
     for (bool there = false; !there;) {
         cr_assert(zmq_msg_recv(&got, s, 0) >= 0, "no answer to a good message after bad ones: %s", zmq_strerror(zmq_errno()));
@@ -244,7 +250,7 @@ static void throw_at(void *zmq, const standing *c, lane *l, uint32_t n, dice *d)
             if (roll(d, 3)) break_head(d, &r);
             if (roll(d, 2)) break_frames(d, &r);
             if (is_stop(&r)) continue;
-            send_raw(s, &r);
+            send_raw(s, &r, l->kind == ZMQ_PUSH && roll(d, 4)); /* those without a seal go no further */
             l->sent++;
             l->valid += !msg_decode(&m, r.head, r.len, &e);
             drain(s, l);

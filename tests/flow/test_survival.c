@@ -213,7 +213,7 @@ Test(survival, both_stages_killed_at_once)
 
 Test(survival, four_choices_of_one_prompt_outlive_a_stage)
 {
-    const char *const *words = ASK("-p", "Once upon", "-n", "1000", "--ignore-eos", "--temp", "0.9", "--seed", "3", "--choices", "4", "--logprobs", "1");
+    const char *const *words = ASK("-p", "Once upon", "-n", "1500", "--ignore-eos", "--temp", "0.9", "--seed", "3", "--choices", "4", "--logprobs", "1");
     standing c = up(UP("--stages", "2"));
     char *want = ask(&c, words);
     for (unsigned i = 0; i < 2; i++) {
@@ -298,7 +298,7 @@ static bool kill_while_filling(standing *c, const char *const words[], const cha
 Test(survival, a_stage_killed_while_the_coordinator_fills_its_kv)
 {
     standing c = up(UP("--stages", "2", "--chunk", "1", "--prefill", "local"));
-    const char *const *words = ASK("-f", long_prompt(800), "-n", "20", "--ignore-eos", "--temp", "0.9", "--logprobs", "2");
+    const char *const *words = ASK("-f", long_prompt(1900), "-n", "20", "--ignore-eos", "--temp", "0.9", "--logprobs", "2");
     char *want = ask(&c, words);
     unsigned times = 0;
     for (unsigned i = 0; i < 4; i++) times += kill_while_filling(&c, words, want, i);
@@ -312,7 +312,7 @@ Test(survival, a_stage_killed_while_the_coordinator_fills_its_kv)
 
 static char scored[2][128];
 
-#define SCORED 1200u                   /* rows: enough that the blow comes before the last one */
+#define SCORED 2000u                   /* rows: enough that the blow comes before the last one */
 
 /* Static. */
 static const char *ids(void)
@@ -339,7 +339,7 @@ static void expect_same_rows(void)
 
 static void check_scoring(const char *path, const char *counter)
 {
-    standing c = up(UP("--stages", "2", "--chunk", "2"));
+    standing c = up(UP("--stages", "2", "--chunk", "1"));
     for (unsigned i = 0; i < 2; i++) snprintf(scored[i], sizeof scored[i], "%s", programs_file(i ? "killed.f32" : "plain.f32"));
     ran r = program_run(0, SECONDS, NULL, SCORE(c, path, scored[0]));
     cr_assert_eq(r.status, 0);

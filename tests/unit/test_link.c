@@ -40,7 +40,7 @@ static message ping(uint64_t nonce)
 static message small_step(view *v)
 {
     static const step_row rows[2] = { { .session = 1, .token = 7 }, { .session = 2, .token = 8 } };
-    static const hop_rec hops[1] = { { 3 } };
+    static const hop_rec hops[1] = { { 3, 1 } };
     static const float hidden[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
     message m = msg_init(MSG_STEP);
     m.step = (msg_step){ .epoch = 1, .step = 5, .n_rows = 2, .n_hops = 1, .n_hidden = 2, .dim = 4, .top = 64 };

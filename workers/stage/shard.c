@@ -1,4 +1,5 @@
 #include "workers/stage/shard.h"
+#include "workers/stage/kept.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,26 +29,14 @@ static err_code open_store(shard_state *s, isa i, err *e)
 static err_code open_scratch(shard_state *s, err *e)
 {
     size_t n = s->plan.max_rows;
-    size_t bytes = n * s->model->shape.D * sizeof *s->h;
-    bool ok = true;
-    s->copied = malloc(bytes);
-    for (uint32_t i = 0; !s->plan.head && i < SHARD_LOANS; i++) ok = (s->lent[i] = loan_new(bytes)) != NULL && ok;
     s->rows = malloc(n * sizeof *s->rows);
     s->kv_rows = malloc(n * sizeof *s->kv_rows);
     s->fwd = malloc(n * sizeof *s->fwd);
     s->slots = malloc(n * sizeof *s->slots);
     s->ids = malloc(n * sizeof *s->ids);
-    if (!ok || !s->copied || !s->rows || !s->kv_rows || !s->fwd || !s->slots || !s->ids)
+    if (!s->rows || !s->kv_rows || !s->fwd || !s->slots || !s->ids)
         return err_set(e, ERR_NOMEM, "out of memory for steps of %zu rows", n);
     return ERR_OK;
-}
-
-void shard_next_h(shard_state *s)
-{
-    s->at = NULL;
-    s->h = s->copied;
-    for (uint32_t i = 0; !s->at && i < SHARD_LOANS; i++)
-        if (s->lent[i] && loan_is_back(s->lent[i])) s->at = s->lent[i], s->h = loan_data(s->at);
 }
 
 err_code shard_open(shard_state **out, const gguf *g, const msg_plan *plan, pool *p, isa i, err *e)
@@ -64,6 +53,7 @@ err_code shard_open(shard_state **out, const gguf *g, const msg_plan *plan, pool
     if (!rc) rc = open_store(s, i, e);
     if (!rc) rc = runner_open(&s->runner, s->model, s->store, p, i, (uint32_t)plan->max_rows, e);
     if (!rc) rc = open_scratch(s, e);
+    if (!rc) rc = kept_open(&s->kept, (uint32_t)plan->in_flight, (size_t)plan->max_rows * s->model->shape.D, e);
     if (rc) shard_close(&s);
     *out = s;
     return rc;
@@ -75,10 +65,10 @@ void shard_close(shard_state **sp)
     if (!s) return;
     runner_close(&s->runner);
     adapters_free(&s->adapters);
+    kept_close(&s->kept);
     if (s->store) kv_close(&s->store);
     model_close(&s->model);
-    for (uint32_t i = 0; i < SHARD_LOANS; i++) loan_drop(s->lent[i]); /* messages on their way keep theirs */
-    void *mem[] = { s->copied, s->rows, s->kv_rows, s->fwd, s->slots, s->ids };
+    void *mem[] = { s->rows, s->kv_rows, s->fwd, s->slots, s->ids };
     for (size_t i = 0; i < sizeof mem / sizeof *mem; i++) free(mem[i]);
     free(s);
     *sp = NULL;

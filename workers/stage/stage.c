@@ -1,7 +1,7 @@
 #include "workers/stage/stage.h"
 #include "core/clock.h"
 #include "core/log.h"
-#include "workers/stage/step.h"
+#include "workers/stage/kept.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define POLL_MS 250          /* how soon a stop flag or a silent coordinator is seen */
+#define UNSENT_MS 2          /* how soon a reply whose peer was not there is tried again */
 #define SPIN_US 30           /* a hop over ipc takes about so long: sleeping and waking costs as much again. Only where every busy thread has a cpu */
 #define HELLO_AGAIN_NS 3000000000u /* a worker that came by itself says HELLO again after so much silence (a PING comes every second) */
 #define SILENT_NS 60000000000u /* and leaves after so much */
@@ -25,10 +26,10 @@ typedef struct {
     uint32_t n_addr;
     uint64_t epoch, last_heard, last_hello;
     shard_state *shards;
-    step_out out;
+    uint32_t n_unsent;           /* replies that wait for their peer */
     trace *trace;
     packet in;
-    uint64_t steps, rows, busy_ns, wait_ns, transfer_ns, n_sessions;
+    uint64_t steps, rows, busy_ns, wait_ns, transfer_ns, n_sessions, repeats, damaged;
     uint32_t spin_us;            /* how long it spins for the next message before it sleeps */
     uint64_t t_taken;            /* when the message under way was there to be read */
     bool bye, heard;             /* told to go; anything has come from the coordinator */
@@ -45,7 +46,7 @@ static void say_fail(stage *s, const err *why, uint64_t session, uint64_t step)
         why->code, why->text);
     message m = msg_init(MSG_FAIL);
     m.fail.code = why->code;
-    m.fail.epoch = s->epoch;
+    m.fail.epoch = step && s->in.head.type == MSG_STEP ? s->in.head.step.epoch : s->epoch;
     m.fail.session = session;
     m.fail.step = step;
     snprintf(m.fail.text, sizeof m.fail.text, "%s", why->text);
@@ -214,10 +215,12 @@ static void on_stats_get(stage *s)
     message m = msg_init(MSG_STATS);
     msg_stats *t = &m.stats;
     *t = (msg_stats){ .nonce = s->in.head.stats_get.nonce, .steps = s->steps, .rows = s->rows, .busy_ns = s->busy_ns,
-                      .wait_ns = s->wait_ns, .transfer_ns = s->transfer_ns, .sessions = s->n_sessions, .rss_kb = rss_kb() };
+                      .wait_ns = s->wait_ns, .transfer_ns = s->transfer_ns, .sessions = s->n_sessions, .rss_kb = rss_kb(),
+                      .repeats = s->repeats, .damaged = s->damaged };
     for (shard_state *p = s->shards; p; p = p->next) {
         kv_usage u = p->store ? kv_bytes(p->store) : (kv_usage){ 0 };
         t->kv_bytes += u.data + u.meta;
+        t->kv_pages += u.pages_used;
         t->kv_arena += u.arena;
         t->weight_bytes += p->model->bytes + adapters_bytes(&p->adapters);
     }
@@ -248,10 +251,10 @@ static void on_fail(stage *s)
     s->bye = true;
 }
 
-static err_code send_patiently(stage *s, link_t *to, const message *m, const view *frames, loan *const *lent, err *e)
+static err_code send_patiently(stage *s, link_t *to, const message *m, const view *frames, err *e)
 {
     for (int waited = 0;; waited += SLICE_MS) {
-        err_code rc = link_send_lent(to, NULL, m, frames, lent, SLICE_MS, e);
+        err_code rc = link_send(to, NULL, m, frames, SLICE_MS, e);
         if (rc != ERR_TIMEOUT || waited >= SEND_MS || (s->o->stop && atomic_load(s->o->stop))) return rc;
     }
 }
@@ -268,7 +271,7 @@ static err_code pull(stage *s, const msg_kv_pull *m, text *stream, err *e)
     err_code rc = kv_export(q, layer, layer + 1, from, to, stream->ptr, n, e);
     message r = msg_init(MSG_KV_ROWS);
     r.kv_rows = (msg_kv_rows){ m->epoch, m->session, m->model, m->layer, m->from, m->to };
-    return rc ? rc : send_patiently(s, s->result, &r, &(view){ stream->ptr, n }, NULL, e);
+    return rc ? rc : send_patiently(s, s->result, &r, &(view){ stream->ptr, n }, e);
 }
 
 static void on_pull(stage *s)
@@ -299,41 +302,105 @@ static void on_control(stage *s)
 
 /* ---- data and bulk ------------------------------------------------------------------------------------------------- */
 
-static err_code send_on(stage *s, err *e)
+static err_code way_of(stage *s, const step_out *o, link_t **to, err *e)
 {
-    const step_out *o = &s->out;
-    link_t *to = s->result;
-    if (!o->is_result) {
-        if (o->next >= s->n_addr) return err_set(e, ERR_PROTO, "next hop %u, plan has %u stages", o->next, s->n_addr);
-        if (!s->hop[o->next]) {
-            err_code rc = link_connect(&s->hop[o->next], s->o->hub, LINK_PUSH, LINK_DATA, s->addr[o->next], e);
-            if (rc) return rc;
-            link_trace(s->hop[o->next], s->trace, "next");
-        }
-        to = s->hop[o->next];
+    *to = s->result;
+    if (o->is_result) return ERR_OK;
+    if (o->next >= s->n_addr) return err_set(e, ERR_PROTO, "next hop %u, plan has %u stages", o->next, s->n_addr);
+    if (!s->hop[o->next]) {
+        err_code rc = link_connect(&s->hop[o->next], s->o->hub, LINK_PUSH, LINK_DATA, s->addr[o->next], e);
+        if (rc) return rc;
+        link_trace(s->hop[o->next], s->trace, "next");
     }
-    return send_patiently(s, to, &o->head, o->frame, o->lent, e);
+    *to = s->hop[o->next];
+    return ERR_OK;
+}
+
+/* Never waits: a peer that is not there (yet, or any more) gets the reply when it is, or a new plan takes the reply's place. */
+static err_code send_reply(stage *s, kept_reply *r, err *e)
+{
+    link_t *to;
+    err_code rc = way_of(s, &r->out, &to, e);
+    if (!rc) rc = link_send_lent(to, NULL, &r->out.head, r->out.frame, r->out.lent, 0, e);
+    r->unsent = rc == ERR_TIMEOUT;
+    return r->unsent ? ERR_OK : rc;
+}
+
+static void send_waiting(stage *s)
+{
+    s->n_unsent = 0;
+    for (shard_state *p = s->shards; p; p = p->next) {
+        err e;
+        kept_reply *r;
+        while ((r = kept_unsent(p->kept))) {
+            if (send_reply(s, r, &e)) say_fail(s, &e, 0, r->step);
+            if (!r->unsent) continue;
+            s->n_unsent++;
+            break;
+        }
+    }
+}
+
+static err_code compute(stage *s, shard_state *sh, kept_reply *r, uint32_t seq, err *e)
+{
+    uint64_t t = clock_ns();
+    err_code rc = step_run(sh, &s->in.head, s->in.frame, &r->out, e);
+    if (!rc && r->out.failed_session) say_fail(s, &r->out.failure, r->out.failed_session, 0);
+    if (!rc) kept_done(sh->kept, r, seq, s->in.head.step.step);
+    s->steps++;
+    s->rows += s->in.head.step.n_rows;
+    uint64_t computed = clock_ns();
+    s->busy_ns += computed - t;
+    s->transfer_ns += t - s->t_taken;
+    s->t_taken = computed; /* what is left of this message's time is sending */
+    return rc;
+}
+
+/* ERR_STATE: of another plan. */
+static err_code take_step(stage *s, err *e)
+{
+    const msg_step *m = &s->in.head.step;
+    shard_state *sh = shard_find(s, m->model);
+    hop_rec mine = { 0 };
+    kept_reply *r;
+    if (!sh) return err_set(e, ERR_STATE, "no shard of model %" PRIu64, m->model);
+    bool ours = m->epoch == sh->plan.epoch && step_hop(sh, &s->in.head, s->in.frame, &mine);
+    switch (kept_take(sh->kept, ours ? mine.seq : 0, &r)) {
+    case KEPT_NEW: break;
+    case KEPT_NOMEM: return err_set(e, ERR_NOMEM, "out of memory for step %" PRIu64, m->step);
+    case KEPT_AGAIN:
+        s->repeats++;
+        return send_reply(s, r, e);
+    case KEPT_EARLY:
+    case KEPT_PAST:
+        LOG(LOG_INFO, "STEP-OUT-OF-TURN", "step=%" PRIu64 " seq=%u", m->step, mine.seq);
+        return ERR_OK;
+    }
+    err_code rc = compute(s, sh, r, ours ? mine.seq : 0, e);
+    if (!rc) rc = send_reply(s, r, e);
+    s->n_unsent += !rc && r->unsent;
+    return rc;
 }
 
 static void on_step(stage *s)
 {
+    err e = { 0 };
     if (s->in.head.type != MSG_STEP) {
         LOG(LOG_WARN, "STAGE-STRAY", "data message=%s", msg_name(s->in.head.type));
         return;
     }
-    const msg_step *m = &s->in.head.step;
-    uint64_t t = clock_ns(), step = m->step, n = m->n_rows;
-    shard_state *sh = shard_find(s, m->model);
-    err e = { 0 };
-    err_code rc = sh ? step_run(sh, &s->in.head, s->in.frame, &s->out, &e) : err_set(&e, ERR_STATE, "no shard of model %" PRIu64, m->model);
-    uint64_t computed = clock_ns();
-    if (!rc && s->out.failed_session) say_fail(s, &s->out.failure, s->out.failed_session, 0);
-    if (!rc) rc = send_on(s, &e);
-    if (rc) say_fail(s, &e, 0, step);
-    s->steps++;
-    s->rows += n;
-    s->busy_ns += computed - t;
-    s->transfer_ns += t - s->t_taken + clock_ns() - computed;
+    if (take_step(s, &e)) say_fail(s, &e, 0, s->in.head.step.step);
+    s->transfer_ns += clock_ns() - s->t_taken;
+}
+
+static void push_done(stage *s, const kv_seq *q)
+{
+    err e;
+    message r = msg_init(MSG_KV_DONE);
+    r.kv_done.epoch = s->epoch;
+    r.kv_done.session = s->in.head.kv_push.session;
+    r.kv_done.rows = kv_rows(q);
+    say(s, &r, &e);
 }
 
 static void on_push(stage *s)
@@ -344,16 +411,21 @@ static void on_push(stage *s)
     shard_state *sh = shard_find(s, m->model);
     kv_seq *q = sh && sh->store ? kv_seq_find(sh->store, m->session) : NULL;
     err e = { 0 };
+    if (q && m->from < kv_rows(q)) { /* it came twice */
+        if (m->last) push_done(s, q);
+        return;
+    }
+    if (q && m->from > kv_rows(q)) {
+        err_set(&e, ERR_STATE, "KV of session %" PRIu64 " from row %" PRIu64 " on, but %u rows are here", m->session, m->from, kv_rows(q));
+        say_fail(s, &e, m->session, 0);
+        return;
+    }
     err_code rc = q ? kv_import(q, s->in.frame[0].ptr, s->in.frame[0].len, &e)
                     : err_set(&e, ERR_STATE, "KV for session %" PRIu64 ", which is not open here", m->session);
     if (rc) {
         say_fail(s, &e, m->session, 0);
     } else if (m->last) {
-        message r = msg_init(MSG_KV_DONE);
-        r.kv_done.epoch = s->epoch;
-        r.kv_done.session = m->session;
-        r.kv_done.rows = kv_rows(q);
-        say(s, &r, &e);
+        push_done(s, q);
     }
 }
 
@@ -369,7 +441,8 @@ static bool take(stage *s, link_t *l, void (*f)(stage *))
     if (rc == ERR_TIMEOUT) return false;
     if (rc) {
         LOG(LOG_WARN, "STAGE-BAD-MESSAGE", "text=\"%s\"", e.text);
-        say_fail(s, &e, 0, 0);
+        s->damaged++;
+        if (l == s->control) say_fail(s, &e, 0, 0); /* a step or rows of KV that came damaged are missed, and come again */
     } else {
         f(s);
     }
@@ -396,10 +469,11 @@ static err_code serve(stage *s, err *e)
         link_t *links[] = { s->control, s->bulk, s->data };
         bool ready[3] = { false, false, false };
         uint64_t t = clock_ns();
-        err_code rc = link_poll(links, 3, ready, POLL_MS, s->spin_us, e);
+        err_code rc = link_poll(links, 3, ready, s->n_unsent ? UNSENT_MS : POLL_MS, s->spin_us, e);
         if (rc) return rc;
         s->t_taken = clock_ns();
         s->wait_ns += s->t_taken - t;
+        if (s->n_unsent) send_waiting(s);
         if (ready[0]) take(s, s->control, on_control);
         if (ready[1]) take(s, s->bulk, on_push);
         if (ready[0] || ready[1]) s->t_taken = clock_ns();
@@ -490,7 +564,6 @@ err_code stage_run(const stage_options *o, err *e)
         link_close(links[i]);
         if (i && !strncmp(addr, "ipc://", 6)) unlink(addr + 6);
     }
-    step_out_free(&s->out);
     if (s->trace) trace_close(&s->trace);
     if (s->pool) pool_close(&s->pool);
     if (s->file) gguf_close(&s->file);

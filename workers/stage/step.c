@@ -4,11 +4,18 @@
 
 /* ---- in: header, rows ------------------------------------------------------------------------------------------- */
 
-static uint32_t hop_at(const view *hops, uint64_t i)
+static hop_rec hop_at(const view *hops, uint64_t i)
 {
     hop_rec h;
     memcpy(&h, (const uint8_t *)hops->ptr + i * sizeof h, sizeof h);
-    return h.stage;
+    return h;
+}
+
+bool step_hop(const shard_state *s, const message *m, const view *frame, hop_rec *mine)
+{
+    if (m->step.hop >= m->step.n_hops) return false;
+    *mine = hop_at(&frame[STEP_HOPS], m->step.hop);
+    return mine->stage == s->plan.stage;
 }
 
 static err_code check_step(const shard_state *s, const msg_step *m, const view *frame, err *e)
@@ -16,7 +23,7 @@ static err_code check_step(const shard_state *s, const msg_step *m, const view *
     const model_shape *sh = &s->model->shape;
     if (m->epoch != s->plan.epoch)
         return err_set(e, ERR_STATE, "step %" PRIu64 " of epoch %" PRIu64 ", plan is %" PRIu64, m->step, m->epoch, s->plan.epoch);
-    if (m->hop >= m->n_hops || hop_at(&frame[STEP_HOPS], m->hop) != s->plan.stage)
+    if (m->hop >= m->n_hops || hop_at(&frame[STEP_HOPS], m->hop).stage != s->plan.stage)
         return err_set(e, ERR_STATE, "step %" PRIu64 ": hop %" PRIu64 " is not stage %" PRIu64, m->step, m->hop, s->plan.stage);
     if (m->n_rows > s->plan.max_rows)
         return err_set(e, ERR_PROTO, "step %" PRIu64 " has %" PRIu64 " rows, the plan allows %" PRIu64, m->step, m->n_rows, s->plan.max_rows);
@@ -110,7 +117,7 @@ static void reserve_rows(shard_state *s, uint32_t n, step_out *out)
 }
 
 /* Live rows for the engine, in order; returns how many. */
-static uint32_t gather(shard_state *s, const msg_step *m, const uint8_t *was_dead, const view *hidden)
+static uint32_t gather(shard_state *s, const msg_step *m, const uint8_t *was_dead, const view *hidden, float *h)
 {
     uint32_t T = 0, in = 0, D = s->model->shape.D;
     for (uint32_t i = 0; i < m->n_rows; i++) {
@@ -122,7 +129,7 @@ static uint32_t gather(shard_state *s, const msg_step *m, const uint8_t *was_dea
         s->fwd[T].slot = s->slots[i];
         s->fwd[T].path = (path_id)r->path;
         s->ids[T] = r->token;
-        if (m->n_hidden) memcpy(s->h + (size_t)T * D, (const uint8_t *)hidden->ptr + (size_t)from * D * 4, (size_t)D * 4);
+        if (m->n_hidden) memcpy(h + (size_t)T * D, (const uint8_t *)hidden->ptr + (size_t)from * D * 4, (size_t)D * 4);
         T++;
     }
     return T;
@@ -145,13 +152,13 @@ static err_code pass_on(shard_state *s, const msg_step *m, const view *frame, ui
     out->head.step.hop = m->hop + 1;
     out->head.step.n_hidden = T;
     out->head.step.dim = s->model->shape.D;
-    out->next = hop_at(&frame[STEP_HOPS], m->hop + 1);
-    out->frame[STEP_OPS] = frame[STEP_OPS];
-    out->frame[STEP_HOPS] = frame[STEP_HOPS];
-    out->frame[STEP_HIDDEN] = (view){ s->h, (size_t)T * s->model->shape.D * 4 };
-    out->lent[STEP_HIDDEN] = s->at;
-    if (!set_frame(&out->rows, s->rows, m->n_rows * sizeof *s->rows, &out->frame[STEP_ROWS])) return err_set(e, ERR_NOMEM, "out of memory");
-    return ERR_OK;
+    out->next = hop_at(&frame[STEP_HOPS], m->hop + 1).stage;
+    out->frame[STEP_HIDDEN] = (view){ loan_data(out->h), (size_t)T * s->model->shape.D * 4 };
+    out->lent[STEP_HIDDEN] = out->h;
+    bool ok = set_frame(&out->rows, s->rows, m->n_rows * sizeof *s->rows, &out->frame[STEP_ROWS])
+              && set_frame(&out->ops, frame[STEP_OPS].ptr, frame[STEP_OPS].len, &out->frame[STEP_OPS])
+              && set_frame(&out->hops, frame[STEP_HOPS].ptr, frame[STEP_HOPS].len, &out->frame[STEP_HOPS]);
+    return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
 }
 
 /* ---- out: the head's answer -------------------------------------------------------------------------------------- */
@@ -198,11 +205,11 @@ static bool add_row_answer(shard_state *s, step_out *out, const step_row *r, con
 static bool flush_group(shard_state *s, step_out *out, head_group *g, uint32_t top)
 {
     row_stats stats[RUNNER_HEAD_ROWS];
-    const float *logits = g->n ? runner_head(s->runner, s->h, g->pick, g->fwd, g->n, stats) : NULL;
+    const float *logits = g->n ? runner_head(s->runner, loan_data(out->h), g->pick, g->fwd, g->n, stats) : NULL;
     bool ok = true;
     for (uint32_t i = 0; ok && i < g->n; i++)
         ok = add_row_answer(s, out, &s->rows[g->row[i]], logits + (size_t)i * s->model->shape.V, &stats[i], top,
-                            s->h + (size_t)g->pick[i] * s->model->shape.D);
+                            (const float *)loan_data(out->h) + (size_t)g->pick[i] * s->model->shape.D);
     g->n = 0;
     return ok;
 }
@@ -254,21 +261,21 @@ err_code step_run(shard_state *s, const message *msg, const view *frame, step_ou
     out->failed_session = 0;
     err_code rc = check_step(s, m, frame, e);
     if (rc) return rc;
-    shard_next_h(s);
     memcpy(s->rows, frame[STEP_ROWS].ptr, m->n_rows * sizeof *s->rows);
     if ((rc = check_rows(s, m, e))) return rc;
     uint8_t was_dead[4096];
     for (uint32_t i = 0; i < m->n_rows; i++) was_dead[i] = s->rows[i].status != 0;
     do_ops(s, m, &frame[STEP_OPS], out);
     reserve_rows(s, (uint32_t)m->n_rows, out);
-    uint32_t T = gather(s, m, was_dead, &frame[STEP_HIDDEN]);
-    if (!m->n_hidden) runner_embed(s->runner, s->ids, T, s->h);
-    runner_layers(s->runner, s->fwd, T, s->h);
+    float *h = loan_data(out->h);
+    uint32_t T = gather(s, m, was_dead, &frame[STEP_HIDDEN], h);
+    if (!m->n_hidden) runner_embed(s->runner, s->ids, T, h);
+    runner_layers(s->runner, s->fwd, T, h);
     return m->hop + 1 == m->n_hops ? answer(s, m, out, e) : pass_on(s, m, frame, T, out, e);
 }
 
 void step_out_free(step_out *o)
 {
-    text *all[] = { &o->rows, &o->cands, &o->full, &o->hidden };
+    text *all[] = { &o->rows, &o->ops, &o->hops, &o->cands, &o->full, &o->hidden };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) text_free(all[i]);
 }
