@@ -1,6 +1,6 @@
 /* The two calls of the compute loop: append and attend. Owns the order in which floats are read; refuses to allocate, and
  * reads a sequence's bookkeeping without changing it, so any number of threads may be inside. */
-#include "kvstore/store.h"
+#include "kvstore/lossy.h"
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -27,8 +27,8 @@ void kv_append(kv_seq *q, uint32_t layer, uint32_t slot, const float *k, const f
     for (uint32_t h = k0; h < k1; h++) {
         memcpy(x, k + (size_t)h * s->g.d, s->g.d * sizeof *x);
         rotate(q, layer, slot, x);
-        store_row(s, kv_row_at(q, layer, KV_SIDE_K, h, slot), x);
-        store_row(s, kv_row_at(q, layer, KV_SIDE_V, h, slot), v + (size_t)h * s->g.d);
+        store_row(s, kv_row_at(q, layer, KV_SIDE_K, h, slot - q->base), x);
+        store_row(s, kv_row_at(q, layer, KV_SIDE_V, h, slot - q->base), v + (size_t)h * s->g.d);
     }
 }
 
@@ -151,13 +151,18 @@ static size_t line(size_t floats) { return (floats + 15) / 16 * 16; }
 size_t kv_scratch_floats(const kv *s)
 {
     size_t g = s->g.H / s->g.K;
-    return line(g * s->g.d) + line(g) + g * line(s->g.n_ctx) + run_words(s);
+    size_t exact = line(g * s->g.d) + line(g) + g * line(s->g.n_ctx) + run_words(s), packed = lossy_scratch_floats(s);
+    return exact > packed ? exact : packed;
 }
 
 void kv_attend(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, float *out, uint32_t k0, uint32_t k1, float *scratch)
 {
     const kv *s = q->store;
     assert(layer >= s->g.first && layer < s->g.last && slot < q->cells.used && k0 <= k1 && k1 <= s->g.K);
+    if (q->lossy) {
+        lossy_attend(q, layer, slot, query, out, k0, k1, scratch);
+        return;
+    }
     job j = { .seq = q, .layer = layer, .g = s->g.H / s->g.K, .stride = line(s->g.n_ctx), .query = scratch };
     j.sum = j.query + line((size_t)j.g * s->g.d);
     j.score = j.sum + line(j.g);

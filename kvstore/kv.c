@@ -1,7 +1,8 @@
 /* The door: stores and sequences, and every change of which rows there are. Decisions are cells.c's, memory is pages.c's;
  * this file only carries the one out in the other. It computes nothing. */
-#include "kvstore/store.h"
+#include "kvstore/lossy.h"
 #include "core/rng.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -54,6 +55,28 @@ static err_code ropes_open(kv *s, const kv_geometry *g, err *e)
     return rc;
 }
 
+/* Codebooks as decoding takes them: Q-Norm applied, arXiv:2401.18079 section 3.5, and 16 values whatever the bits. */
+static void book_fill(float *to, const float *book, const float *norm, uint32_t bits)
+{
+    for (uint32_t i = 0; i < 1u << bits; i++) to[i] = norm ? fmaf(book[i], norm[0], norm[1]) : book[i];
+}
+
+static err_code books_open(kv *s, err *e)
+{
+    const kv_tables *t = s->g.tables;
+    if (!t || t->first > s->g.first || t->last < s->g.last) return ERR_OK;
+    s->books = calloc((size_t)kv_layers(s) * KV_SIDES * KV_BOOKS, sizeof *s->books);
+    if (!s->books) return err_set(e, ERR_NOMEM, "out of memory for codebooks");
+    for (uint32_t l = s->g.first; l < s->g.last; l++)
+        for (uint32_t i = 0; i < KV_SIDES * 3; i++) {
+            uint32_t side = i % KV_SIDES, bits = 2 + i / KV_SIDES, at = l - t->first;
+            const float *book = (side ? t->lut_v : t->lut_k)[bits], *norm = (side ? t->qnorm_v : t->qnorm_k)[bits];
+            float *to = s->books + ((size_t)(l - s->g.first) * KV_SIDES + side) * KV_BOOKS + KV_BOOK * bits;
+            if (book) book_fill(to, book + ((size_t)at << bits), norm ? norm + 2 * (size_t)at : NULL, bits);
+        }
+    return ERR_OK;
+}
+
 err_code kv_open(kv **out, const kv_geometry *g, err *e)
 {
     *out = NULL;
@@ -68,9 +91,15 @@ err_code kv_open(kv **out, const kv_geometry *g, err *e)
     }
     s->g = *g;
     s->layout = kv_layout_of(g->K, g->d, g->format);
-    s->vec = vec_for(g->isa);
     s->arena.max_bytes = g->max_bytes;
     pages_open(&s->pages, &s->arena, s->layout.page);
+    s->vec = vec_for(g->isa);
+    s->reader = (pane_reader){ s->vec, pane_decoder_for(g->isa) };
+    rc = books_open(s, e);
+    if (rc != ERR_OK) {
+        kv_close(&s);
+        return rc;
+    }
     *out = s;
     return ERR_OK;
 }
@@ -86,6 +115,7 @@ static kv_seq **seq_link(kv *s, uint64_t id)
 
 static void seq_free(kv_seq *q)
 {
+    lossy_close(q);
     table_close(&q->table, &q->store->pages);
     cells_close(&q->cells);
     free(q->have);
@@ -131,6 +161,31 @@ err_code kv_seq_open(kv *s, uint64_t id, kv_seq **out, err *e)
     return rc;
 }
 
+err_code kv_seq_open_policy(kv *s, uint64_t id, const kv_policy *p, uint32_t n_prompt, kv_seq **out, err *e)
+{
+    err_code rc = kv_seq_open(s, id, out, e);
+    if (rc != ERR_OK || !p->lossy) return rc;
+    rc = lossy_open(*out, p, n_prompt, e);
+    if (rc == ERR_OK) return rc;
+    kv_seq_close(s, id);
+    *out = NULL;
+    return rc;
+}
+
+uint32_t kv_boundary(const kv_seq *q)
+{
+    return q->lossy ? lossy_boundary(q->lossy, q->cells.committed) : UINT32_MAX;
+}
+
+err_code kv_seq_prompt(kv_seq *q, uint32_t n_prompt, err *e)
+{
+    if (q->cells.used || q->cells.pending)
+        return err_set(e, ERR_STATE, "sequence %llu holds %u rows: too late for another prompt", (unsigned long long)q->id,
+                       q->cells.used);
+    if (q->lossy) lossy_clear(q, n_prompt);
+    return ERR_OK;
+}
+
 kv_seq *kv_seq_find(kv *s, uint64_t id)
 {
     return *seq_link(s, id);
@@ -154,6 +209,9 @@ void kv_close(kv **s)
             seq_free(q);
         }
     pages_close(&(*s)->pages);
+    for (uint32_t i = 0; i < (*s)->classes; i++) pages_close(&(*s)->class[i]);
+    free((*s)->work);
+    free((*s)->books);
     rope_table_close(&(*s)->rope);
     rope_table_close(&(*s)->rope_local);
     free(*s);
@@ -162,12 +220,29 @@ void kv_close(kv **s)
 
 /* ---- which rows there are ---- */
 
+void kv_trim(kv *s)
+{
+    pages_trim(&s->pages);
+    for (uint32_t i = 0; i < s->classes; i++) pages_trim(&s->class[i]);
+}
+
+/* Slots of the table count from the sequence's base. What other page sizes do not use is asked for before ERR_FULL is said. */
+err_code kv_grow(kv_seq *q, uint32_t from, uint32_t to, err *e)
+{
+    err_code rc = table_grow(&q->table, &q->store->pages, from - q->base, to - q->base, e);
+    if (rc != ERR_FULL || !q->store->classes) return rc;
+    kv_trim(q->store);
+    return table_grow(&q->table, &q->store->pages, from - q->base, to - q->base, e);
+}
+
 err_code kv_reserve(kv_seq *q, const kv_row *rows, uint32_t n, uint32_t *slots, err *e)
 {
     err_code rc = cells_stage(&q->cells, rows, n, e);
-    if (rc == ERR_OK) rc = table_grow(&q->table, &q->store->pages, q->cells.used, q->cells.used + n, e);
-    if (rc == ERR_OK) cells_add(&q->cells, slots);
-    return rc;
+    if (rc == ERR_OK && q->lossy) rc = lossy_check_rows(q, n, e);
+    if (rc == ERR_OK) rc = kv_grow(q, q->cells.used, q->cells.used + n, e);
+    if (rc != ERR_OK) return rc;
+    cells_add(&q->cells, slots);
+    return q->lossy ? lossy_reserve(q, e) : ERR_OK;
 }
 
 /* One row's data to a lower slot, in every layer. */
@@ -177,27 +252,30 @@ static void row_move(kv_seq *q, uint32_t from, uint32_t to)
     for (uint32_t l = s->g.first; l < s->g.last; l++)
         for (int side = 0; side < KV_SIDES; side++)
             for (uint32_t k = 0; k < s->g.K; k++)
-                memcpy(kv_row_at(q, l, side, k, to), kv_row_at(q, l, side, k, from), s->layout.row);
+                memcpy(kv_row_at(q, l, side, k, to - q->base), kv_row_at(q, l, side, k, from - q->base), s->layout.row);
+    if (q->lossy) lossy_move(q, from, to);
 }
 
 err_code kv_commit(kv_seq *q, uint32_t row, err *e)
 {
     const cell_move *m;
     uint32_t n;
-    err_code rc = cells_commit(&q->cells, row, &m, &n, e);
+    err_code rc = q->lossy ? lossy_before_commit(q, row, e) : ERR_OK;
+    if (rc == ERR_OK) rc = cells_commit(&q->cells, row, &m, &n, e);
     if (rc != ERR_OK) return rc;
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t j = 0; j < m[i].n; j++) row_move(q, m[i].from + j, m[i].to + j);
-    table_shrink(&q->table, &q->store->pages, q->cells.used);
-    return ERR_OK;
+    table_shrink(&q->table, &q->store->pages, q->cells.used - q->base);
+    return q->lossy ? lossy_after_commit(q, e) : ERR_OK;
 }
 
 err_code kv_truncate(kv_seq *q, uint32_t row, err *e)
 {
-    (void)e;
+    err_code rc = q->lossy ? lossy_truncate(q, row, e) : ERR_OK;
+    if (rc != ERR_OK) return rc;
     cells_truncate(&q->cells, row);
     memset(q->have, 0, kv_layers(q->store));
-    table_shrink(&q->table, &q->store->pages, q->cells.used);
+    table_shrink(&q->table, &q->store->pages, q->cells.used - q->base);
     return ERR_OK;
 }
 
@@ -208,7 +286,8 @@ err_code kv_fork(kv_seq *q, uint64_t child, err *e)
     err_code rc = seq_make(s, child, &c, e);
     if (rc != ERR_OK) return rc;
     rc = cells_fork(&c->cells, &q->cells, e);
-    if (rc == ERR_OK) rc = table_share(&c->table, &q->table, &s->pages, c->cells.committed, e);
+    if (rc == ERR_OK && q->lossy) rc = lossy_fork(c, q, e);
+    if (rc == ERR_OK) rc = table_share(&c->table, &q->table, &s->pages, c->cells.committed - c->base, e);
     if (rc == ERR_OK) seq_add(s, c);
     else seq_free(c);
     return rc;
@@ -223,14 +302,30 @@ static uint64_t rope_bytes(const rope_table *t)
     return 2 * (uint64_t)t->n_ctx * t->half * sizeof *t->cos;
 }
 
+static void count_pages(kv_usage *u, const pages *p)
+{
+    u->pages_used += pages_used(p);
+    u->pages_free += p->n_free;
+    u->data += (uint64_t)pages_used(p) * p->page;
+    u->meta += pages_meta(p);
+}
+
 kv_usage kv_bytes(const kv *s)
 {
-    const pages *p = &s->pages;
-    kv_usage u = { .arena = s->arena.bytes, .pages_used = pages_used(p), .pages_free = p->n_free, .sequences = s->sequences };
-    u.data = u.pages_used * p->page;
-    u.meta = sizeof *s + pages_meta(p) + rope_bytes(&s->rope) + rope_bytes(&s->rope_local);
+    kv_usage u = { .arena = s->arena.bytes, .sequences = s->sequences, .evicted = s->evicted,
+                   .read = __atomic_load_n(&s->read, __ATOMIC_RELAXED) };
+    count_pages(&u, &s->pages);
+    uint64_t raw = u.data;
+    for (uint32_t i = 0; i < s->classes; i++) count_pages(&u, &s->class[i]);
+    u.packed = u.data - raw;
+    u.meta += sizeof *s + rope_bytes(&s->rope) + rope_bytes(&s->rope_local) + (s->work ? sizeof *s->work : 0)
+              + (s->books ? (uint64_t)kv_layers(s) * KV_SIDES * KV_BOOKS * sizeof *s->books : 0);
     for (int b = 0; b < KV_BUCKETS; b++)
-        for (const kv_seq *q = s->bucket[b]; q; q = q->next)
+        for (const kv_seq *q = s->bucket[b]; q; q = q->next) {
             u.meta += sizeof *q + kv_layers(s) + cells_bytes(&q->cells) + table_bytes(&q->table);
+            if (!q->lossy) continue;
+            u.seen += observe_bytes(&q->lossy->see);
+            u.meta += lossy_meta(q) + observe_bytes(&q->lossy->see);
+        }
     return u;
 }

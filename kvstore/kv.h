@@ -2,7 +2,7 @@
 #define KVSTORE_KV_H
 /* The KV cache of one stage: for every session (a "sequence" here) and every layer of the shard, rows of K and V.
  * Knows nothing of sockets or weights. This is the one door: open, reserve, append, attend, commit, fork, truncate,
- * export, import, bytes, close. Policies (score, select, quantise, ...) come to live behind it; the identity is built in.
+ * export, import, bytes, close. Behind it a sequence is exact (the identity) or under a policy (policy.h, lossy.h).
  *
  * Row identity (numerics contract): a row has a row index (monotone in its sequence), a position id (RoPE) and a parent
  * row. Rows of a step are tentative until a commit names one: that row and its ancestors become committed, every other
@@ -18,6 +18,8 @@
 #include "core/isa.h"
 #include "core/rope.h"
 #include "kvstore/look.h"
+#include "kvstore/policy.h"
+#include "kvstore/tables.h"
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,10 +42,13 @@ typedef struct {
     isa isa;
     rope_config rope;
     kv_look look;
+    uint32_t n_layers;         /* of the whole model; 0: last */
+    const kv_tables *tables;   /* of the profile, NULL: none */
 } kv_geometry;
 
 #define KV_ROW_NONE UINT32_MAX
 enum { KV_EXACT = 0, KV_PREDICTED = 1, KV_EXTERNAL = 2 };   /* provenance */
+enum { KV_SEGMENT_USER = 0, KV_SEGMENT_SYSTEM = 1 };        /* rows of a system segment are never evicted; others are names */
 
 typedef struct {
     uint32_t row, pos, parent; /* parent: row index or KV_ROW_NONE (none: no earlier row is tentative, or row 0) */
@@ -59,6 +64,17 @@ void kv_close(kv **s);
 
 /* A new empty sequence. ERR_FULL when the budget cannot hold one page a layer, ERR_STATE when the id is in use. */
 err_code kv_seq_open(kv *s, uint64_t id, kv_seq **out, err *e);
+/* The same under a policy. n_prompt: rows of the prompt (0: not known). Committed rows settle (score, select, merge, prune, pack)
+ * when the prompt's last row is committed, and at multiples of KV_INTERVAL rows behind it. ERR_CONFIG: the profile lacks what
+ * the policy needs. */
+err_code kv_seq_open_policy(kv *s, uint64_t id, const kv_policy *p, uint32_t n_prompt, kv_seq **out, err *e);
+/* Rows the sequence may hold before the next settlement, tentative ones included: reserve refuses more (ERR_STATE) until the
+ * row at the boundary is committed. UINT32_MAX for the identity. */
+uint32_t kv_boundary(const kv_seq *q);
+/* As kv_boundary, for whoever plans steps: policy and prompt say it all. */
+uint32_t kv_policy_boundary(const kv_policy *p, uint32_t n_prompt, uint32_t committed);
+/* An empty sequence gets another prompt. ERR_STATE when it holds rows. */
+err_code kv_seq_prompt(kv_seq *q, uint32_t n_prompt, err *e);
 kv_seq *kv_seq_find(kv *s, uint64_t id);                  /* NULL when absent */
 void kv_seq_close(kv *s, uint64_t id);                    /* absent ids are fine */
 
@@ -99,8 +115,11 @@ err_code kv_export(const kv_seq *q, uint32_t l0, uint32_t l1, uint32_t from, uin
  * ERR_STATE while there are tentative rows. */
 err_code kv_import(kv_seq *q, const void *buf, size_t len, err *e);
 
-/* data: pages that hold rows, whole, a shared one once. meta: identities, page tables, rotary table. arena: memory of all
- * pages, used and free; never above max_bytes. */
-typedef struct { uint64_t data, meta, arena, pages_used, pages_free, sequences; } kv_usage;
+/* data: pages that hold rows, whole, a shared one once; packed: those of them that settled rows are in. meta: identities, page
+ * tables, rotary table, positions of packed rows; seen: of it, what scores need. arena: memory of all pages, used and free;
+ * never above max_bytes. read: packed bytes that attention has read since the store is open; evicted: rows x heads x layers. */
+typedef struct {
+    uint64_t data, packed, meta, seen, arena, pages_used, pages_free, sequences, read, evicted;
+} kv_usage;
 kv_usage kv_bytes(const kv *s);
 #endif

@@ -1,12 +1,15 @@
 #ifndef KVSTORE_STORE_H
 #define KVSTORE_STORE_H
-/* What lies behind the door, shared by kv.c, attend.c and stream.c only. */
+/* What lies behind the door, shared by the files of this folder. */
 #include "core/vec.h"
 #include "kvstore/cells.h"
+#include "kvstore/pane.h"
 #include "kvstore/table.h"
 
 /* Buckets of the id table: sessions on a stage are tens to thousands, and an id is looked up once a step. */
 enum { KV_BUCKETS = 256 };
+
+typedef struct kv_lossy kv_lossy;
 
 struct kv_seq {
     kv *store;
@@ -15,7 +18,14 @@ struct kv_seq {
     cells cells;
     table table;
     uint8_t *have;             /* [layers]: the pending import has brought this layer */
+    uint32_t base;             /* committed rows that are not in the table: they have settled (lossy.h); else 0 */
+    kv_lossy *lossy;           /* NULL: the identity */
 };
+
+/* Page sizes of packed rows: two sides, and codes that a policy mixes. Many sessions share few policies. */
+enum { KV_CLASSES = 48 };
+/* Codebooks with Q-Norm applied, padded to 16 values, by bits 0..4. */
+enum { KV_BOOK = 16, KV_BOOKS = 5 * KV_BOOK };
 
 struct kv {
     kv_geometry g;
@@ -26,10 +36,20 @@ struct kv {
     uint64_t rope_print;       /* of both and n_rot: two stores with the same one rotate alike */
     arena arena;
     pages pages;               /* of raw rows, all heads: layout.page bytes */
+    pages class[KV_CLASSES];   /* of panes, by page size; class[0, classes) are open */
+    uint32_t classes;
+    pane_reader reader;
+    pane_work *work;           /* made when first needed */
+    float *books;              /* [layers][sides][KV_BOOKS], NULL without a profile's */
+    uint64_t read, evicted;    /* packed bytes that attention has read; rows that went, of closed sequences too */
     kv_seq *bucket[KV_BUCKETS];
     uint32_t sequences;
 };
 
+/* Give back whatever memory holds no row. */
+void kv_trim(kv *s);
+/* Slots [from, to) of the sequence become writable (table_grow). */
+err_code kv_grow(kv_seq *q, uint32_t from, uint32_t to, err *e);
 static inline uint32_t kv_layers(const kv *s) { return s->g.last - s->g.first; }
 
 static inline bool kv_is_local(const kv *s, uint32_t layer)
@@ -38,7 +58,8 @@ static inline bool kv_is_local(const kv *s, uint32_t layer)
     return a->window && (!a->global_every || (layer + 1) % a->global_every);
 }
 
-/* Row `slot` of a head, K or V; the rows up to the page's end follow, layout.row bytes apart. layer as in the model. */
+/* Row `slot` of a head, K or V, counted from the sequence's base; the rows up to the page's end follow, layout.row bytes apart.
+ * layer as in the model. */
 static inline void *kv_row_at(const kv_seq *q, uint32_t layer, int side, uint32_t head, uint32_t slot)
 {
     const kv *s = q->store;

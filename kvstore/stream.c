@@ -5,7 +5,7 @@
  *   rows    [to-from] x { u32 row, u32 pos, u32 parent, u16 segment, u8 provenance, u8 path }
  *   data    [l1-l0][K][K side, V side][to-from][d] elements of the format
  *   check   u64 xxh3 of everything before it */
-#include "kvstore/store.h"
+#include "kvstore/lossy.h"
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -47,6 +47,9 @@ static err_code range_check(const kv_seq *q, uint32_t l0, uint32_t l1, uint32_t 
         return err_set(e, ERR_INPUT, "export of layers [%u,%u): this store has [%u,%u)", l0, l1, g->first, g->last);
     if (from > to || to > q->cells.committed)
         return err_set(e, ERR_INPUT, "export of rows [%u,%u): the sequence has %u", from, to, q->cells.committed);
+    if (from < q->base)
+        return err_set(e, ERR_INPUT, "export of rows [%u,%u): the first %u have settled and are no longer exact", from, to,
+                       q->base);
     return ERR_OK;
 }
 
@@ -63,8 +66,8 @@ static void data_walk(const kv_seq *q, const head *h, unsigned char *out, const 
     for (uint32_t l = h->l0; l < h->l1; l++)
         for (uint32_t i = 0; i < s->g.K * KV_SIDES; i++)
             for (uint32_t slot = h->from, n; slot < h->to; slot += n) {
-                n = kv_layout_run(slot, h->to);
-                void *rows = kv_row_at(q, l, i % KV_SIDES, i / KV_SIDES, slot);
+                n = kv_layout_run(slot - q->base, h->to - q->base);
+                void *rows = kv_row_at(q, l, i % KV_SIDES, i / KV_SIDES, slot - q->base);
                 if (out) memcpy(out + at, rows, n * s->layout.row);
                 else memcpy(rows, in + at, n * s->layout.row);
                 at += n * s->layout.row;
@@ -137,6 +140,9 @@ static err_code place_check(const kv_seq *q, const head *h, err *e)
 {
     if (h->from != q->cells.committed)
         return err_set(e, ERR_INPUT, "KV stream: rows begin at %u, the sequence has %u", h->from, q->cells.committed);
+    if (h->to >= kv_boundary(q))
+        return err_set(e, ERR_INPUT, "KV stream: rows up to %u, and KV policy %s settles at row %u, which must be computed here",
+                       h->to, q->lossy->policy.name, kv_boundary(q));
     for (uint32_t l = h->l0; l < h->l1; l++)
         if (q->have[l - q->store->g.first]) return err_set(e, ERR_INPUT, "KV stream: layer %u is here already", l);
     return ERR_OK;
@@ -147,7 +153,7 @@ static err_code rows_accept(kv_seq *q, const head *h, const kv_row *rows, err *e
     uint32_t n = h->to - h->from;
     err_code rc = cells_check_chain(&q->cells, rows, n, e);
     if (rc != ERR_OK || q->cells.pending) return rc;
-    rc = table_grow(&q->table, &q->store->pages, h->from, h->to, e);
+    rc = kv_grow(q, h->from, h->to, e);
     if (rc == ERR_OK) cells_pend(&q->cells, rows, n);
     return rc;
 }

@@ -1,6 +1,8 @@
 #include "kvstore/table.h"
 #include <stdlib.h>
 
+#define TABLE_NONE UINT32_MAX
+
 void table_open(table *t, uint32_t layers)
 {
     *t = (table){ .layers = layers };
@@ -63,7 +65,24 @@ err_code table_grow(table *t, pages *p, uint32_t from, uint32_t to, err *e)
 void table_shrink(table *t, pages *p, uint32_t slots)
 {
     for (uint32_t keep = pages_for(slots); t->used > keep; t->used--)
-        for (uint32_t l = 0; l < t->layers; l++) pages_drop(p, t->id[(size_t)(t->used - 1) * t->layers + l]);
+        for (uint32_t l = 0; l < t->layers; l++) {
+            uint32_t id = t->id[(size_t)(t->used - 1) * t->layers + l];
+            if (id != TABLE_NONE) pages_drop(p, id);    /* a settlement that failed left holes */
+        }
+}
+
+void table_drop_layer(table *t, pages *p, uint32_t layer)
+{
+    for (uint32_t i = 0; i < t->used; i++) {
+        uint32_t *id = &t->id[(size_t)i * t->layers + layer];
+        if (*id != TABLE_NONE) pages_drop(p, *id);
+        *id = TABLE_NONE;
+    }
+}
+
+void table_empty(table *t)
+{
+    t->used = 0;
 }
 
 err_code table_share(table *child, const table *t, pages *p, uint32_t slots, err *e)

@@ -19,6 +19,9 @@ uint64_t table_bytes(const table *t);
 err_code table_grow(table *t, pages *p, uint32_t from, uint32_t to, err *e);
 /* Give back the pages behind the first `slots` slots. */
 void table_shrink(table *t, pages *p, uint32_t slots);
+/* Give back all pages of one layer; table_empty when that was done for every one. Nothing else may come in between. */
+void table_drop_layer(table *t, pages *p, uint32_t layer);
+void table_empty(table *t);
 /* *child (open, empty) shares the pages of the first `slots` slots. */
 err_code table_share(table *child, const table *t, pages *p, uint32_t slots, err *e);
 

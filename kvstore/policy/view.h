@@ -6,7 +6,7 @@
 #include "core/rope.h"
 #include "kvstore/policy.h"
 
-/* One kv head. Rows ascend by row index, except that merged rows (weight > 1) may stand anywhere. */
+/* One kv head. Rows ascend by row, except that merged rows (weight > 1) may stand anywhere. */
 typedef struct {
     uint32_t n;                /* rows; every array has room for one more (kv_keep.extra) */
     uint32_t d, g;             /* head size; query heads of this kv head */
@@ -15,7 +15,7 @@ typedef struct {
     float *k_pre;              /* [n][d] (w) before RoPE; NULL unless the policy merges or asks (kv_needs_pre) */
     float *v;                  /* [n][d] (w) */
     float *weight;             /* [n] (w) tokens a row stands for, 1 if never merged; attention adds ln(weight) */
-    const uint32_t *row;       /* [n] row index */
+    const uint32_t *row;       /* [n] place among the committed rows, evicted ones counted; so drafts that failed change nothing */
     const uint32_t *pos;       /* [n] position id */
     const uint16_t *segment;   /* [n] */
     const uint8_t *provenance; /* [n] */
@@ -27,7 +27,7 @@ typedef struct {
     uint32_t w;                /* window queries, oldest first */
     const float *q_pre;        /* [w][g][d] before RoPE */
     const float *q;            /* [w][g][d] after RoPE */
-    const uint32_t *q_row;     /* [w] their row indices: query i sees rows with row[j] <= q_row[i] */
+    const uint32_t *q_row;     /* [w] their rows: query i sees rows with row[j] <= q_row[i] */
     bool local;                /* Razor: not a retrieval head */
     float alpha;               /* role score, 1 if there is none */
 } kv_head_view;

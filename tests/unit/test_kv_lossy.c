@@ -1,0 +1,351 @@
+/* Sequences under policies: the same bits however their rows came, attention over what is kept, and nothing lost. */
+#include "core/rope.h"
+#include "core/vec.h"
+#include "tests/unit/kv_world.h"
+#include <math.h>
+
+enum { PROMPT = 83, ROWS = 270, H = 4, KH = 2 };
+static const char *const texts[] = {
+    "[format]\nk=q8_0\nv=q8_0\n", "[format]\nk=q4_0+h\nv=token4\n", "[format]\nk=q8_0+h\nv=q4_0+h\n",
+    "[format]\nk=kivi4\nv=kivi4\nresidual=32\n", "[format]\nk=kivi2\nv=kivi2\n", "[format]\nk=raw\nv=token3+h\n",
+    "[format]\nk=channel8\nv=token8\nlevels=8,4,2\n", "[format]\nk=kvquant4\nv=kvquant3\n[keep]\nsinks=3\n",
+    "[keep]\nscore=position\nrows=48\nsinks=4\nwindow=8\n",
+    "[keep]\nscore=random\nshare=0.5\nsinks=2\nwindow=8\n[format]\nk=kivi4\nv=q8_0\n",
+    "[keep]\nscore=h2o\nrows=64\nsinks=1\nwindow=16\n", "[keep]\nscore=tova\nrows=50\nwindow=1\n[format]\nk=q8_0\nv=q8_0\n",
+    "[keep]\nscore=snapkv\nrows=64\nwindow=8\nqueries=16\npool=5\nbudget=adakv\n[format]\nk=kivi4\nv=kivi4\n",
+    "[keep]\nscore=knorm\nrows=64\nwindow=8\n[change]\nmerge=nearest\n",
+    "[keep]\nscore=keydiff\nshare=0.4\nwindow=8\nbudget=pyramid\n",
+    "[keep]\nscore=critic\nrows=64\nwindow=8\nqueries=8\n", "[keep]\nscore=expected\nrows=64\nwindow=8\nqueries=32\n",
+    "[keep]\nscore=h2o\nbudget=mass\ntau=0.7\nwindow=8\n[format]\nk=q8_0\nv=q8_0\nk2=token2\nv2=token2\n",
+    "[change]\nprune=think\n[keep]\nqueries=16\n[format]\nk=kivi4\nv=kivi4\n", "[change]\nprune=think\n[format]\nk=q8_0\nv=raw\n",
+    "[keep]\nroles=razor\nscore=position\nrows=90\nwindow=16\nsinks=2\n[change]\nmerge=compensate\n[format]\nk=q8_0\nv=q8_0\n",
+};
+enum { POLICIES = sizeof texts / sizeof *texts };
+
+/* ---- a profile of its own ------------------------------------------------------------------------------------------------ */
+
+static const kv_tables *profile(uint32_t d)
+{
+    static float lo[LAYERS * KH * 64], hi[LAYERS * KH * 64], lut[5][LAYERS * 16];
+    static uint8_t local[LAYERS * KH] = { 1, 0, 0, 1, 1, 1 };
+    static kv_tables t = { .first = FIRST, .last = LAST, .k_lo = lo, .k_hi = hi, .local = local };
+    for (uint32_t i = 0; i < LAYERS * KH * d; i++) lo[i] = -1.9f, hi[i] = 1.9f;
+    for (uint32_t bits = 2; bits < 5; bits++) {
+        for (uint32_t i = 0; i < (uint32_t)LAYERS << bits; i++)
+            lut[bits][i] = (float)(i & ((1u << bits) - 1)) * 2 / (float)((1u << bits) - 1) - 1;
+        t.lut_k[bits] = t.lut_v[bits] = lut[bits];
+    }
+    return &t;
+}
+
+static kv_policy policy(const char *text)
+{
+    kv_policy p;
+    err e = { 0 };
+    cr_assert_eq(kv_policy_parse(&p, text, strlen(text), "test", &e), ERR_OK, "%s", e.text);
+    return p;
+}
+
+static kv_geometry geometry_of(uint32_t d, kv_format f, isa i)
+{
+    kv_geometry g = geometry(H, KH, d, f);
+    g.isa = i;
+    g.tables = profile(d);
+    return g;
+}
+
+static kv_seq *open_under(kv *s, uint64_t id, const kv_policy *p, uint32_t n_prompt)
+{
+    kv_seq *q;
+    err e = { 0 };
+    cr_assert_eq(kv_seq_open_policy(s, id, p, n_prompt, &q, &e), ERR_OK, "%s", e.text);
+    return q;
+}
+
+/* As line(), but no step goes beyond a boundary. */
+static void go(kv *s, const kv_geometry *g, kv_seq *q, const uint32_t *tokens, uint32_t n, uint32_t chunk, float *out)
+{
+    for (uint32_t i = 0, m; i < n; i += m) {
+        uint32_t room = kv_boundary(q) - kv_rows(q);
+        m = n - i < chunk ? n - i : chunk;
+        if (m > room) m = room;
+        line(s, g, q, tokens + i, m, m, out ? out + i * out_floats(g) : NULL);
+    }
+}
+
+static float *run(const kv_geometry *g, const kv_policy *p, const uint32_t *tokens, uint32_t n, uint32_t chunk)
+{
+    kv *s = open_store(g);
+    float *out = new_out(g, n);
+    kv_seq *q = open_under(s, 1, p, PROMPT);
+    go(s, g, q, tokens, n, chunk, out);
+    kv_seq_close(s, 1);
+    cr_assert_eq(kv_bytes(s).pages_used, 0);
+    kv_close(&s);
+    return out;
+}
+
+/* ---- the contract -------------------------------------------------------------------------------------------------------- */
+
+Test(kv_lossy, chunks_and_isas_give_the_same_bits_under_every_policy)
+{
+    uint32_t tokens[ROWS];
+    pick_tokens(tokens, ROWS, 5);
+    for (uint32_t i = 0; i < POLICIES; i++) {
+        kv_policy p = policy(texts[i]);
+        uint32_t d = i % 3 ? 16 : 48;
+        kv_geometry g = geometry_of(d, i % 4 == 1 ? KV_F32 : KV_F16, ISA_PLAIN);
+        float *want = run(&g, &p, tokens, ROWS, 1);
+        static const uint32_t chunks[] = { 7, 64, ROWS };
+        for (uint32_t c = i % 2; c < 3; c += 2 - i % 2) {
+            g.isa = isa_supported() >> ((c + 1) % ISA_COUNT) & 1 ? (isa)((c + 1) % ISA_COUNT) : ISA_PLAIN;
+            float *got = run(&g, &p, tokens, ROWS, chunks[c]);
+            size_t n = ROWS * out_floats(&g), at = 0;
+            while (at < n && !memcmp(got + at, want + at, sizeof *got)) at++;
+            cr_expect(at == n, "chunk %u, %s, policy\n%s: row %zu: %g, %g", chunks[c], isa_name(g.isa), texts[i],
+                      at / out_floats(&g), at < n ? got[at] : 0, at < n ? want[at] : 0);
+            free(got);
+        }
+        free(want);
+    }
+}
+
+Test(kv_lossy, prompts_are_exact_until_they_settle)
+{
+    uint32_t tokens[ROWS];
+    pick_tokens(tokens, ROWS, 5);
+    kv_geometry g = geometry_of(16, KV_F16, ISA_PLAIN);
+    float *exact = singles(&g, tokens, PROMPT + 1);
+    for (uint32_t i = 0; i < POLICIES; i++) {
+        kv_policy p = policy(texts[i]);
+        float *got = run(&g, &p, tokens, PROMPT + 1, 64);
+        cr_expect(same(got, exact, PROMPT * out_floats(&g)), "%s", texts[i]);
+        size_t next = PROMPT * out_floats(&g);
+        cr_expect(!same(got + next, exact + next, out_floats(&g)), "nothing happened: %s", texts[i]);
+        free(got);
+    }
+    free(exact);
+}
+
+/* ---- against a model of attention in f64 ---------------------------------------------------------------------------------- */
+
+/* Attention of token `row` over the rows that see[] names; keys and values as the world makes them. */
+static void oracle(const kv_geometry *g, const uint32_t *tokens, uint32_t row, const uint8_t *sees, double *out)
+{
+    rope_table t;
+    err e;
+    cr_assert_eq(rope_table_open(&t, &g->rope, CTX, &e), ERR_OK);
+    const vec_ops *vec = vec_for(ISA_PLAIN);
+    for (uint32_t l = FIRST; l < LAST; l++) {
+        float q[H * 64], k[KH * 64], v[KH * 64];
+        fill(q, H * g->d, tokens[row], l, 3);
+        for (uint32_t h = 0; h < H; h++) {
+            double sum = 0, *to = out + (l - FIRST) * width(g) + h * g->d;
+            memset(to, 0, g->d * sizeof *to);
+            vec->rope(q + h * g->d, t.cos + (size_t)row * t.half, t.sin + (size_t)row * t.half, g->d, 0);
+            for (uint32_t j = 0; j <= row; j++) {
+                if (!sees[j]) continue;
+                double dot = 0;
+                uint32_t kh = h / (H / KH);
+                fill(k, KH * g->d, tokens[j], l, 1);
+                fill(v, KH * g->d, tokens[j], l, 2);
+                vec->rope(k + kh * g->d, t.cos + (size_t)j * t.half, t.sin + (size_t)j * t.half, g->d, 0);
+                for (uint32_t c = 0; c < g->d; c++) dot += (double)q[h * g->d + c] * k[kh * g->d + c];
+                double p = exp(dot / sqrt(g->d));
+                sum += p;
+                for (uint32_t c = 0; c < g->d; c++) to[c] += p * v[kh * g->d + c];
+            }
+            for (uint32_t c = 0; c < g->d; c++) to[c] /= sum;
+        }
+    }
+    rope_table_close(&t);
+}
+
+static double worst_error(const float *got, const double *want, uint32_t n)
+{
+    double worst = 0;
+    for (uint32_t i = 0; i < n; i++) worst = fmax(worst, fabs(got[i] - want[i]));
+    return worst;
+}
+
+/* Sinks and the newest rows, counted at every settlement. */
+Test(kv_lossy, sinks_and_window_see_what_they_should)
+{
+    kv_geometry g = geometry_of(16, KV_F32, ISA_PLAIN);
+    kv_policy p = policy("[keep]\nscore=position\nrows=48\nsinks=4\nwindow=8\n");
+    uint32_t tokens[ROWS];
+    uint8_t sees[ROWS];
+    static double want[LAYERS * H * 16];
+    pick_tokens(tokens, ROWS, 5);
+    float *got = run(&g, &p, tokens, ROWS, 7);
+    memset(sees, 1, sizeof sees);
+    for (uint32_t row = 0; row < ROWS; row++) {
+        for (uint32_t j = 0; j < row && (row == PROMPT || row == 256); j++) sees[j] = j < 4 || j + 44 >= row;
+        if (row % 9 && row != PROMPT && row != 256) continue;
+        oracle(&g, tokens, row, sees, want);
+        double off = worst_error(got + row * out_floats(&g), want, (uint32_t)out_floats(&g));
+        cr_assert_lt(off, 2e-5, "row %u: %g", row, off);
+    }
+    free(got);
+}
+
+Test(kv_lossy, packed_rows_are_near_the_exact_ones)
+{
+    static const struct { const char *text; double most; } near[] = {
+        { "[format]\nk=q8_0\nv=q8_0\n", 0.02 }, { "[format]\nk=q8_0+h\nv=q8_0+h\n", 0.02 },
+        { "[format]\nk=q4_0+h\nv=q4_0+h\n", 0.35 },
+        { "[format]\nk=kivi4\nv=kivi4\n", 0.2 }, { "[format]\nk=channel8\nv=token8\n", 0.02 },
+        { "[format]\nk=channel8\nv=token8\nlevels=8,4\n", 0.2 }, { "[format]\nk=kvquant4\nv=kvquant4\n", 0.3 },
+    };
+    uint32_t tokens[ROWS];
+    uint8_t sees[ROWS];
+    static double want[LAYERS * H * 32];
+    kv_geometry g = geometry_of(32, KV_F32, ISA_PLAIN);
+    pick_tokens(tokens, ROWS, 5);
+    memset(sees, 1, sizeof sees);
+    for (size_t i = 0; i < sizeof near / sizeof *near; i++) {
+        kv_policy p = policy(near[i].text);
+        float *got = run(&g, &p, tokens, ROWS, 64);
+        double worst = 0;
+        for (uint32_t row = PROMPT; row < ROWS; row += 13) {
+            oracle(&g, tokens, row, sees, want);
+            worst = fmax(worst, worst_error(got + row * out_floats(&g), want, (uint32_t)out_floats(&g)));
+        }
+        printf("# worst error %.4f of values in [-2, 2]: %.40s\n", worst, near[i].text + 9);
+        cr_assert_lt(worst, near[i].most, "%s", near[i].text);
+        free(got);
+    }
+}
+
+/* ---- forks, other rows, memory ---------------------------------------------------------------------------------------------- */
+
+Test(kv_lossy, forks_go_on_like_the_whole)
+{
+    uint32_t a[ROWS], b[ROWS];
+    kv_geometry g = geometry_of(16, KV_F16, ISA_PLAIN);
+    for (uint32_t i = 0; i < POLICIES; i++) {
+        kv_policy p = policy(texts[i]);
+        uint32_t at = i % 2 ? PROMPT + 20 : PROMPT;
+        err e = { 0 };
+        pick_tokens(a, ROWS, 5);
+        pick_tokens(b, ROWS, 5);
+        for (uint32_t j = at; j < ROWS; j++) b[j] += 1000;
+        float *wa = run(&g, &p, a, ROWS, 9), *wb = run(&g, &p, b, ROWS, 9), *got = new_out(&g, ROWS);
+        kv *s = open_store(&g);
+        kv_seq *q = open_under(s, 1, &p, PROMPT);
+        go(s, &g, q, a, at, 64, got);
+        uint64_t used = kv_bytes(s).pages_used;
+        cr_assert_eq(kv_fork(q, 2, &e), ERR_OK, "%s", e.text);
+        cr_assert_eq(kv_bytes(s).pages_used, used, "a fork takes no page");
+        kv_seq *f = kv_seq_find(s, 2);
+        size_t w = out_floats(&g);
+        go(s, &g, f, b + at, 200 - at, 5, got + at * w);
+        cr_expect(same(got + at * w, wb + at * w, (200 - at) * w), "the fork, %s", texts[i]);
+        go(s, &g, q, a + at, ROWS - at, 5, got + at * w);
+        cr_expect(same(got + at * w, wa + at * w, (ROWS - at) * w), "the parent, %s", texts[i]);
+        kv_seq_close(s, 1);
+        go(s, &g, f, b + 200, ROWS - 200, 5, got + 200 * w);
+        cr_expect(same(got + 200 * w, wb + 200 * w, (ROWS - 200) * w), "the fork without its parent, %s", texts[i]);
+        kv_seq_close(s, 2);
+        cr_assert_eq(kv_bytes(s).pages_used, 0, "%s", texts[i]);
+        kv_close(&s);
+        free(wa);
+        free(wb);
+        free(got);
+    }
+}
+
+/* Rows that are sent again, and branches that are not taken, leave no trace. */
+Test(kv_lossy, tentative_rows_leave_no_trace)
+{
+    uint32_t tokens[ROWS];
+    kv_geometry g = geometry_of(16, KV_F16, ISA_PLAIN);
+    pick_tokens(tokens, ROWS, 5);
+    for (uint32_t i = 0; i < POLICIES; i++) {
+        kv_policy p = policy(texts[i]);
+        if (!p.see && i) continue;
+        float *want = run(&g, &p, tokens, ROWS, 9), *got = new_out(&g, ROWS);
+        kv *s = open_store(&g);
+        kv_seq *q = open_under(s, 1, &p, PROMPT);
+        size_t w = out_floats(&g);
+        err e = { 0 };
+        go(s, &g, q, tokens, PROMPT - 10, 64, got);
+        for (uint32_t at = PROMPT - 1; at < ROWS; at++) {
+            if (at == PROMPT - 1) {     /* the prompt's last rows in one step, then its last row once more */
+                kv_row rows[10];
+                for (uint32_t j = 0; j < 10; j++) rows[j] = (kv_row){ at - 9 + j, at - 9 + j, at - 10 + j, 0, 0, 0 };
+                float *x = new_out(&g, 10);
+                step_rows(s, &g, q, rows, tokens + at - 9, 10, x);
+                free(x);
+                cr_assert_eq(kv_commit(q, at - 1, &e), ERR_OK, "%s", e.text);
+            }
+            /* two branches of the row; the second one is taken, and the row index shows that there was another */
+            kv_row two[2] = { { 3 * at, at, KV_ROW_NONE, 0, 0, 0 }, { 3 * at + 1, at, KV_ROW_NONE, 0, 0, 0 } };
+            uint32_t t[2] = { 7777, tokens[at] };
+            float *x = new_out(&g, 2);
+            step_rows(s, &g, q, two, t, 2, x);
+            memcpy(got + at * w, x + w, w * sizeof *x);
+            free(x);
+            cr_assert_eq(kv_commit(q, 3 * at + 1, &e), ERR_OK, "%s", e.text);
+        }
+        cr_expect(same(got + (PROMPT - 1) * w, want + (PROMPT - 1) * w, (ROWS - PROMPT + 1) * w), "%s", texts[i]);
+        kv_close(&s);
+        free(want);
+        free(got);
+    }
+}
+
+Test(kv_lossy, evicted_rows_give_their_pages_back)
+{
+    kv_geometry g = geometry_of(16, KV_F16, ISA_PLAIN);
+    kv_policy p = policy("[keep]\nscore=position\nrows=64\nsinks=4\nwindow=8\n");
+    uint32_t tokens[ROWS];
+    pick_tokens(tokens, ROWS, 5);
+    kv *s = open_store(&g);
+    kv_seq *q = open_under(s, 1, &p, 255);
+    go(s, &g, q, tokens, 254, 64, NULL);
+    uint64_t before = kv_bytes(s).data;
+    go(s, &g, q, tokens + 254, 2, 64, NULL);
+    kv_usage u = kv_bytes(s);
+    uint64_t row = 2 * 16 * 2, kept = (uint64_t)64 * row * KH * LAYERS;
+    cr_assert_eq(u.data, kept, "%llu bytes of %llu", (unsigned long long)u.data, (unsigned long long)before);
+    cr_assert_eq(u.packed, kept);
+    cr_assert_eq(u.evicted, (255 - 64) * KH * LAYERS + KH * LAYERS, "at 255, and one more at 256");
+    cr_assert_gt(before, 3 * u.data);
+    kv_close(&s);
+}
+
+Test(kv_lossy, what_cannot_be_is_refused)
+{
+    kv_geometry g = geometry_of(16, KV_F16, ISA_PLAIN);
+    kv_policy p = policy(texts[10]), nuq = policy(texts[7]);
+    uint32_t tokens[ROWS], slot[2];
+    err e = { 0 };
+    pick_tokens(tokens, ROWS, 5);
+    kv *s = open_store(&g);
+    kv_seq *q = open_under(s, 1, &p, 10);
+    go(s, &g, q, tokens, 9, 3, NULL);
+    kv_row over[2] = { { 9, 9, 8, 0, 0, 0 }, { 10, 10, 9, 0, 0, 0 } };
+    cr_assert_eq(kv_reserve(q, over, 2, slot, &e), ERR_STATE);
+    cr_assert(strstr(e.text, "row 10") && strstr(e.text, "10 rows"), "%s", e.text);
+    go(s, &g, q, tokens + 9, 5, 3, NULL);
+    cr_assert_eq(kv_rows(q), 14);
+    cr_assert_eq(kv_truncate(q, 12, &e), ERR_STATE, "what row 12 saw cannot be taken back");
+    cr_assert_eq(kv_export_bytes(q, FIRST, LAST, 0, 14), 0, "settled rows are no longer exact");
+    cr_assert_eq(kv_seq_prompt(q, 5, &e), ERR_STATE);
+    cr_assert_eq(kv_truncate(q, 0, &e), ERR_OK);
+    cr_assert_eq(kv_bytes(s).pages_used, 0);
+    cr_assert_eq(kv_seq_prompt(q, PROMPT, &e), ERR_OK);
+    float *want = run(&g, &p, tokens, 120, 9), *got = new_out(&g, 120);
+    go(s, &g, q, tokens, 120, 9, got);
+    cr_assert(same(got, want, 120 * out_floats(&g)), "after a fresh start");
+    free(want);
+    free(got);
+    kv_close(&s);
+    g.tables = NULL;
+    s = open_store(&g);
+    cr_assert_eq(kv_seq_open_policy(s, 1, &nuq, 0, &q, &e), ERR_CONFIG);
+    cr_assert(strstr(e.text, "codebooks"), "%s", e.text);
+    cr_assert_eq(kv_bytes(s).sequences, 0);
+    kv_close(&s);
+}
