@@ -31,8 +31,9 @@ int main(int argc, char **argv)
     settings_init(&s, CMD_COORDINATOR);
     err_code rc = settings_argv(&s, argc, argv, &e);
     if (!rc && s.help) {
-        puts("sluice-coordinator: takes jobs, plans, schedules and samples (started by `sluice run` and `sluice up`)\n");
+        puts("sluice-coordinator: takes jobs, plans, schedules and samples\n");
         settings_help(CMD_COORDINATOR, stdout);
+        puts("\nexample: sluice up -m model.gguf --stages 2  # starts it");
         settings_free(&s);
         return 0;
     }

@@ -51,7 +51,7 @@ const command commands[] = {
       "logits|ppl|qa", "sluice eval ppl -m model.gguf -f text.txt -c 256",
       "logits writes one row of 32-bit floats for each token. ppl is the perplexity of a text over windows without overlap, as "
       "llama-perplexity defines it. qa counts right answers to questions with a known answer, one JSON object a line." },
-    { "bench", CMD_BENCH, cmd_bench, "measure speed: prompts and tokens a second, batches, a served load, start and memory",
+    { "bench", CMD_BENCH, cmd_bench, "measure speed: prompts, tokens, batches, a served load, memory",
       "[pp/tg] [-p N,...] [-n N,...] [-d N,...] [-r N]\n       sluice bench batch [-p N,...] [-n N,...] [-b N,...]\n"
       "       sluice bench serve [--clients N | --rate X] [--requests N]\n       sluice bench footprint [--idle SECONDS]",
       "pp/tg|batch|serve|footprint", "sluice bench -m model.gguf --stages 1 -p 512 -n 128",

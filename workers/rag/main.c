@@ -14,6 +14,7 @@ int main(int argc, char **argv)
     if (!rc && s.help) {
         puts("sluice-rag: answers queries from a corpus (started by the coordinator)\n");
         settings_help(CMD_RAG, stdout);
+        puts("\nexample: sluice up -m model.gguf --rag corpus.db  # starts it");
         settings_free(&s);
         return 0;
     }

@@ -38,8 +38,9 @@ int main(int argc, char **argv)
     settings_init(&s, CMD_STAGE);
     err_code rc = settings_argv(&s, argc, argv, &e);
     if (!rc && s.help) {
-        puts("sluice-stage: one pipeline stage (started by the coordinator or by `sluice worker`)\n");
+        puts("sluice-stage: one pipeline stage\n");
         settings_help(CMD_STAGE, stdout);
+        puts("\nexample: sluice worker --connect tcp://127.0.0.1:7711 -m model.gguf");
         settings_free(&s);
         return 0;
     }
