@@ -6,6 +6,7 @@
 #include "coordinator/prompt_cache.h"
 #include "coordinator/record.h"
 #include "core/clock.h"
+#include "kvstore/preset.h"
 #include "core/log.h"
 #include <dirent.h>
 #include <errno.h>
@@ -25,7 +26,10 @@
 
 static err_code choose_kv(coordinator *c, err *e)
 {
-    return c->set->kv ? kv_format_parse(c->set->kv, &c->kv, e) : (c->kv = KV_F16, ERR_OK);
+    c->kv = KV_F16;
+    c->kv_policy = kv_policy_identity();
+    if (!c->set->kv || !kv_format_parse(c->set->kv, &c->kv, NULL)) return ERR_OK;
+    return kv_policy_load(&c->kv_policy, c->set->kv, e);
 }
 
 static err_code choose_path(coordinator *c, err *e)

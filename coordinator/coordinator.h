@@ -91,7 +91,8 @@ typedef struct coordinator {
     model_shape shape;
     tokenizer *tok;
     uint32_t n_ctx, max_rows, chunk;
-    kv_format kv;
+    kv_format kv;               /* of exact rows */
+    kv_policy kv_policy;        /* of jobs that ask for none */
     path_id path;
     hub *hub;
     link_t *client, *control, *control_tcp, *result, *result_tcp;

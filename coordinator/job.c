@@ -54,7 +54,8 @@ static err_code fill(job *j, const packet *in, uint32_t V, err *e)
 {
     const msg_submit *a = &j->ask;
     if (a->adapter) return err_set(e, ERR_INPUT, "adapter %" PRIu64 " is not known", a->adapter);
-    if (a->kv[0] && strcmp(a->kv, "identity")) return err_set(e, ERR_INPUT, "KV policy \"%s\" is not known", a->kv);
+    j->kv = kv_policy_identity();
+    if (a->kv_policy[0] && kv_policy_parse(&j->kv, a->kv_policy, strlen(a->kv_policy), a->kv, e)) return e->code;
     if (a->n_tokens && in->frame[SUBMIT_PROMPT].len) return err_set(e, ERR_INPUT, "both a text prompt and %" PRIu64 " tokens", a->n_tokens);
     if (a->cache[0] && a->cache[0] != '/') return err_set(e, ERR_INPUT, "prompt cache \"%.200s\" is no absolute path", a->cache);
     if (a->kind == 1 && (!a->n_tokens || a->n != 1)) return err_set(e, ERR_INPUT, "scoring wants token ids and n = 1");

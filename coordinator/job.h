@@ -8,6 +8,7 @@
 #include "coordinator/watch.h"
 #include "engine/kernels.h"
 #include "engine/tokenizer.h"
+#include "kvstore/policy.h"
 #include "proto/finish.h"
 
 #define JOB_STATE_MAP(X) X(CHECKING, "checking") X(QUEUED, "queued") X(RETRIEVING, "retrieving") X(RUNNING, "running") X(DONE, "done")
@@ -51,6 +52,7 @@ typedef struct job {
     token_list tokens;           /* the prompt's ids */
     uint32_t n_prompt;           /* how many they were, of a finished job from the journal, which does not keep them */
     text stop;                   /* stop strings, each with its NUL */
+    kv_policy kv;                /* when ask.kv is given; once it runs: its own, the cluster's, or its log's */
     sample_bias *bias;
     sample_params sample;
     choice *choice;              /* [n_choices] */

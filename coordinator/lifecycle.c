@@ -101,12 +101,27 @@ err_code job_follow(const coordinator *c, job *j, err *e)
     return ERR_OK;
 }
 
+/* Its KV policy likewise: by its log, by its own wish, or the cluster's. */
+static err_code fix_kv(coordinator *c, job *j, bool has_log, err *e)
+{
+    const event *v = log_find(&j->log, EVENT_KV);
+    if (v) return kv_policy_parse(&j->kv, v->payload.ptr, v->payload.len, "its log", e);
+    if (has_log) j->kv = kv_policy_identity();
+    else if (!j->ask.kv[0]) j->kv = c->kv_policy;
+    char line[KV_POLICY_TEXT];
+    kv_policy_print(&j->kv, line);
+    if (!j->kv.lossy || has_log) return ERR_OK;
+    return log_add(&j->log, 0, 0, EVENT_KV, (view){ line, strlen(line) }) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
+}
+
 /* From here on its arithmetic is fixed: by its log or, the first time, by this cluster, which the log then says. */
 static err_code fix_path(coordinator *c, job *j, err *e)
 {
     log_path here = path_here(c);
     err_code rc = job_follow(c, j, e);
-    if (rc || log_find(&j->log, EVENT_PATH)) return rc;
+    bool has_log = log_find(&j->log, EVENT_PATH) != NULL;
+    if (!rc) rc = fix_kv(c, j, has_log, e);
+    if (rc || has_log) return rc;
     return log_add_path(&j->log, &here) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
 }
 
@@ -120,6 +135,9 @@ static void open_everywhere(coordinator *c, session *s)
     snprintf(m.session_open.lora, sizeof m.session_open.lora, "%s", a->lora);
     snprintf(m.session_open.lora_digest, sizeof m.session_open.lora_digest, "%s", a->lora_digest);
     m.session_open.lora_scale = a->lora_scale;
+    m.session_open.prompt_rows = session_prompt_rows(s);
+    snprintf(m.session_open.policy, sizeof m.session_open.policy, "%s", s->job->kv.name);
+    if (s->job->kv.lossy) kv_policy_print(&s->job->kv, m.session_open.kv_policy);
     fleet_send_all(c, &m, &(view){ NULL, 0 });
 }
 

@@ -71,6 +71,10 @@ bool prompt_cache_begin(coordinator *c, session *s)
     err e;
     cache_key k = key_of(c, s->job);
     if (!s->job->ask.cache[0] || s->job->ask.kind || s->cache) return false;
+    if (s->job->kv.lossy) {
+        err_set(&e, ERR_STATE, "a prompt cache holds exact rows, and KV policy %s keeps others", s->job->kv.name);
+        return note(s, &e), false;
+    }
     if (!(s->cache = calloc(1, sizeof *s->cache))) return false;
     struct prompt_cache *p = s->cache;
     err_code rc = cache_read_open(&p->in, s->job->ask.cache, &k, &e);

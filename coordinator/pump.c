@@ -84,7 +84,7 @@ static void add_pending(build *b)
 static void add_rows(build *b, session *s, const session_rows *r)
 {
     /* A row that is sent again goes by the COMMIT of the one before it: a TRUNCATE would take its chunk's other rows too. */
-    if (s->slide || (s->again && !r->first)) add_op(b, s->id, 0, 0, OP_TRUNCATE);
+    if (s->slide || (s->again && !r->first)) add_op(b, s->id, session_prompt_rows(s), 0, OP_TRUNCATE);
     else if (s->trim) add_op(b, s->id, 0, r->first, OP_TRUNCATE);
     else if (r->first) add_op(b, s->id, 0, r->first - 1, OP_COMMIT);
     for (uint32_t i = 0; i < r->n; i++) b->f->rows[b->f->n_rows++] = session_row(s, r->first + i, r, s->job->path, s->job->path);

@@ -24,6 +24,14 @@ static json_t *stage_json(const member *m)
                      "quant_few", num(t->quant_few), "quant_many", num(t->quant_many));
 }
 
+/* Bytes by kind, and what policies did; a member of a stage's object. */
+static json_t *kv_json(const msg_stats *t)
+{
+    return json_pack("{s:I,s:I,s:I,s:I,s:I}", "exact_bytes", num(t->kv_bytes - t->kv_packed - t->kv_seen), "packed_bytes",
+                     num(t->kv_packed), "score_bytes", num(t->kv_seen), "evicted_rows", num(t->kv_evicted), "read_bytes",
+                     num(t->kv_read));
+}
+
 static json_t *jobs_count(const coordinator *c)
 {
     uint64_t n[3] = { 0 };
@@ -47,7 +55,11 @@ bool report_status(coordinator *c, text *out)
 {
     json_t *stages = json_array(), *spares = json_array();
     for (uint32_t i = 0; i < c->n_stages; i++)
-        if (c->by_stage[i]) json_array_append_new(stages, stage_json(c->by_stage[i]));
+        if (c->by_stage[i]) {
+            json_t *o = stage_json(c->by_stage[i]);
+            json_object_set_new(o, "kv", kv_json(&c->by_stage[i]->stats));
+            json_array_append_new(stages, o);
+        }
     for (uint32_t i = 0; i < c->n_members; i++)
         if (c->member[i].hello_seen && !c->member[i].rag && c->member[i].stage == STAGE_NONE) json_array_append_new(spares, json_string(c->member[i].name));
     const pump *p = &c->pump;
@@ -55,7 +67,8 @@ bool report_status(coordinator *c, text *out)
         "{s:s,s:b,s:I,s:s,s:{s:s,s:s,s:s,s:i,s:i,s:i},s:i,s:s,s:s,s:o,s:o,s:o?,s:o,s:i,s:{s:I,s:I,s:I,s:I,s:i,s:I}}", "schema", "sluice.status/1", "ready",
         c->state == COORD_READY, "pid", num((uint64_t)getpid()), "control", link_addr(c->control_tcp ? c->control_tcp : c->control), "model", "file",
         gguf_path(c->file), "name", c->shape.name, "digest", c->shape.digest, "layers", (int)c->shape.L, "vocab", (int)c->shape.V, "context", (int)c->n_ctx,
-        "epoch", (int)(c->epoch % (1u << EPOCH_BITS)), "path", path_name(c->path), "kv", kv_format_name(c->kv), "stages", stages, "spares", spares, "rag",
+        "epoch", (int)(c->epoch % (1u << EPOCH_BITS)), "path", path_name(c->path), "kv",
+        c->kv_policy.lossy ? c->kv_policy.name : kv_format_name(c->kv), "stages", stages, "spares", spares, "rag",
         c->rag ? json_pack("{s:s,s:I,s:s}", "name", c->rag->name, "pid", num(c->rag->hello.pid), "corpus", c->set->rag ? c->set->rag : "") : NULL, "jobs",
         jobs_count(c), "sessions", (int)c->sessions.n, "pump", "decode_steps", num(p->decode_steps), "decode_rows", num(p->decode_rows), "prompt_steps",
         num(p->prompt_steps), "prompt_rows", num(p->prompt_rows), "in_flight", (int)p->width, "resent", num(p->resent));

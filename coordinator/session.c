@@ -1,5 +1,6 @@
 #include "coordinator/session.h"
 #include "core/clock.h"
+#include "kvstore/kv.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,6 +61,17 @@ void session_free(session_list *l, session *s)
 
 /* ---- what to send ------------------------------------------------------------------------------------------------- */
 
+uint32_t session_prompt_rows(const session *s)
+{
+    return s->job->ask.kind == 1 && s->job->ask.role == 1 ? 0 : s->n_prompt;
+}
+
+/* No step goes beyond rows that are to settle: what comes after them must find them settled. */
+static uint32_t room_to_boundary(const session *s)
+{
+    return kv_policy_boundary(&s->job->kv, session_prompt_rows(s), s->cursor) - s->cursor;
+}
+
 session_rows session_next(const session *s, uint32_t room, uint32_t score_max)
 {
     session_rows r = { .first = s->cursor };
@@ -69,6 +81,7 @@ session_rows session_next(const session *s, uint32_t room, uint32_t score_max)
     } else if (s->state == SESSION_PROMPT) {
         r.n = (uint32_t)s->tokens.n - s->cursor; /* after a rebuild also rows that were generated: each keeps its role */
         if (r.n > room) r.n = room;
+        if (r.n > room_to_boundary(s)) r.n = room_to_boundary(s);
         if (s->job->ask.chunk && r.n > s->job->ask.chunk) r.n = (uint32_t)s->job->ask.chunk;
         if (s->job->ask.kind == 1 && s->job->ask.score_rows && r.n > score_max) r.n = score_max;
     }

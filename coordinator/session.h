@@ -50,6 +50,9 @@ err_code session_new(session_list *l, job *j, uint32_t index, session **out, err
 session *session_find(session_list *l, uint64_t id);
 void session_free(session_list *l, session *s);     /* unlinks it */
 
+/* Rows that play the prompt's role: behind the last one its KV policy settles them. */
+uint32_t session_prompt_rows(const session *s);
+
 typedef struct {                   /* what the pump should send for it */
     uint32_t first, n;             /* rows */
     bool decode;                   /* role of the rows */

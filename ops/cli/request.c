@@ -1,4 +1,6 @@
 #include "ops/cli/request.h"
+#include "kvstore/kv.h"
+#include "kvstore/preset.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -105,6 +107,19 @@ static void copy_numbers(msg_submit *m, const settings *s)
     if (own_rag && settings_was_given(s, "rag-tokens")) m->rag_tokens = s->rag_tokens;
 }
 
+/* Exact rows are the cluster's matter; a policy is the job's. */
+err_code request_set_kv(request *r, const char *name, err *e)
+{
+    kv_policy p;
+    kv_format exact;
+    if (!kv_format_parse(name, &exact, NULL)) return ERR_OK;
+    err_code rc = kv_policy_load(&p, name, e);
+    if (rc) return rc;
+    snprintf(r->m.submit.kv, sizeof r->m.submit.kv, "%s", p.name);
+    if (p.lossy) kv_policy_print(&p, r->m.submit.kv_policy);
+    return ERR_OK;
+}
+
 err_code request_init(request *r, const settings *s, err *e)
 {
     *r = (request){ .m = msg_init(MSG_SUBMIT) };
@@ -112,6 +127,7 @@ err_code request_init(request *r, const settings *s, err *e)
     err_code rc = s->lora ? request_set_lora(r, s->lora, e) : ERR_OK;
     for (size_t i = 0; rc == ERR_OK && i < s->stop.n; i++) rc = request_add_stop(r, s->stop.at[i], e);
     for (size_t i = 0; rc == ERR_OK && i < s->logit_bias.n; i++) rc = bias_option(r, s->logit_bias.at[i], e);
+    if (rc == ERR_OK && s->kv) rc = request_set_kv(r, s->kv, e);
     if (rc == ERR_OK && s->prompt_cache) rc = request_set_cache(r, s->prompt_cache, e);
     return rc;
 }

@@ -33,6 +33,8 @@ err_code request_add_bias(request *r, uint32_t id, float bias, err *e);
  * a number. */
 err_code request_set_lora(request *r, const char *word, err *e);
 /* A file of --prompt-cache, as an absolute path; it need not be there. */
+/* A KV policy by name or file (kvstore/preset.h); "f16" and "f32" are none. */
+err_code request_set_kv(request *r, const char *name, err *e);
 err_code request_set_cache(request *r, const char *path, err *e);
 /* The four payload frames; they borrow from r. */
 void request_frames(const request *r, view out[static 4]);

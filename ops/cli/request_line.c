@@ -131,6 +131,13 @@ static err_code take_lora(request *r, const field *f, const json_t *v, err *e)
     return request_set_lora(r, json_string_value(v), e);
 }
 
+static err_code take_kv(request *r, const field *f, const json_t *v, err *e)
+{
+    if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v))
+        return err_set(e, ERR_INPUT, "\"%s\" wants a text: the name of a KV policy", f->name);
+    return request_set_kv(r, json_string_value(v), e);
+}
+
 static err_code take_id(request *r, const field *f, const json_t *v, err *e)
 {
     size_t n = json_string_length(v);
@@ -159,6 +166,7 @@ static const field fields[] = {
     { "logprobs", take_uint, AT(logprobs), 0, 64 },
     { "logit_bias", take_bias, 0, 0, 0 },
     { "lora", take_lora, 0, 0, 0 },
+    { "kv", take_kv, 0, 0, 0 },
     { "rag", take_bool, AT(rag), 0, 0 },
     { "rag_passages", take_uint, AT(rag_passages), 1, 64 },
     { "rag_tokens", take_uint, AT(rag_tokens), 1, 1 << 20 },

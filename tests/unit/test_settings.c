@@ -87,8 +87,8 @@ Test(settings, argv_errors_name_the_option_the_value_and_the_nearest)
     expect_bad(CMD_RUN, "--temp nan", ERR_USAGE, "nan");
     expect_bad(CMD_RUN, "--top-p 1.5", ERR_USAGE, "1.5");
     expect_bad(CMD_RUN, "--json=1", ERR_USAGE, "no value");
-    expect_bad(CMD_RUN, "--kv f64", ERR_USAGE, "f16|f32");
-    expect_bad(CMD_RUN, "--kv f16|f32", ERR_USAGE, "f16|f32");
+    expect_bad(CMD_RUN, "--arith f64", ERR_USAGE, "i8b32|f32");
+    expect_bad(CMD_RUN, "--arith i8b32|f32", ERR_USAGE, "i8b32|f32");
 }
 
 Test(settings, ini_fills_what_the_command_line_left_open)
@@ -127,7 +127,7 @@ Test(settings, ini_errors_name_file_line_and_nearest_key)
     expect_bad_ini("[cluster]\nstages\n", "x.ini:2: neither");
     expect_bad_ini("[cluster\nstages = 1\n", "x.ini:1");
     expect_bad_ini("[rag]\ntemplate = a\\q\n", "is no escape");
-    expect_bad_ini("[kv]\nformat = f8\n", "f16|f32");
+    expect_bad_ini("[numerics]\npath = f8\n", "i8b32|f32");
     char longer[400];
     memset(longer, 'x', sizeof longer);
     memcpy(longer, "[rag]\ntemplate = ", 17);

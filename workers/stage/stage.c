@@ -148,14 +148,14 @@ static err_code open_session(stage *s, const msg_session_open *m, view mask, err
     shard_state *sh = shard_find(s, m->model);
     kv_seq *q;
     if (m->epoch != s->epoch || !sh) return err_set(e, ERR_STATE, "session %" PRIu64 ": no shard of model %" PRIu64 " in epoch %" PRIu64, m->session, m->model, m->epoch);
-    if (m->policy[0] && strcmp(m->policy, "identity"))
-        return err_set(e, ERR_CONFIG, "KV policy \"%s\" is not known to this stage", m->policy);
+    kv_policy policy = kv_policy_identity();
+    if (m->kv_policy[0] && kv_policy_parse(&policy, m->kv_policy, strlen(m->kv_policy), m->policy, e)) return e->code;
     if (m->adapter) return err_set(e, ERR_CONFIG, "adapter %" PRIu64 " is not known to this stage", m->adapter);
     for (size_t i = 0; i < mask.len; i++)
         if (((const uint8_t *)mask.ptr)[i]) return err_set(e, ERR_CONFIG, "layer masks are not known to this stage");
     adapter_want w = { m->session, m->lora, m->lora_digest, (float)m->lora_scale };
     if (m->lora[0] && adapters_take(&sh->adapters, sh->model, &w, e)) return err_wrap(e, "stage %s: adapter", s->o->name);
-    err_code rc = sh->store ? kv_seq_open(sh->store, m->session, &q, e) : ERR_OK;
+    err_code rc = sh->store ? kv_seq_open_policy(sh->store, m->session, &policy, (uint32_t)m->prompt_rows, &q, e) : ERR_OK;
     if (rc) adapters_drop(&sh->adapters, m->session);
     return rc;
 }
@@ -222,6 +222,10 @@ static void on_stats_get(stage *s)
         t->kv_bytes += u.data + u.meta;
         t->kv_pages += u.pages_used;
         t->kv_arena += u.arena;
+        t->kv_packed += u.packed;
+        t->kv_seen += u.seen;
+        t->kv_evicted += u.evicted;
+        t->kv_read += u.read;
         t->weight_bytes += p->model->bytes + adapters_bytes(&p->adapters);
     }
     uint64_t out = 0, unused = 0;

@@ -68,7 +68,9 @@ static err_code do_op(shard_state *s, const step_op *op, err *e)
     switch (op->kind) {
     case OP_COMMIT: return kv_commit(q, op->row, e);
     case OP_FORK: return kv_fork(q, op->other, e);
-    case OP_TRUNCATE: return kv_truncate(q, op->row, e);
+    case OP_TRUNCATE:
+        rc = kv_truncate(q, op->row, e);
+        return rc || op->row ? rc : kv_seq_prompt(q, (uint32_t)op->other, e);
     default: return err_set(e, ERR_PROTO, "operation %u is not known", op->kind);
     }
 }
