@@ -50,6 +50,8 @@ CO_SRC    := $(filter-out coordinator/main.c,$(wildcard coordinator/*.c))
 ST_SRC    := $(filter-out workers/stage/main.c,$(wildcard workers/stage/*.c))
 RAG_SRC   := $(filter-out workers/rag/main.c,$(wildcard workers/rag/*.c))
 CLI_SRC   := $(wildcard ops/cli/*.c)
+# sluice plan makes the same splits as the coordinator.
+PLAN_SRC  := coordinator/costs.c coordinator/measure.c coordinator/plan.c
 TOOL_SRC  := $(wildcard ops/tools/*.c)
 TEST_SRC  := $(wildcard tests/unit/test_*.c tests/flow/test_*.c tests/faults/test_*.c)
 BENCH_SRC := $(wildcard tests/bench/bench_*.c)
@@ -77,7 +79,7 @@ SRC       := $(LIB_SRC) $(CO_SRC) $(ST_SRC) $(RAG_SRC) $(CLI_SRC) $(TOOL_SRC) $(
 .DELETE_ON_ERROR:
 all: $(BINS)          ## build the four programs (MODE=release, debug, asan, tsan, cover)
 
-$(B)/sluice: $(call obj,$(CLI_SRC) $(RAG_SRC)) $(LIB)
+$(B)/sluice: $(call obj,$(CLI_SRC) $(RAG_SRC) $(PLAN_SRC)) $(LIB)
 $(B)/sluice-coordinator: $(call obj,coordinator/main.c $(CO_SRC)) $(LIB)
 $(B)/sluice-stage: $(call obj,workers/stage/main.c $(ST_SRC)) $(LIB)
 $(B)/sluice-rag: $(call obj,workers/rag/main.c $(RAG_SRC)) $(LIB)

@@ -2,6 +2,7 @@
 #include "coordinator/coordinator.h"
 #include "coordinator/front.h"
 #include "coordinator/journal.h"
+#include "coordinator/plan_file.h"
 #include "coordinator/prefill.h"
 #include "coordinator/prompt_cache.h"
 #include "coordinator/record.h"
@@ -59,6 +60,14 @@ static err_code load(coordinator *c, err *e)
     if (!c->n_stages || c->n_stages > c->shape.L || c->n_stages > 512)
         return err_set(e, ERR_CONFIG, "%u stages for a model of %u layers: want 1 to %u", c->n_stages, c->shape.L, c->shape.L);
     return ERR_OK;
+}
+
+static err_code read_plan(coordinator *c, err *e)
+{
+    if (!c->set->plan) return ERR_OK;
+    c->split = calloc(1, sizeof *c->split);
+    if (!c->split) return err_set(e, ERR_NOMEM, "out of memory for a plan");
+    return plan_file_read(c->split, c->set->plan, c->shape.digest, e);
 }
 
 static err_code bind_one(coordinator *c, link_t **l, link_kind k, link_lane lane, const char *name, err *e)
@@ -150,6 +159,7 @@ static void close_all(coordinator *c)
     job_list_free(&c->jobs);
     if (c->trace) trace_close(&c->trace);
     if (c->tok) tokenizer_close(&c->tok);
+    free(c->split);
     if (c->file) gguf_close(&c->file);
 }
 
@@ -340,6 +350,7 @@ err_code coordinator_run(const settings *s, hub *h, atomic_bool *stop, int notif
     /* plans of different coordinators never have the same number: a worker may outlive one and meet the next */
     c->epoch = ((uint32_t)(clock_wall_ms() / 64) ^ (uint32_t)getpid()) % (1u << 19) << EPOCH_BITS;
     err_code rc = load(c, e);
+    if (!rc) rc = read_plan(c, e);
     if (!rc) rc = bind_all(c, e);
     if (!rc) rc = record_open(c, e);
     if (!rc) rc = pump_open(c, e);

@@ -111,6 +111,7 @@ typedef struct coordinator {
     uint64_t t_broken;          /* since when it is not whole */
     uint32_t repairs;           /* times it was put together again */
     uint64_t t_ping, t_probe, t_start, t_tick;
+    struct plan_file *split;    /* of --plan, or NULL */
     struct journal *journal;    /* NULL: jobs live as long as this process */
     err journal_trouble;        /* code != OK: it cannot be written, */
     uint64_t t_journal_again;   /* and is tried again at this time */

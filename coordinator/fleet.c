@@ -1,6 +1,7 @@
 /* Who is here: starts children, hears HELLO, makes and sends the PLAN, waits for READY, notices deaths. Does not know jobs:
  * what a death means for them is lifecycle.c's business. */
 #include "coordinator/coordinator.h"
+#include "coordinator/plan_file.h"
 #include "coordinator/spawn.h"
 #include "core/clock.h"
 #include "core/log.h"
@@ -318,8 +319,8 @@ static err_code split(coordinator *c, err *e)
 {
     double cost[MODEL_MAX_LAYERS], head;
     plan_part part[512];
-    err_code rc = plan_costs(c->file, &c->shape, cost, &head, e);
-    if (!rc) rc = plan_split(cost, c->shape.L, head, c->n_stages, part, e);
+    err_code rc = c->split ? plan_file_split(c->split, c->n_stages, part, e) : plan_costs(c->file, &c->shape, cost, &head, e);
+    if (!rc && !c->split) rc = plan_split(cost, c->shape.L, head, c->n_stages, part, e);
     for (uint32_t i = 0; !rc && i < c->n_stages; i++) c->by_stage[i]->part = part[i];
     return rc;
 }

@@ -18,41 +18,70 @@ err_code plan_costs(const gguf *g, const model_shape *s, double *cost, double *h
     return ERR_OK;
 }
 
-/* best[s][l]: smallest possible cost of the dearest of the first s stages when they hold the first l layers */
-typedef struct { double *best; uint32_t *from; uint32_t L; } table;
-static double *best_at(table *t, uint32_t s, uint32_t l) { return &t->best[s * (t->L + 1) + l]; }
-static uint32_t *from_at(table *t, uint32_t s, uint32_t l) { return &t->from[s * (t->L + 1) + l]; }
+/* best[s][l]: smallest possible time of the slowest of the first s seats when they hold the first l layers. from[s][l]: where
+ * seat s begins then; l itself when it stays empty. */
+typedef struct { const plan_work *w; const plan_seat *seat; double *best; uint32_t *from; } table;
+#define NEVER 1e300
 
-static void fill(table *t, const double *cost, double head_cost, uint32_t n_stages)
+static size_t cell(const table *t, uint32_t s, uint32_t l) { return (size_t)s * (t->w->L + 1) + l; }
+
+/* Seat s (from 1) ends at layer l: the best place for it to begin. */
+static void fill_cell(table *t, uint32_t s, uint32_t l, bool all)
 {
-    for (uint32_t l = 0; l <= t->L; l++) *best_at(t, 0, l) = l ? 1e300 : 0;
-    for (uint32_t s = 1; s <= n_stages; s++)
-        for (uint32_t l = s; l <= t->L; l++) {
-            double sum = s == n_stages ? head_cost : 0, top = 1e300;
-            for (uint32_t from = l; from-- > s - 1;) { /* the stage holds [from, l) */
-                sum += cost[from];
-                double worst = *best_at(t, s - 1, from) > sum ? *best_at(t, s - 1, from) : sum;
-                if (worst < top) top = worst, *from_at(t, s, l) = from;
-            }
-            *best_at(t, s, l) = top;
-        }
+    const plan_work *w = t->w;
+    const plan_seat *seat = &t->seat[s - 1];
+    double sum = l == w->L ? w->head : 0, top = all ? NEVER : t->best[cell(t, s - 1, l)];
+    uint64_t bytes = l == w->L ? w->head_bytes : 0;
+    uint32_t at = l;
+    for (uint32_t from = l; from-- > 0;) {
+        sum += w->layer[from];
+        if (w->layer_bytes) bytes += w->layer_bytes[from];
+        if (seat->memory && bytes + (from ? 0 : w->embed_bytes) > seat->memory) break; /* more layers are no smaller */
+        double own = (sum + (from ? 0 : w->embed)) / seat->speed + w->hop, before = t->best[cell(t, s - 1, from)];
+        double worst = before > own ? before : own;
+        if (worst < top) top = worst, at = from;
+    }
+    t->best[cell(t, s, l)] = top;
+    t->from[cell(t, s, l)] = at;
+}
+
+static err_code trace_back(const table *t, uint32_t n, plan_part *out, err *e)
+{
+    uint32_t l = t->w->L;
+    if (t->best[cell(t, n, l)] >= NEVER) return err_set(e, ERR_CONFIG, "%u layers do not fit into the memory of %u stages", l, n);
+    for (uint32_t s = n; s > 0; s--) {
+        uint32_t from = t->from[cell(t, s, l)];
+        out[s - 1] = (plan_part){ from, l, from == 0 && l > 0, l == t->w->L && from < l };
+        l = from;
+    }
+    return ERR_OK;
+}
+
+err_code plan_seats(const plan_work *w, const plan_seat *seat, uint32_t n, bool all, plan_part *out, double *slowest, err *e)
+{
+    if (!n || (all && n > w->L)) return err_set(e, ERR_CONFIG, "%u stages for a model of %u layers: want 1 to %u", n, w->L, w->L);
+    size_t cells = (size_t)(n + 1) * (w->L + 1);
+    table t = { w, seat, calloc(cells, sizeof(double)), calloc(cells, sizeof(uint32_t)) };
+    err_code rc = t.best && t.from ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for a plan of %u stages", n);
+    for (uint32_t l = 1; !rc && l <= w->L; l++) t.best[cell(&t, 0, l)] = NEVER;
+    for (uint32_t s = 1; !rc && s <= n; s++) {
+        t.best[cell(&t, s, 0)] = all ? NEVER : 0;
+        for (uint32_t l = 1; l <= w->L; l++) fill_cell(&t, s, l, all);
+    }
+    if (!rc) rc = trace_back(&t, n, out, e);
+    if (!rc && slowest) *slowest = t.best[cell(&t, n, w->L)];
+    free(t.best);
+    free(t.from);
+    return rc;
 }
 
 err_code plan_split(const double *cost, uint32_t n_layers, double head_cost, uint32_t n_stages, plan_part *out, err *e)
 {
-    if (!n_stages || n_stages > n_layers)
-        return err_set(e, ERR_CONFIG, "%u stages for a model of %u layers: want 1 to %u", n_stages, n_layers, n_layers);
-    size_t cells = (size_t)(n_stages + 1) * (n_layers + 1);
-    table t = { calloc(cells, sizeof(double)), calloc(cells, sizeof(uint32_t)), n_layers };
-    err_code rc = t.best && t.from ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for a plan of %u stages", n_stages);
-    if (!rc) {
-        fill(&t, cost, head_cost, n_stages);
-        for (uint32_t s = n_stages, l = n_layers; s > 0; s--) {
-            out[s - 1] = (plan_part){ *from_at(&t, s, l), l, s == 1, s == n_stages };
-            l = out[s - 1].first;
-        }
-    }
-    free(t.best);
-    free(t.from);
+    const plan_work w = { .L = n_layers, .layer = cost, .head = head_cost };
+    plan_seat *seat = calloc(n_stages + 1u, sizeof *seat);
+    if (!seat) return err_set(e, ERR_NOMEM, "out of memory for a plan of %u stages", n_stages);
+    for (uint32_t i = 0; i < n_stages; i++) seat[i].speed = 1;
+    err_code rc = plan_seats(&w, seat, n_stages, true, out, NULL, e);
+    free(seat);
     return rc;
 }

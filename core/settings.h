@@ -14,7 +14,8 @@ enum {
     CMD_INDEX = 1 << 11, CMD_MODEL = 1 << 12, CMD_COORDINATOR = 1 << 13, CMD_STAGE = 1 << 14, CMD_RAG = 1 << 15,
     CMD_DETOKENIZE = 1 << 16, CMD_CONFIG = 1 << 17, CMD_COMPLETION = 1 << 18,
     CMD_BENCH = 1 << 19,
-    CMD_ALL = (1 << 20) - 1,
+    CMD_PLAN = 1 << 20,
+    CMD_ALL = (1 << 21) - 1,
     CMD_RARE = 1 << 30                /* no command: an option with this bit is left out of the short help */
 };
 

@@ -34,6 +34,7 @@ err_code cmd_tokenize(settings *s, err *e);
 err_code cmd_detokenize(settings *s, err *e);
 err_code cmd_eval(settings *s, err *e);
 err_code cmd_bench(settings *s, err *e);
+err_code cmd_plan(settings *s, err *e);
 err_code cmd_index(settings *s, err *e);
 err_code cmd_model(settings *s, err *e);
 err_code cmd_config(settings *s, err *e);

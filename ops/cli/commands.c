@@ -65,6 +65,17 @@ const command commands[] = {
       "(TPOT), time between tokens (ITL), and what the stages did meanwhile.\n"
       "footprint: time until the cluster is ready, processor time while it is idle, memory of all its processes (proportional set "
       "size) beside weights and KV." },
+    { "plan", CMD_PLAN, cmd_plan, "measure what layers cost, split them over stages, foretell a cluster that is not there",
+      "[-m MODEL] [--stages N | --nodes FILE] [-o PLAN]\n       sluice plan [-m MODEL | --costs FILE] --simulate CLUSTER.ini", "",
+      "sluice plan -m model.gguf --stages 4 -o plan.json",
+      "Layers, embedding and head are run for different numbers of rows and threads, alone and while all cores are busy, and messages "
+      "are sent round. The layers are split so that the slowest stage is as fast as can be; where fewer stages would be faster, it says "
+      "so. sluice up --plan takes what -o wrote.\n"
+      "--simulate runs a load through a cluster described in a file, event by event, with the coordinator's own schedule. What it prints "
+      "is foretold and not measured.\n"
+      "CLUSTER.ini has a section [load] (clients or rate, requests, prompt, generate, chunk, in_flight), a section [link] (latency_us, "
+      "bandwidth_mbs) and for each kind of node [node NAME] (count, stages, threads, cores, speed, memory_mb, groups), in the order of "
+      "the pipeline." },
     { "index", CMD_INDEX, cmd_index, "make a corpus file of a folder of texts", "FOLDER -o CORPUS", "DIR",
       "sluice index notes/ -o notes.db", "The corpus file is what --rag takes." },
     { "model", CMD_MODEL, cmd_model, "look into a model file; make one of another, or of random weights",
