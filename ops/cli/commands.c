@@ -65,7 +65,7 @@ const command commands[] = {
       "(TPOT), time between tokens (ITL), and what the stages did meanwhile.\n"
       "footprint: time until the cluster is ready, processor time while it is idle, memory of all its processes (proportional set "
       "size) beside weights and KV." },
-    { "plan", CMD_PLAN, cmd_plan, "measure what layers cost, split them over stages, foretell a cluster that is not there",
+    { "plan", CMD_PLAN, cmd_plan, "measure layers, split them over stages, foretell a cluster",
       "[-m MODEL] [--stages N | --nodes FILE] [-o PLAN]\n       sluice plan [-m MODEL | --costs FILE] --simulate CLUSTER.ini", "",
       "sluice plan -m model.gguf --stages 4 -o plan.json",
       "Layers, embedding and head are run for different numbers of rows and threads, alone and while all cores are busy, and messages "
