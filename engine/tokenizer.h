@@ -9,7 +9,7 @@
  * where there is none. WordPiece drops them, as it drops control characters.
  * Where huggingface/tokenizers, with a model's own tokenizer.json, and llama.cpp differ, "gpt2" and "bert" follow the former,
  * for so the models were trained, with two exceptions: normalizers are not applied, for GGUF does not hold them (mpt and qwen2
- * have NFC), and a byte that no token stands for (falcon's U+000B) parts what is beside it; there it is dropped before merging. */
+ * have NFC), and a byte that no token stands for (in falcon some controls) parts what is beside it; there it goes before merges. */
 #include "core/buf.h"
 #include "engine/gguf.h"
 
