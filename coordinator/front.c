@@ -130,13 +130,10 @@ static watcher *watch_here(coordinator *c, job *j, const msg_fetch *f)
     bool fresh = !w;
     if (fresh && !(w = watch_add(&j->watch, &c->in.from, j->n_choices))) return NULL;
     for (uint32_t i = 0; i < w->n; i++) {
-        const choice *ch = &j->choice[i];
         bool wanted = f->choice == 64 || f->choice == i;
         if (fresh && !wanted) w->at[i].done = true;
         if (!wanted) continue;
-        w->at[i].tok = f->offset < ch->n_tok ? f->offset : ch->n_tok;
-        w->at[i].text = w->at[i].tok ? ch->tok[w->at[i].tok - 1].text_end : 0;
-        w->at[i].done = false;
+        w->at[i] = (watch_place){ .tok = f->offset, .ahead = true };
     }
     w->once = f->once;
     return w;

@@ -165,14 +165,17 @@ static bool may_go(const job *j)
     return j->state == JOB_DONE && j->recorded && j->acked && !j->n_open && !j->watch; /* n_open: a step in flight may mention its session */
 }
 
+/* Nobody will look for it here: it is in the journal, or nowhere. */
+static bool leaves_no_trace(const job *j) { return j->archived || j->refused || j->replays; }
+
 void job_list_trim(job_list *l, uint32_t keep)
 {
     job **at = &l->head;
     uint32_t others = 0;
-    for (const job *j = l->head; j; j = j->next) others += may_go(j) && !j->archived && !j->refused;
+    for (const job *j = l->head; j; j = j->next) others += may_go(j) && !leaves_no_trace(j);
     while (*at) {
         job *j = *at;
-        bool at_once = j->archived || j->refused, old = others > keep;
+        bool at_once = leaves_no_trace(j), old = others > keep;
         if (may_go(j) && (at_once || old)) {
             *at = j->next;
             others -= !at_once;

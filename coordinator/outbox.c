@@ -33,11 +33,23 @@ static err_code send_piece(coordinator *c, const job *j, watcher *w, uint32_t in
     return rc;
 }
 
+/* A client that knows more tokens than there are (the job runs again after a restart) waits until they are there. */
+static bool caught_up(const choice *ch, watch_place *at, bool end)
+{
+    if (!at->ahead) return true;
+    if (ch->n_tok < at->tok && !end) return false;
+    if (ch->n_tok < at->tok) at->tok = ch->n_tok;
+    at->text = at->tok ? ch->tok[at->tok - 1].text_end : 0;
+    at->ahead = false;
+    return true;
+}
+
 static err_code send_tokens(coordinator *c, const job *j, watcher *w, uint32_t i, err *e)
 {
     const choice *ch = &j->choice[i];
     watch_place *at = &w->at[i];
     err_code rc = ERR_OK;
+    if (!caught_up(ch, at, ch->done || w->once)) return ERR_OK;
     while (!rc && (at->tok < ch->n_tok || at->text < ch->shown.len)) {
         size_t left = ch->n_tok - at->tok;
         rc = send_piece(c, j, w, i, at->tok + (left < PIECE_TOKENS ? left : PIECE_TOKENS), e);

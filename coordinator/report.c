@@ -36,7 +36,7 @@ static json_t *jobs_count(const coordinator *c)
 {
     uint64_t n[3] = { 0 };
     for (const job *j = c->jobs.head; j; j = j->next)
-        if (!j->archived && !j->refused) n[j->state == JOB_QUEUED || j->state == JOB_CHECKING ? 0 : j->state == JOB_DONE ? 2 : 1]++;
+        if (!j->archived && !j->refused && !(j->replays && j->state == JOB_DONE)) n[j->state == JOB_QUEUED || j->state == JOB_CHECKING ? 0 : j->state == JOB_DONE ? 2 : 1]++;
     if (c->journal) n[2] += journal_finished(c->journal);
     return json_pack("{s:I,s:I,s:I,s:I,s:s?}", "queued", num(n[0]), "running", num(n[1]), "done", num(n[2]), "busy_refused", num(c->queue.refused),
                      "journal_trouble", record_trouble(c));

@@ -6,6 +6,7 @@
 
 typedef struct {
     size_t tok, text;            /* sent so far */
+    bool ahead;                  /* `tok` was asked for before it was known that there are so many; `text` comes with them */
     bool done;                   /* has its DONE, or did not ask for this choice */
 } watch_place;
 

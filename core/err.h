@@ -17,7 +17,8 @@
     X(INPUT,     11, "bad request")                         \
     X(CANCELLED, 12, "cancelled")                           \
     X(STATE,     13, "not possible now")                    \
-    X(ABSENT,    14, "no such thing")
+    X(ABSENT,    14, "no such thing")                       \
+    X(DIFFERS,   15, "not the same")
 
 typedef enum {
 #define X(name, status, text) ERR_##name,

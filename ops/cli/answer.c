@@ -48,10 +48,12 @@ static err_code take_token(answer *a, const packet *p, bool *fresh, err *e)
     const msg_token *m = &p->head.token;
     choice *c = choice_at(a, m->index, e);
     if (!c) return ERR_NOMEM;
-    *fresh = m->offset == c->n_tokens;
-    if (m->offset + m->n <= c->n_tokens && m->n) return *fresh = false, ERR_OK; /* heard before */
+    uint64_t have = a->from + c->n_tokens;
+    if (!m->n && !p->frame[TOKEN_TEXT].len) return ERR_OK; /* a probe: is anybody there? */
+    *fresh = m->offset == have;
+    if (m->offset + m->n <= have && m->n) return *fresh = false, ERR_OK; /* heard before */
     if (!*fresh)
-        return err_set(e, ERR_PROTO, "tokens %zu to %llu of choice %llu are missing", c->n_tokens, (unsigned long long)m->offset,
+        return err_set(e, ERR_PROTO, "tokens %llu to %llu of choice %llu are missing", (unsigned long long)have, (unsigned long long)m->offset,
                        (unsigned long long)m->index);
     err_code rc = append(&c->token, &c->n_tokens, &p->frame[TOKEN_TOKENS], m->n, sizeof *c->token, e);
     if (rc == ERR_OK) rc = append(&c->top, &c->n_top, &p->frame[TOKEN_TOP], m->n_top, sizeof *c->top, e);

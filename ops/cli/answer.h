@@ -16,6 +16,7 @@ typedef struct {
 
 typedef struct {
     uint64_t job;
+    uint64_t from;           /* tokens of each choice that were left out in front (FETCH.offset) */
     choice *choice;          /* [n_choices]; as many as have been heard of */
     uint32_t n_choices;
     score_rec *score;        /* [n_scores], kind 1 */

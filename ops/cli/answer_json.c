@@ -108,6 +108,7 @@ json_t *answer_json(const answer *a, bool logprobs, const tokenizer *names)
     json_t *o = json_object(), *list = a->n_choices > 1 ? json_array() : NULL;
     put_choice(o, first, logprobs, names);
     json_object_set_new(o, "prompt_tokens", json_integer((json_int_t)first->done.prompt_tokens));
+    if (a->from) json_object_set_new(o, "from", json_integer((json_int_t)a->from));
     json_object_set_new(o, "cached_tokens", json_integer((json_int_t)first->done.cached));
     json_object_set_new(o, "timings", timings(&first->done));
     json_object_set_new(o, "adapter", adapter(&first->done));

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Owns the client connection and the question whether its coordinator lives. It starts and stops nobody. */
@@ -23,6 +24,7 @@ struct client {
     packet in;
     pid_t pid;
     uint64_t last_ref;
+    client_patience patience;
     char dir[512];
 };
 
@@ -61,19 +63,25 @@ bool client_listens(const char *dir)
     return up;
 }
 
-err_code client_open(client **out, const char *dir, err *e)
+static err_code connect_to(client *c, err *e)
 {
     char addr[600];
+    snprintf(addr, sizeof addr, "ipc://%s/client", c->dir);
+    c->pid = client_read_pid(c->dir);
+    return link_connect(&c->link, c->hub, LINK_DEALER, LINK_CLIENT, addr, e);
+}
+
+err_code client_open(client **out, const char *dir, err *e)
+{
     *out = NULL;
     if (strlen(dir) >= sizeof ((client *)0)->dir) return err_set(e, ERR_CONFIG, "%.80s...: too long for a run directory", dir);
     if (!client_listens(dir)) return err_set(e, ERR_ABSENT, "no cluster is up in %s (sluice up starts one)", dir);
     client *c = calloc(1, sizeof *c);
     if (!c) return err_set(e, ERR_NOMEM, "out of memory");
     snprintf(c->dir, sizeof c->dir, "%s", dir);
-    c->pid = client_read_pid(dir);
-    snprintf(addr, sizeof addr, "ipc://%s/client", dir);
+    c->patience.busy_s = 600;
     err_code rc = hub_open(&c->hub, e);
-    if (rc == ERR_OK) rc = link_connect(&c->link, c->hub, LINK_DEALER, LINK_CLIENT, addr, e);
+    if (rc == ERR_OK) rc = connect_to(c, e);
     if (rc == ERR_OK) *out = c;
     else client_close(&c);
     return rc;
@@ -92,6 +100,8 @@ void client_close(client **pc)
 
 pid_t client_pid(const client *c) { return c->pid; }
 uint64_t client_ref(client *c) { return ++c->last_ref; }
+void client_be_patient(client *c, client_patience p) { c->patience = p; }
+client_patience client_patience_of(const client *c) { return c->patience; }
 
 static err_code check_alive(const client *c, err *e)
 {
@@ -103,6 +113,19 @@ static err_code check_signal(err *e)
 {
     int sig = signals_caught();
     return sig ? err_set(e, ERR_CANCELLED, "stopped by %s", sig == SIGINT ? "an interrupt" : strsignal(sig)) : ERR_OK;
+}
+
+err_code client_reopen(client *c, err *e)
+{
+    uint64_t end = clock_ns() + (uint64_t)(c->patience.lost_s * 1e9);
+    packet_done(&c->in);
+    if (c->link) link_close(&c->link);
+    do {
+        if (check_signal(e) != ERR_OK) return e->code;
+        if (client_listens(c->dir)) return connect_to(c, e);
+        nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
+    } while (clock_left_ms(end));
+    return err_set(e, ERR_GONE, "the coordinator in %s (pid %d) is gone, and for %g s no other one came", c->dir, (int)c->pid, c->patience.lost_s);
 }
 
 err_code client_send(client *c, const message *m, const view *frames, err *e)

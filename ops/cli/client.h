@@ -13,6 +13,13 @@ err_code client_open(client **out, const char *dir, err *e);
 void client_close(client **c);
 /* Pid of the coordinator as DIR/pid says, 0 when it does not. */
 pid_t client_pid(const client *c);
+/* How long flights on this connection try again when the cluster is busy (600 s unless said otherwise), and wait for a
+ * coordinator that went away (0 s). */
+typedef struct { double busy_s, lost_s; } client_patience;
+void client_be_patient(client *c, client_patience p);
+client_patience client_patience_of(const client *c);
+/* A new connection in place of one that is gone, as soon as somebody listens again, within lost_s. ERR_GONE, ERR_CANCELLED. */
+err_code client_reopen(client *c, err *e);
 /* A number never used before on this connection, for `ref` fields. */
 uint64_t client_ref(client *c);
 

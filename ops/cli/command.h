@@ -29,6 +29,7 @@ err_code cmd_worker(settings *s, err *e);
 err_code cmd_submit(settings *s, err *e);
 err_code cmd_jobs(settings *s, err *e);
 err_code cmd_result(settings *s, err *e);
+err_code cmd_replay(settings *s, err *e);
 err_code cmd_cancel(settings *s, err *e);
 err_code cmd_tokenize(settings *s, err *e);
 err_code cmd_detokenize(settings *s, err *e);

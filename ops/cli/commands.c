@@ -39,9 +39,16 @@ const command commands[] = {
       "stands on two lines of the input is refused before anything is sent.\n"
       "The exit status is 11 when jobs failed and all others are done; their errors are in the output file." },
     { "jobs", CMD_JOBS, cmd_jobs, "list the cluster's jobs", "", "", "sluice jobs", "Finished jobs stay in the list for a while." },
-    { "result", CMD_RESULT, cmd_result, "text of a job, as far as it is, and what follows", "ID", "", "sluice result 17",
-      "Waits for the end of the job. A signal ends the wait and not the job." },
+    { "result", CMD_RESULT, cmd_result, "text of a job, as far as it is, and what follows", "ID [--from N] [--no-follow]", "", "sluice result 17",
+      "Waits for the end of the job, unless --no-follow is given. A signal ends the wait and not the job. --from leaves out tokens that "
+      "are known already, so that a stream can go on where it broke. Fetching changes nothing, and does not disturb other clients of the job." },
     { "cancel", CMD_CANCEL, cmd_cancel, "stop a job", "ID", "", "sluice cancel 17", "A job that is finished stays as it is." },
+    { "replay", CMD_REPLAY, cmd_replay, "run a job that is over again, from its log, and compare", "ID", "", "sluice replay 17",
+      "Says that tokens and log-probabilities are the same, bit for bit, or which is the first that is not; a job that failed or was "
+      "cancelled is compared as far as it came. The log of the job is printed too: what retrieval found, the arithmetic, what came from a "
+      "prompt cache.\n"
+      "The exit status is 0 when all is the same and 15 when something differs; 13 when the job is not over, or when this cluster cannot "
+      "compute as the log says (other rows, a smaller context); 14 when there is no such job." },
     { "tokenize", CMD_TOKENIZE, cmd_tokenize, "text to token ids", "[-m MODEL] -p TEXT | -f FILE | -", "",
       "sluice tokenize -p 'Hello there' --pieces", MODELS },
     { "detokenize", CMD_DETOKENIZE, cmd_detokenize, "token ids to text", "[-m MODEL] -t ID,ID,... | ID ... | -f FILE | -", "",

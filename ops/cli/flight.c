@@ -6,10 +6,16 @@
 
 /* A signal should end the command soon; the coordinator drops jobs of clients that are gone anyway. */
 enum { CANCEL_MS = 2000 };
+/* How long to stay away from a busy cluster: what it says, and half as long again with every refusal. */
+enum { AWAY_MAX_MS = 60000 };
 
 typedef struct {
     uint64_t ref, job;      /* ref 0: free; job 0: not accepted yet */
     size_t index;
+    request r;              /* until it is accepted */
+    uint64_t n;             /* choices, 0: not known */
+    uint64_t t_first, t_again; /* ns: sent first; to be sent again, 0: it is under way */
+    double away_ms;         /* last pause */
     answer a;
 } slot;
 
@@ -17,7 +23,7 @@ typedef struct {
     client *c;
     slot *slot;
     size_t limit, live, sent;
-    bool more;
+    bool more, told;        /* told: the user knows that the cluster is busy */
     const flight_ops *ops;
     void *me;
 } flight;
@@ -48,22 +54,26 @@ static err_code send_request(client *c, request *r, uint64_t *ref, err *e)
 
 static err_code launch(flight *f, err *e)
 {
-    request r = { 0 };
     slot *s = free_slot(f);
+    request r = { 0 };
     err_code rc = f->ops->next(f->me, &r, &f->more, e);
-    if (rc == ERR_OK && f->more) rc = send_request(f->c, &r, &s->ref, e);
-    if (rc == ERR_OK && f->more) {
-        s->index = f->sent++;
-        f->live++;
+    if (rc != ERR_OK || !f->more) {
+        request_free(&r);
+        return rc;
     }
-    request_free(&r);
-    return rc;
+    s->r = r;
+    s->n = r.m.submit.n;
+    s->t_first = clock_ns();
+    s->index = f->sent++;
+    f->live++;
+    return send_request(f->c, &s->r, &s->ref, e);
 }
 
 static err_code finish(flight *f, slot *s, err *e)
 {
     err_code rc = f->ops->done(f->me, s->index, &s->a, e);
     answer_free(&s->a);
+    request_free(&s->r);
     *s = (slot){ 0 };
     f->live--;
     return rc;
@@ -79,11 +89,107 @@ static uint64_t job_of(const packet *p)
     }
 }
 
+/* ---- a cluster that is busy ---- */
+
+static bool is_busy(const flight *f, const slot *s, const msg_fail *m)
+{
+    double waited = (double)(clock_ns() - s->t_first) / 1e9;
+    return m->retry_ms && !s->job && waited + (double)m->retry_ms / 1e3 <= client_patience_of(f->c).busy_s;
+}
+
+/* Not all that were refused come back at the same moment: up to a quarter later, by the number of the request. */
+static void stay_away(slot *s, const msg_fail *m)
+{
+    double ms = s->away_ms * 1.5 > (double)m->retry_ms ? s->away_ms * 1.5 : (double)m->retry_ms;
+    s->away_ms = ms < AWAY_MAX_MS ? ms : AWAY_MAX_MS;
+    s->t_again = clock_ns() + (uint64_t)(s->away_ms * (1 + (double)(s->index * 7 % 32) / 128) * 1e6);
+}
+
+static bool any_away(const flight *f)
+{
+    for (size_t i = 0; i < f->limit; i++)
+        if (f->slot[i].t_again) return true;
+    return false;
+}
+
+static err_code send_again(flight *f, err *e)
+{
+    err_code rc = ERR_OK;
+    for (size_t i = 0; rc == ERR_OK && i < f->limit; i++) {
+        slot *s = &f->slot[i];
+        if (!s->t_again || clock_left_ms(s->t_again)) continue;
+        s->t_again = 0;
+        rc = send_request(f->c, &s->r, &s->ref, e);
+    }
+    return rc;
+}
+
+static int until_next(const flight *f)
+{
+    int ms = -1;
+    for (size_t i = 0; i < f->limit; i++) {
+        int left = f->slot[i].t_again ? clock_left_ms(f->slot[i].t_again) + 1 : -1;
+        if (left >= 0 && (ms < 0 || left < ms)) ms = left;
+    }
+    return ms;
+}
+
+/* ---- a coordinator that went away ---- */
+
+static err_code fetch(client *c, const slot *s, uint64_t index, uint64_t offset, err *e)
+{
+    message m = msg_init(MSG_FETCH);
+    m.fetch = (msg_fetch){ .ref = s->ref, .job = s->job, .offset = offset, .choice = index };
+    return client_send(c, &m, NULL, e);
+}
+
+/* From where its answer was. Choices that nothing has been heard of begin at their beginning. */
+static err_code go_on(flight *f, slot *s, err *e)
+{
+    uint64_t n = s->n > s->a.n_choices ? s->n : s->a.n_choices;
+    if (n <= 1) return fetch(f->c, s, 64, s->a.from + (s->a.n_choices ? s->a.choice[0].n_tokens : 0), e);
+    err_code rc = ERR_OK;
+    for (uint64_t i = 0; rc == ERR_OK && i < n; i++)
+        if (i >= s->a.n_choices || !s->a.choice[i].finished) rc = fetch(f->c, s, i, s->a.from + (i < s->a.n_choices ? s->a.choice[i].n_tokens : 0), e);
+    return rc;
+}
+
+/* What had been accepted goes on; what had not is sent again. Scored rows are not kept: such a job fails. */
+static err_code come_back(flight *f, err *e)
+{
+    fprintf(stderr, "the coordinator is gone; waiting for another one\n");
+    err_code rc = client_reopen(f->c, e);
+    for (size_t i = 0; rc == ERR_OK && i < f->limit; i++) {
+        slot *s = &f->slot[i];
+        if (!s->ref) continue;
+        if (s->job) rc = go_on(f, s, e);
+        else if (!s->t_again) rc = send_request(f->c, &s->r, &s->ref, e);
+    }
+    return rc;
+}
+
+static void say_how_to_go_on(const flight *f, err *e)
+{
+    const slot *s = &f->slot[0];
+    if (f->limit != 1 || !s->job || s->a.n_scores) return;
+    char was[420];
+    snprintf(was, sizeof was, "%.400s", e->text);
+    err_set(e, e->code, "%s; once it is up, sluice result %llu --from %llu goes on", was, (unsigned long long)s->job,
+            (unsigned long long)(s->a.from + (s->a.n_choices ? s->a.choice[0].n_tokens : 0)));
+}
+
+/* ---- answers ---- */
+
 static err_code take_fail(flight *f, const packet *p, err *e)
 {
     slot *s = slot_of(f, p->head.fail.ref, 0);
     if (!s) s = slot_of(f, 0, p->head.fail.ref);
     if (!s) return ERR_OK;
+    if (is_busy(f, s, &p->head.fail)) {
+        if (!f->told) fprintf(stderr, "%s\n", p->head.fail.text);
+        f->told = true;
+        return stay_away(s, &p->head.fail), ERR_OK;
+    }
     client_failed(p, &s->a.fail);
     return finish(f, s, e);
 }
@@ -94,7 +200,7 @@ static err_code take(flight *f, const packet *p, err *e)
     if (p->head.type == MSG_FAIL) return take_fail(f, p, e);
     if (p->head.type == MSG_ACCEPTED) {
         slot *s = slot_of(f, p->head.accepted.ref, 0);
-        if (s) s->job = s->a.job = p->head.accepted.job;
+        if (s) s->job = s->a.job = p->head.accepted.job, request_free(&s->r);
         return ERR_OK;
     }
     slot *s = slot_of(f, 0, job_of(p));
@@ -140,22 +246,31 @@ static void cancel_all(flight *f)
     while (f->live && clock_left_ms(end) && client_next(f->c, clock_left_ms(end), true, &p, &quiet) == ERR_OK) hear_last(f, p);
 }
 
+static err_code one_round(flight *f, err *e)
+{
+    const packet *p;
+    err_code rc = send_again(f, e);
+    while (rc == ERR_OK && f->more && f->live < f->limit && !any_away(f)) rc = launch(f, e);
+    if (rc != ERR_OK || !f->live) return rc;
+    rc = client_next(f->c, until_next(f), false, &p, e);
+    if (rc == ERR_TIMEOUT) return ERR_OK;
+    return rc == ERR_OK ? take(f, p, e) : rc;
+}
+
 static err_code fly(flight *f, err *e)
 {
     err_code rc = ERR_OK;
     while (rc == ERR_OK && (f->more || f->live)) {
-        const packet *p;
-        while (rc == ERR_OK && f->more && f->live < f->limit) rc = launch(f, e);
-        if (rc == ERR_OK && f->live) rc = client_next(f->c, -1, false, &p, e);
-        else continue;
-        if (rc == ERR_OK) rc = take(f, p, e);
+        rc = one_round(f, e);
+        if (rc == ERR_GONE && client_patience_of(f->c).lost_s > 0) rc = come_back(f, e);
     }
+    if (rc == ERR_GONE) say_how_to_go_on(f, e);
     return rc;
 }
 
 static void land(flight *f)
 {
-    for (size_t i = 0; i < f->limit; i++) answer_free(&f->slot[i].a);
+    for (size_t i = 0; i < f->limit; i++) answer_free(&f->slot[i].a), request_free(&f->slot[i].r);
     free(f->slot);
 }
 
@@ -169,15 +284,17 @@ err_code flight_run(client *c, size_t limit, const flight_ops *ops, void *me, er
     return rc;
 }
 
-err_code flight_fetch(client *c, uint64_t job, const flight_ops *ops, void *me, err *e)
+err_code flight_fetch(client *c, const flight_part *part, const flight_ops *ops, void *me, err *e)
 {
-    slot one = { .ref = client_ref(c), .job = job, .a.job = job };
+    slot one = { .ref = client_ref(c), .job = part->job, .a.job = part->job, .a.from = part->from };
     flight f = { .c = c, .limit = 1, .live = 1, .ops = ops, .me = me, .slot = calloc(1, sizeof(slot)) };
     if (!f.slot) return err_set(e, ERR_NOMEM, "out of memory");
     message m = msg_init(MSG_FETCH);
     f.slot[0] = one;
     m.fetch.ref = one.ref;
-    m.fetch.job = job;
+    m.fetch.job = part->job;
+    m.fetch.offset = part->from;
+    m.fetch.once = part->once;
     err_code rc = client_send(c, &m, NULL, e);
     if (rc == ERR_OK) rc = fly(&f, e);
     land(&f);
@@ -186,14 +303,24 @@ err_code flight_fetch(client *c, uint64_t job, const flight_ops *ops, void *me, 
 
 err_code flight_detach(client *c, request *r, uint64_t *job, err *e)
 {
-    uint64_t ref;
+    slot s = { .t_first = clock_ns() };
+    flight f = { .c = c, .limit = 1, .slot = &s };
     const packet *p;
     r->m.submit.detach = true;
-    err_code rc = send_request(c, r, &ref, e);
+    err_code rc = send_request(c, r, &s.ref, e);
     while (rc == ERR_OK) {
-        rc = client_next(c, -1, false, &p, e);
-        if (rc == ERR_OK && p->head.type == MSG_ACCEPTED && p->head.accepted.ref == ref) return *job = p->head.accepted.job, ERR_OK;
-        if (rc == ERR_OK && p->head.type == MSG_FAIL && p->head.fail.ref == ref) return client_failed(p, e);
+        rc = client_next(c, until_next(&f), false, &p, e);
+        if (rc == ERR_TIMEOUT && s.t_again) {
+            s.t_again = 0;
+            rc = send_request(c, r, &s.ref, e);
+            continue;
+        }
+        if (rc == ERR_OK && p->head.type == MSG_ACCEPTED && p->head.accepted.ref == s.ref) return *job = p->head.accepted.job, ERR_OK;
+        if (rc != ERR_OK || p->head.type != MSG_FAIL || p->head.fail.ref != s.ref) continue;
+        if (!is_busy(&f, &s, &p->head.fail)) return client_failed(p, e);
+        if (!f.told) fprintf(stderr, "%s\n", p->head.fail.text);
+        f.told = true;
+        stay_away(&s, &p->head.fail);
     }
     return rc;
 }

@@ -14,11 +14,15 @@ typedef struct {
     err_code (*done)(void *me, size_t index, answer *a, err *e);
 } flight_ops;
 
-/* Returns when all requests are answered, or on the first error of a callback or the connection: then the jobs that
+/* A request that the cluster is too busy for is sent again later, and with a client that is patient (client.h) answers go on where
+ * they were when another coordinator takes the place of one that died.
+ * Returns when all requests are answered, or on the first error of a callback or the connection: then the jobs that
  * still run are cancelled (within 2 s). A failed job is no error here. ERR_CANCELLED after a signal. */
 err_code flight_run(client *c, size_t limit, const flight_ops *ops, void *me, err *e);
-/* The same for one job that is known by its id: FETCH it from its beginning. A signal leaves it running. */
-err_code flight_fetch(client *c, uint64_t job, const flight_ops *ops, void *me, err *e);
+/* The same for one job that is known by its id: FETCH it without the first `from` tokens of each choice, to its end or (once)
+ * only as far as it is. A signal leaves it running. */
+typedef struct { uint64_t job, from; bool once; } flight_part;
+err_code flight_fetch(client *c, const flight_part *part, const flight_ops *ops, void *me, err *e);
 /* Send one request and return its job's id; nothing more is heard of it. */
 err_code flight_detach(client *c, request *r, uint64_t *job, err *e);
 #endif

@@ -19,3 +19,12 @@ err_code ids_parse(const char *words, token_list *out, err *e)
     }
     return ERR_OK;
 }
+
+err_code job_id_of(const settings *s, uint64_t *out, err *e)
+{
+    char *end = NULL;
+    if (s->args.n != 1) return err_set(e, ERR_USAGE, "the id of one job is wanted (sluice jobs lists them)");
+    const char *w = s->args.at[0];
+    *out = *w >= '0' && *w <= '9' ? strtoull(w, &end, 10) : 0;
+    return end && !*end && *out ? ERR_OK : err_set(e, ERR_USAGE, "\"%.100s\" is no job id (sluice jobs lists them)", w);
+}

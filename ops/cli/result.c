@@ -1,19 +1,9 @@
 #include "ops/cli/command.h"
+#include "ops/cli/ids.h"
 #include "ops/cli/paths.h"
 #include "ops/cli/show.h"
-#include <stdlib.h>
-#include <string.h>
 
 /* sluice result ID and cancel ID: jobs that were submitted before. */
-
-static err_code job_id(const settings *s, uint64_t *out, err *e)
-{
-    char *end = NULL;
-    if (s->args.n != 1) return err_set(e, ERR_USAGE, "the id of one job is wanted (sluice jobs lists them)");
-    const char *w = s->args.at[0];
-    *out = *w >= '0' && *w <= '9' ? strtoull(w, &end, 10) : 0;
-    return end && !*end && *out ? ERR_OK : err_set(e, ERR_USAGE, "\"%.100s\" is no job id (sluice jobs lists them)", w);
-}
 
 static err_code connect_to(client **c, text *dir, const settings *s, err *e)
 {
@@ -27,10 +17,11 @@ err_code cmd_result(settings *s, err *e)
     client *c = NULL;
     show w = { 0 };
     uint64_t job = 0;
-    err_code rc = job_id(s, &job, e);
+    err_code rc = job_id_of(s, &job, e);
     if (rc == ERR_OK) rc = connect_to(&c, &dir, s, e);
     if (rc == ERR_OK) rc = show_open(&w, s, "sluice.result/1", dir.ptr, NULL, e);
-    if (rc == ERR_OK) rc = flight_fetch(c, job, &show_ops, &w, e);
+    if (rc == ERR_OK) client_be_patient(c, (client_patience){ .lost_s = s->reconnect });
+    if (rc == ERR_OK) rc = flight_fetch(c, &(flight_part){ job, s->from, s->no_follow }, &show_ops, &w, e);
     if (rc == ERR_OK && w.job.code != ERR_OK) {
         *e = w.job;
         rc = w.job.code;
@@ -67,7 +58,7 @@ err_code cmd_cancel(settings *s, err *e)
     client *c = NULL;
     json_t *report = NULL;
     uint64_t job = 0;
-    err_code rc = job_id(s, &job, e);
+    err_code rc = job_id_of(s, &job, e);
     if (rc == ERR_OK) rc = connect_to(&c, &dir, s, e);
     if (rc == ERR_OK) rc = cancel(c, job, &report, e);
     if (rc == ERR_OK && s->json) rc = show_json(json_incref((json_t *)find_job(report, job)), e);

@@ -94,7 +94,9 @@ static err_code done(void *me, size_t index, answer *a, err *e)
     (void)index;
     w->job = a->fail;
     if (a->fail.code != ERR_OK) return w->s->json || !a->n_choices ? ERR_OK : write_choices(a, e);
-    if (client_status(w->side, 0, &status, &quiet) != ERR_OK) status = json_object();
+    err_code asked = client_status(w->side, 0, &status, &quiet);
+    if (asked == ERR_GONE && client_reopen(w->side, &quiet) == ERR_OK) asked = client_status(w->side, 0, &status, &quiet); /* another one now */
+    if (asked != ERR_OK) status = json_object();
     uint64_t kv = describe_kv_bytes(status, a);
     err_code rc = w->s->json ? write_object(w, a, status, kv, e) : write_choices(a, e);
     if (a->n_choices && a->choice[0].done.cache_note[0])

@@ -1,5 +1,5 @@
 # Everything that is not compiling and linking: set-up, tests, benches, fuzzing, tools, install.
-.PHONY: bootstrap run demo test test-all test-unit test-flow asan tsan cover bench bench-all fuzz fuzz-run
+.PHONY: bootstrap run demo test test-all test-unit test-flow asan tsan kills cover bench bench-all fuzz fuzz-run
 .PHONY: fmt tidy protocol install install-files uninstall clean help
 
 # Sub-makes use every core unless the caller chose. They also see packages that bootstrap has only just installed, which
@@ -42,6 +42,12 @@ asan: bootstrap                 ## all tests under AddressSanitizer and UBSan
 	+$(Q)$(SUBMAKE) MODE=asan test-all
 tsan: bootstrap                 ## all tests under ThreadSanitizer (T=name picks)
 	+$(Q)$(SUBMAKE) MODE=tsan test-all
+# N kills of the coordinator at random moments (SEED repeats a run); the short form is one of the tests.
+N         ?= 200
+SEED      ?=
+kills: bootstrap                ## kill -9 of the coordinator at N random moments (N=200 SEED=): no job lost, doubled or changed
+	+$(Q)$(SUBMAKE) $(BINS) $(B)/tests/faults/test_kills
+	$(Q)KILLS_N=$(N) $(if $(SEED),TEST_SEED=$(SEED)) TEST_LIMIT=7200 tests/run.sh $(B)/tests/faults/test_kills
 cover: bootstrap                ## line coverage of all tests, by file
 	$(Q)find build/cover -name '*.gcda' -delete 2>/dev/null || true
 	+$(Q)$(SUBMAKE) MODE=cover test-all
