@@ -1,5 +1,6 @@
 # Everything that is not compiling and linking: set-up, tests, benches, fuzzing, tools, install.
-.PHONY: bootstrap run demo test test-all test-unit test-flow asan tsan kills cover bench bench-all fuzz fuzz-run
+.PHONY: bootstrap run demo test test-all test-unit test-flow asan tsan kills cover bench bench-all
+.PHONY: fuzz fuzz-run fuzz-build fuzz-keep fuzz-cover fuzz-cover-run
 .PHONY: fmt tidy protocol install install-files uninstall clean help
 
 # Sub-makes use every core unless the caller chose. They also see packages that bootstrap has only just installed, which
@@ -63,34 +64,49 @@ bench-all: $(BINS) $(BENCH_PICK)
 	cat build/bench.part; sed -E "s/ *(,|\t|  +) */,/g; s/^,*/$$n,/" build/bench.part >> build/bench.csv; done; \
 	rm -f build/bench.part; echo "figures: build/bench.csv"
 
-# ---- fuzz: the product compiled by clang once more, with coverage for libFuzzer
-F         ?=
-SECONDS   ?= 60
-FUZZ_CC   ?= clang
-FB        := build/fuzz
-FUZZ_SRC  := $(wildcard tests/fuzz/fuzz_*.c)
-FUZZ_BINS := $(FUZZ_SRC:tests/fuzz/%.c=$(FB)/%)
-FUZZ_PICK  = $(if $(F),$(F:%=$(FB)/fuzz_%),$(FUZZ_BINS))
-FUZZ_PART := $(LIB_SRC) $(CO_SRC) $(ST_SRC) $(RAG_SRC)
-FUZZ_CF    = -I. -I$(FB) -D_GNU_SOURCE -MMD -MP $(PKG_CFLAGS) -std=c11 -g -O1 -pthread -fno-omit-frame-pointer \
-             -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all $(EXTRA) $(NUMERICS)
-fobj       = $(patsubst %.c,$(FB)/obj/%.o,$(1))
-fuzz: bootstrap                 ## run libFuzzer targets (F=name picks one, SECONDS=60 each)
+# ---- fuzz: the product compiled by clang once more, with coverage for libFuzzer.  tests/fuzz/corpus/NAME.tar.gz holds the kept
+# inputs; campaigns add to build/fuzz/corpus/NAME, and `make fuzz-keep` packs what of that reaches most
+F            ?=
+FUZZ_SECONDS ?= 60
+FUZZ_RUNS    ?= -1
+FUZZ_CC      ?= clang
+FB           := build/fuzz
+FUZZ_SRC     := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_NAMES   := $(FUZZ_SRC:tests/fuzz/fuzz_%.c=%)
+FUZZ_HELP    := tests/fuzz/kit.c tests/fuzz/made.c
+FUZZ_PICK     = $(or $(F),$(FUZZ_NAMES))
+FUZZ_PART    := $(LIB_SRC) $(CO_SRC) $(ST_SRC) $(RAG_SRC) $(filter-out ops/cli/main.c,$(CLI_SRC))
+FUZZ_CF       = -I. -I$(FB) -D_GNU_SOURCE -DSLUICE_REV='"fuzz"' -MMD -MP $(PKG_CFLAGS) -std=c11 -g -O1 -pthread -fno-omit-frame-pointer \
+                -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all $(EXTRA) $(NUMERICS)
+fobj          = $(patsubst %.c,$(FB)/obj/%.o,$(1))
+fuzz: bootstrap                 ## run libFuzzer targets (F=name picks one, FUZZ_SECONDS=60 each)
 	+$(Q)$(SUBMAKE) fuzz-run
-fuzz-run: $(FUZZ_PICK)
+fuzz-run: $(FUZZ_PICK:%=$(FB)/fuzz_%) $(FUZZ_PICK:%=$(FB)/corpus/%/stamp)
 	$(Q)test -n "$(FUZZ_PICK)" || { echo "no tests/fuzz/fuzz_*.c" >&2; exit 1; }
-	$(Q)set -e; for f in $(FUZZ_PICK); do n=$${f##*/fuzz_}; c=tests/fuzz/corpus/$$n; test -d $$c || c=$(FB)/corpus/$$n; mkdir -p $$c; \
-	echo "  FUZZ  $$n ($(SECONDS) s, corpus $$c)"; \
-	$$f -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix=$(FB)/crash-$$n- $$c; done
-$(FUZZ_BINS): $(FB)/%: $(FB)/obj/tests/fuzz/%.o $(FB)/libproduct.a
-	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(FUZZ_CC) -fsanitize=fuzzer,address,undefined -pthread $^ -o $@ $(LIBS)
+	$(Q)set -e; for n in $(FUZZ_PICK); do echo "  FUZZ  $$n ($(FUZZ_SECONDS) s)"; ops/fuzz.sh $(FB) $$n $(FUZZ_SECONDS) $(FUZZ_RUNS); done
+fuzz-build: $(FUZZ_NAMES:%=$(FB)/fuzz_%)
+fuzz-keep: $(FUZZ_PICK:%=$(FB)/fuzz_%)                 ## pack the inputs that reach most into tests/fuzz/corpus (F=name)
+	$(Q)for n in $(FUZZ_PICK); do ops/fuzz.sh --keep $(FB) $$n || exit 1; done
+fuzz-cover: bootstrap           ## line coverage of each parser's file by the campaigns' inputs (F=name)
+	+$(Q)$(SUBMAKE) MODE=cover fuzz-cover-run
+fuzz-cover-run: $(FUZZ_PICK:%=$(B)/tests/fuzz/fuzz_%) $(FUZZ_PICK:%=$(FB)/corpus/%/stamp)
+	$(Q)for n in $(FUZZ_PICK); do ops/fuzz.sh --cover $(B) $$n || exit 1; done
+$(FB)/corpus/%/stamp: $(wildcard tests/fuzz/corpus/*.tar.gz)
+	$(Q)mkdir -p $(@D) && { test ! -f tests/fuzz/corpus/$*.tar.gz || tar -xzf tests/fuzz/corpus/$*.tar.gz -C $(@D); } && touch $@
+$(FUZZ_NAMES:%=$(FB)/fuzz_%): $(FB)/%: $(FB)/obj/tests/fuzz/%.o $(call fobj,$(FUZZ_HELP)) $(FB)/libproduct.a
+	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(FUZZ_CC) -fsanitize=fuzzer,address,undefined -pthread $^ -o $@ $(LIBS) $(EDIT_LIBS)
+$(FUZZ_NAMES:%=$(B)/tests/fuzz/fuzz_%): $(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(call obj,$(FUZZ_HELP) tests/fuzz/replay.c) $(PARTS) $(LIB)
+	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(LIBS) $(EDIT_LIBS)
+$(FB)/flags.stamp: FORCE
+	@$(call stamp,$(FUZZ_CC) $(FUZZ_CF) $(FUZZ_PART))
 $(FB)/libproduct.a: $(call fobj,$(FUZZ_PART))
 	$(Q)echo "  AR    $@"; rm -f $@; ar rcs $@ $^
 $(FB)/obj/%_avx2.o: ISA := $(ISA_AVX2)
+$(FB)/obj/%_avx512vnni.o: ISA := $(ISA_AVX512VNNI)
 $(FB)/obj/%_plain.o: ISA := $(ISA_FMA)
-$(FB)/obj/%.o: %.c
+$(FB)/obj/%.o: %.c $(FB)/flags.stamp
 	$(Q)mkdir -p $(@D); echo "  CC    $< (fuzz)"; $(FUZZ_CC) $(FUZZ_CF) $(ISA) -c $< -o $@
--include $(wildcard $(patsubst %.o,%.d,$(call fobj,$(FUZZ_PART) $(FUZZ_SRC))))
+-include $(wildcard $(patsubst %.o,%.d,$(call fobj,$(FUZZ_PART) $(FUZZ_SRC) $(FUZZ_HELP))))
 
 # ---- source tools; they look at files that git knows, so build/ and strangers are left alone
 FILES    ?=

@@ -1,32 +1,14 @@
 /* Any bytes as a model's chat template, and any bytes as lines of a conversation, rendered with every vocabulary kind. What
- * comes out may hold no more control tokens than the same roles with empty texts. The first byte picks. */
+ * comes out may hold no more control tokens than the same roles with empty texts. The first byte picks the vocabulary, and may
+ * pick a form by name where the template names none.
+ * Parser: engine/chat.c engine/chat_form.c engine/conversation.c */
 #include "engine/conversation.h"
-#include "engine/model_random.h"
-#include <stdio.h>
+#include "tests/fuzz/kit.h"
+#include "tests/fuzz/made.h"
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static tokenizer *open_vocab(const char *pre)
-{
-    char path[64];
-    err e;
-    gguf_writer *w;
-    gguf *g;
-    tokenizer *t;
-    snprintf(path, sizeof path, "/tmp/fuzz-chat-%ld.gguf", (long)getpid());
-    if (gguf_writer_open(&w, path, &e) || random_vocab_write(w, pre, 600, &e) || gguf_writer_begin(w, &e) ||
-        gguf_writer_commit(w, &e) || gguf_open(&g, path, &e) || tokenizer_open(&t, g, &e)) {
-        fprintf(stderr, "%s\n", e.text);
-        abort();
-    }
-    gguf_writer_close(&w);
-    gguf_close(&g);
-    unlink(path);
-    return t;
-}
 
 static size_t control_tokens(const chat_style *s, const tokenizer *t, const chat_turn *turn, size_t n)
 {
@@ -49,19 +31,31 @@ static void render(const chat_style *s, const tokenizer *t, conversation *c)
     free(blank);
 }
 
+static void named_style(chat_style *s, size_t i)
+{
+    static gguf *some;
+    size_t n = 0;
+    err e;
+    view file = made_file(MADE_VOCAB, 1);
+    if (!some) kit_must(gguf_open(&some, kit_file(0, file.ptr, file.len), &e), &e);
+    while (chat_form_name(n)) n++;
+    kit_must(chat_style_of(s, chat_form_name(i % n), some, &e), &e);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static tokenizer *vocab[3];
     static const char *const pre[3] = { NULL, "llama-bpe", "qwen2" };
     for (int i = 0; i < 3; i++)
-        if (!vocab[i]) vocab[i] = open_vocab(pre[i]);
+        if (!vocab[i]) vocab[i] = kit_vocab(pre[i]);
     if (!size) return 0;
     const uint8_t *cut = memchr(data + 1, 0, size - 1);
     size_t first = cut ? (size_t)(cut - data - 1) : size - 1;
     chat_style s;
     conversation c = { 0 };
     err e;
-    if (!chat_detect((view){ data + 1, first }, &s) && !chat_detect((view){ "<|im_start|><|im_end|>", 22 }, &s)) abort();
+    if (!chat_detect((view){ data + 1, first }, &s)) named_style(&s, data[0] / 3);
+    if (!chat_style_name(&s)) abort();
     view rest = { cut ? cut + 1 : data, cut ? size - first - 2 : 0 };
     while (rest.len) {
         const char *end = memchr(rest.ptr, '\n', rest.len);
@@ -73,6 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!c.n && conversation_add(&c, CHAT_USER, data + 1, size - 1, &e)) abort();
     for (size_t i = 0; i < c.n; i++) json_decref(conversation_message(&c, i));
     render(&s, vocab[data[0] % 3], &c);
+    (void)chat_stop(&s, vocab[data[0] % 3]);
     conversation_free(&c);
     return 0;
 }

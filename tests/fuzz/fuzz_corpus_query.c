@@ -1,5 +1,6 @@
 /* Any bytes as a query against a small corpus, then as passages and as templates of a prompt; the input's first byte
- * chooses the budget. What must hold: no crash, no SQL error, budgets kept, offsets inside the file. */
+ * chooses the budget. What must hold: no crash, no SQL error, budgets kept, offsets inside the file.
+ * Parser: workers/rag/query.c workers/rag/search.c coordinator/rag_prompt.c */
 #include "coordinator/rag_prompt.h"
 #include "workers/rag/search.h"
 #include <stdio.h>

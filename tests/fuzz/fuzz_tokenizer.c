@@ -1,10 +1,12 @@
 /* Any bytes as text for made-up vocabularies: SPM, WordPiece, and byte-level BPE once for every kind of pre-tokenizer. The
  * pieces must give the text back (WordPiece cleans it: there the ids must be in range and the stream valid UTF-8). The first
- * byte picks the vocabulary, the second the options. */
+ * byte picks the vocabulary, the second the options. Then the same bytes are token ids, and turned into text.
+ * Parser: engine/tokenizer_spm.c engine/tokenizer_bpe.c engine/tokenizer_wpm.c engine/tokenizer_special.c engine/pretoken.c
+ * Parser: engine/detok.c */
 #include "engine/gguf_write.h"
-#include "engine/model_random.h"
 #include "engine/tokenizer_priv.h"
 #include "engine/utf8.h"
+#include "tests/fuzz/kit.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,13 +17,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static const char *const pres[] = { NULL, "bert", "llama-bpe", "qwen2", "gpt-2", "default", "falcon", "smollm", "qwen35", "llama4",
                                     "tekken", "deepseek-llm", "deepseek-coder", "deepseek-v3" };
 #define N_PRES (sizeof pres / sizeof *pres)
-
-static void check(err_code rc, const err *e)
-{
-    if (!rc) return;
-    fprintf(stderr, "%s\n", e->text);
-    abort();
-}
 
 /* Pieces a, b, ▁a, ... and a few others. */
 static err_code write_bert(gguf_writer *w)
@@ -43,27 +38,34 @@ static err_code write_bert(gguf_writer *w)
     return ERR_OK;
 }
 
-static tokenizer *open_vocab(const char *pre)
+static tokenizer *open_bert(void)
 {
-    char path[64];
+    const char *path = kit_path("bert.gguf");
     err e = { 0 };
     gguf_writer *w;
     gguf *g;
     tokenizer *t;
-    bool bert = pre && !strcmp(pre, "bert"), own = !pre || !strcmp(pre, "qwen2");
-    snprintf(path, sizeof path, "/tmp/fuzz-vocab-%ld.gguf", (long)getpid());
-    check(gguf_writer_open(&w, path, &e), &e);
-    check(bert ? write_bert(w) : random_vocab_write(w, own ? pre : "llama-bpe", 600, &e), &e);
-    check(gguf_writer_begin(w, &e), &e);
-    check(gguf_writer_commit(w, &e), &e);
+    kit_must(gguf_writer_open(&w, path, &e), &e);
+    kit_must(write_bert(w), &e);
+    kit_must(gguf_writer_begin(w, &e), &e);
+    kit_must(gguf_writer_commit(w, &e), &e);
     gguf_writer_close(&w);
-    check(gguf_open(&g, path, &e), &e);
-    check(tokenizer_open(&t, g, &e), &e);
+    kit_must(gguf_open(&g, path, &e), &e);
+    kit_must(tokenizer_open(&t, g, &e), &e);
     gguf_close(&g);
     unlink(path);
-    if (bert || own) return t;
+    return t;
+}
+
+static tokenizer *open_vocab(const char *pre)
+{
+    err e = { 0 };
+    if (pre && !strcmp(pre, "bert")) return open_bert();
+    bool own = !pre || !strcmp(pre, "qwen2");
+    tokenizer *t = kit_vocab(own ? pre : "llama-bpe");
+    if (own) return t;
     pretoken_close(&t->pre);
-    check(pretoken_open(&t->pre, pretoken_find((view){ pre, strlen(pre) }), &e), &e);
+    kit_must(pretoken_open(&t->pre, pretoken_find((view){ pre, strlen(pre) }), &e), &e);
     return t;
 }
 
@@ -74,6 +76,25 @@ static void check_utf8(const text *s)
         if (step.state != UTF8_OK) abort();
         i += step.len;
     }
+}
+
+/* Two bytes an id; those past the vocabulary must be refused, and change nothing. */
+static void decode(const tokenizer *t, view in)
+{
+    detok d = { 0 };
+    text out = { 0 };
+    for (size_t i = 0; i + 1 < in.len; i += 2) {
+        const uint8_t *p = (const uint8_t *)in.ptr + i;
+        uint32_t id = p[0] + 256u * p[1];
+        err e = { 0 };
+        err_code rc = detok_push(&d, t, id, &out, &e);
+        if ((rc == ERR_OK) != (id < t->n)) abort();
+        kit_said(rc, &e);
+    }
+    err e = { 0 };
+    kit_must(detok_end(&d, &out, &e), &e);
+    check_utf8(&out);
+    text_free(&out);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -91,12 +112,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     text out = { 0 }, shown = { 0 };
     detok d = { 0 };
     err e = { 0 };
-    check(tokenizer_encode(t, in, false, special, &l, &e), &e);
+    kit_must(tokenizer_encode(t, in, false, special, &l, &e), &e);
     for (size_t i = 0; i < l.n; i++) {
-        check(tokenizer_piece(t, l.id[i], true, &out, &e), &e);
-        check(detok_push(&d, t, l.id[i], &shown, &e), &e);
+        kit_must(tokenizer_piece(t, l.id[i], true, &out, &e), &e);
+        kit_must(detok_push(&d, t, l.id[i], &shown, &e), &e);
     }
-    check(detok_end(&d, &shown, &e), &e);
+    kit_must(detok_end(&d, &shown, &e), &e);
     check_utf8(&shown);
     bool stripped = special && data[1] & 4;
     /* SPM adds blanks and uses U+2581 itself. */
@@ -106,5 +127,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     token_list_free(&l);
     text_free(&out);
     text_free(&shown);
+    decode(t, in);
     return 0;
 }

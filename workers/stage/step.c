@@ -85,11 +85,12 @@ static void do_ops(shard_state *s, const msg_step *m, const view *ops, step_out 
     }
 }
 
-/* Rows of one session stand together (the pump puts them so): one reserve for each stretch. */
+/* Rows of one session stand together (the pump puts them so), all given up or none: one reserve for each stretch. A peer that
+ * mixes them gets more stretches. */
 static uint32_t stretch(const shard_state *s, uint32_t i, uint32_t n)
 {
     uint32_t j = i + 1;
-    while (j < n && s->rows[j].session == s->rows[i].session) j++;
+    while (j < n && s->rows[j].session == s->rows[i].session && !s->rows[j].status == !s->rows[i].status) j++;
     return j;
 }
 
