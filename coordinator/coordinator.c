@@ -180,7 +180,7 @@ err_code prefill_start(coordinator *c, session *s, err *e)
         if (rc) return rc;
     }
     uint32_t chunk = s->job->ask.chunk && s->job->ask.chunk < c->chunk ? (uint32_t)s->job->ask.chunk : c->chunk;
-    return prefill_add(c->prefill, s->id, s->tokens.id, s->n_prompt - 1, chunk, e);
+    return prefill_add(c->prefill, &(prefill_work){ s->id, s->tokens.id, s->n_prompt - 1, chunk, session_prompt_rows(s), &s->job->kv }, e);
 }
 
 void prefill_cancel(coordinator *c, uint64_t id)

@@ -9,7 +9,8 @@
 
 typedef struct task {
     uint64_t session;
-    uint32_t n, chunk;
+    uint32_t n, chunk, n_prompt;
+    kv_policy policy;
     bool dropped;
     struct task *next;
     uint32_t token[];
@@ -78,15 +79,17 @@ static err_code send_patiently(prefill *p, uint32_t stage, const message *m, vie
     }
 }
 
-static err_code push_chunk(prefill *p, kv_seq *q, uint64_t session, uint32_t from, uint32_t to, bool last, err *e)
+/* To every stage its layers: rows [from, to), or, under a policy that observes, all there is when the prompt is done. */
+static err_code push(prefill *p, kv_seq *q, uint64_t session, uint32_t from, uint32_t to, bool state, bool last, err *e)
 {
     err_code rc = ERR_OK;
     for (uint32_t i = 0; !rc && i < p->o.n_stages; i++) {
         const prefill_stage *s = &p->stage[i];
-        size_t n = kv_export_bytes(q, s->first, s->last, from, to);
+        size_t n = state ? kv_state_bytes(q, s->first, s->last) : kv_export_bytes(q, s->first, s->last, from, to);
         text_clear(&p->stream);
         if (!text_reserve(&p->stream, n)) return err_set(e, ERR_NOMEM, "out of memory for %zu bytes of KV", n);
-        rc = kv_export(q, s->first, s->last, from, to, p->stream.ptr, n, e);
+        rc = state ? kv_state_export(q, s->first, s->last, p->stream.ptr, n, e)
+                   : kv_export(q, s->first, s->last, from, to, p->stream.ptr, n, e);
         message m = msg_init(MSG_KV_PUSH);
         m.kv_push.epoch = p->o.epoch;
         m.kv_push.session = session;
@@ -100,11 +103,13 @@ static err_code push_chunk(prefill *p, kv_seq *q, uint64_t session, uint32_t fro
 static err_code run_task(prefill *p, const task *t, err *e)
 {
     kv_seq *q;
-    err_code rc = kv_seq_open(p->store, t->session, &q, e);
+    bool state = t->policy.see != 0;
+    err_code rc = kv_seq_open_policy(p->store, t->session, &t->policy, t->n_prompt, &q, e);
     for (uint32_t at = 0, n; !rc && at < t->n && !given_up(p, t); at += n) {
         n = t->n - at < t->chunk ? t->n - at : t->chunk;
+        bool last = at + n == t->n;
         rc = run_chunk(p, q, t->token, at, n, e);
-        if (!rc) rc = push_chunk(p, q, t->session, at, at + n, at + n == t->n, e);
+        if (!rc && (!state || last)) rc = push(p, q, t->session, state ? 0 : at, at + n, state, last, e);
     }
     kv_seq_close(p->store, t->session);
     return rc;
@@ -265,12 +270,12 @@ void prefill_shut(prefill **pp)
     *pp = NULL;
 }
 
-err_code prefill_add(prefill *p, uint64_t session, const uint32_t *tokens, uint32_t n, uint32_t chunk, err *e)
+err_code prefill_add(prefill *p, const prefill_work *w, err *e)
 {
-    task *t = malloc(sizeof *t + n * sizeof *t->token);
-    if (!t) return err_set(e, ERR_NOMEM, "out of memory for %u tokens", n);
-    *t = (task){ .session = session, .n = n, .chunk = chunk };
-    memcpy(t->token, tokens, n * sizeof *tokens);
+    task *t = malloc(sizeof *t + w->n * sizeof *t->token);
+    if (!t) return err_set(e, ERR_NOMEM, "out of memory for %u tokens", w->n);
+    *t = (task){ .session = w->session, .n = w->n, .chunk = w->chunk, .n_prompt = w->n_prompt, .policy = *w->policy };
+    memcpy(t->token, w->tokens, w->n * sizeof *w->tokens);
     pthread_mutex_lock(&p->lock);
     task **at = &p->tasks;
     while (*at) at = &(*at)->next;

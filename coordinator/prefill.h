@@ -4,7 +4,7 @@
  * its own thread with its own sockets, so that it disturbs neither the event loop nor stages that decode. It computes every
  * prompt row but the last, which goes through the pipeline and brings the logits; the bits are the pipeline's.
  * Calls from the main thread only. Failures arrive as FAIL on the inbox link. */
-#include "core/err.h"
+#include "kvstore/policy.h"
 #include <stdint.h>
 
 typedef struct prefill prefill;
@@ -21,8 +21,15 @@ typedef struct {
 err_code prefill_open(prefill **out, const prefill_options *o, err *e);
 /* Stops the thread; queued work is given up. */
 void prefill_shut(prefill **p);
-/* Compute rows [0, n) of the tokens (copied) for a session, chunk rows at a time. */
-err_code prefill_add(prefill *p, uint64_t session, const uint32_t *tokens, uint32_t n, uint32_t chunk, err *e);
+/* Compute rows [0, n) of the tokens (copied) for a session, chunk rows at a time. n_prompt and policy (copied): as its
+ * SESSION_OPEN says. */
+typedef struct {
+    uint64_t session;
+    const uint32_t *tokens;
+    uint32_t n, chunk, n_prompt;
+    const kv_policy *policy;
+} prefill_work;
+err_code prefill_add(prefill *p, const prefill_work *w, err *e);
 /* Give up a session's work, queued or under way (at the next chunk). */
 void prefill_drop(prefill *p, uint64_t session);
 #endif

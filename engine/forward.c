@@ -35,7 +35,8 @@ struct runner {
 
 kv_geometry forward_kv(const model_shape *s, uint32_t first, uint32_t last)
 {
-    return (kv_geometry){ .first = first, .last = last, .H = s->H, .K = s->K, .d = s->d, .rope = s->rope, .look = s->look };
+    return (kv_geometry){ .first = first, .last = last, .H = s->H, .K = s->K, .d = s->d, .rope = s->rope, .look = s->look,
+                          .n_layers = s->L };
 }
 
 /* ---- open and close ---------------------------------------------------------------------------------------------- */

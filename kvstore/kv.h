@@ -115,6 +115,12 @@ err_code kv_export(const kv_seq *q, uint32_t l0, uint32_t l1, uint32_t from, uin
  * ERR_STATE while there are tentative rows. */
 err_code kv_import(kv_seq *q, const void *buf, size_t len, err *e);
 
+/* All that a sequence has in layers [l0, l1): packed rows as they are, raw rows, and what its policy has observed; kv_import takes
+ * it into an empty sequence of the same policy and prompt, which goes on with the same bits. Of an identity: kv_export of all
+ * rows. 0 and ERR_STATE while the sequence is not whole. */
+size_t kv_state_bytes(const kv_seq *q, uint32_t l0, uint32_t l1);
+err_code kv_state_export(const kv_seq *q, uint32_t l0, uint32_t l1, void *buf, size_t len, err *e);
+
 /* data: pages that hold rows, whole, a shared one once; packed: those of them that settled rows are in. meta: identities, page
  * tables, rotary table, positions of packed rows; seen: of it, what scores need. arena: memory of all pages, used and free;
  * never above max_bytes. read: packed bytes that attention has read since the store is open; evicted: rows x heads x layers. */

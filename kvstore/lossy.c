@@ -165,6 +165,7 @@ void lossy_clear(kv_seq *q, uint32_t n_prompt)
     y->channel = NULL;
     y->d_pruned = q->store->g.d;
     y->n_prompt = n_prompt;
+    y->arriving = false;
     q->base = 0;
     observe_clear(&y->see, n_prompt);
     err quiet;
@@ -313,7 +314,7 @@ err_code lossy_truncate(kv_seq *q, uint32_t row, err *e)
 {
     kv_lossy *y = q->lossy;
     uint32_t last = cells_last(&q->cells);
-    if (row == 0) {
+    if (row == 0 || y->arriving) {
         cells_truncate(&q->cells, 0);
         table_shrink(&q->table, &q->store->pages, 0);
         lossy_clear(q, y->n_prompt);

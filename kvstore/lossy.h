@@ -39,6 +39,7 @@ typedef struct { pages *class; kv_pack pack; } side_code;
 struct kv_lossy {
     kv_policy policy;
     uint32_t n_prompt;         /* rows of the prompt, 0: unknown, so only multiples of KV_INTERVAL count */
+    bool arriving;             /* an imported state waits for more layers */
     bool broken;               /* a settlement stopped half way: the sequence can only be closed */
     side_code code[KV_SIDES][CODES];
     uint32_t levels;           /* of the staircase, 0: none */
@@ -87,6 +88,9 @@ void shelf_free(kv_seq *q, shelf *h);
 /* Room for the pages of one pane of this code; may take memory from other page sizes. */
 err_code lossy_ensure(kv_seq *q, uint8_t code, uint32_t panes, err *e);
 
+/* state.c: kv_import of a state */
+bool kv_state_is(const void *buf, size_t len);
+err_code lossy_import(kv_seq *q, const void *buf, size_t len, err *e);
 /* settle.c: committed rows up to now settle. */
 err_code lossy_settle(kv_seq *q, bool prompt_end, err *e);
 /* attend_packed.c */

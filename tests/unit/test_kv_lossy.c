@@ -3,6 +3,7 @@
 #include "core/vec.h"
 #include "tests/unit/kv_world.h"
 #include <math.h>
+#include <xxhash.h>
 
 enum { PROMPT = 83, ROWS = 270, H = 4, KH = 2 };
 static const char *const texts[] = {
@@ -348,4 +349,101 @@ Test(kv_lossy, what_cannot_be_is_refused)
     cr_assert(strstr(e.text, "codebooks"), "%s", e.text);
     cr_assert_eq(kv_bytes(s).sequences, 0);
     kv_close(&s);
+}
+
+/* ---- the state stream -------------------------------------------------------------------------------------------------- */
+
+static unsigned char *state_of(const kv_seq *q, uint32_t l0, uint32_t l1, size_t *len)
+{
+    err e = { 0 };
+    *len = kv_state_bytes(q, l0, l1);
+    unsigned char *buf = malloc(*len + 1);
+    cr_assert_eq(kv_state_export(q, l0, l1, buf, *len, &e), ERR_OK, "%s", e.text);
+    return buf;
+}
+
+static void take_state(const kv_seq *from, kv_seq *to, uint32_t l0, uint32_t l1)
+{
+    size_t len;
+    err e = { 0 };
+    unsigned char *buf = state_of(from, l0, l1, &len);
+    cr_assert_eq(kv_import(to, buf, len, &e), ERR_OK, "%s", e.text);
+    free(buf);
+}
+
+Test(kv_lossy, a_state_goes_on_elsewhere_with_the_same_bits)
+{
+    static const uint32_t cuts[] = { PROMPT - 1, PROMPT, PROMPT + 30, 256, 261 };
+    uint32_t tokens[ROWS];
+    pick_tokens(tokens, ROWS, 5);
+    kv_geometry g = geometry_of(16, KV_F16, ISA_PLAIN);
+    for (uint32_t i = 0; i < POLICIES; i++) {
+        kv_policy p = policy(texts[i]);
+        uint32_t cut = cuts[i % 5];
+        float *want = run(&g, &p, tokens, ROWS, 9), *got = new_out(&g, ROWS);
+        kv *a = open_store(&g), *b = open_store(&g);
+        kv_seq *q = open_under(a, 1, &p, PROMPT), *to = open_under(b, 1, &p, PROMPT);
+        go(a, &g, q, tokens, cut, 9, got);
+        if (i % 2) take_state(q, to, FIRST, LAST);
+        else for (uint32_t l = LAST; l-- > FIRST;) take_state(q, to, l, l + 1);
+        cr_assert_eq(kv_rows(to), cut);
+        size_t w = out_floats(&g);
+        go(b, &g, to, tokens + cut, ROWS - cut, 5, got + cut * w);
+        cr_expect(same(got + cut * w, want + cut * w, (ROWS - cut) * w), "cut at %u, %s", cut, texts[i]);
+        kv_seq_close(b, 1);
+        cr_assert_eq(kv_bytes(b).pages_used, 0);
+        kv_close(&a);
+        kv_close(&b);
+        free(want);
+        free(got);
+    }
+}
+
+/* A stream that something happened to is taken whole or refused with a word; the sequence is empty then. */
+Test(kv_lossy, a_damaged_state_is_refused_and_leaves_nothing)
+{
+    uint32_t tokens[ROWS], refused = 0, taken = 0;
+    uint64_t seed = test_seed();
+    dice d = { seed, 0 };
+    pick_tokens(tokens, ROWS, 5);
+    kv_geometry g = geometry_of(16, KV_F16, ISA_PLAIN);
+    for (uint32_t i = 0; i < 600; i++) {
+        static const uint32_t some[] = { 9, 10, 12, 15, 18, 20 };
+        kv_policy p = policy(texts[some[i % 6]]);
+        kv *s = open_store(&g);
+        kv_seq *q = open_under(s, 1, &p, 40), *to = open_under(s, 2, &p, 40);
+        float *out = new_out(&g, 45);
+        size_t len;
+        err e = { 0 };
+        go(s, &g, q, tokens, 45, 9, out);
+        unsigned char *buf = state_of(q, FIRST, LAST, &len);
+        uint64_t used = kv_bytes(s).pages_used, check;
+        uint32_t changes = 1 + roll(&d, 3);
+        /* most often in the first bytes, where numbers are; the checksum is made to fit */
+        for (uint32_t j = 0; j < changes; j++) {
+            uint32_t at = roll(&d, roll(&d, 3) ? 1200 : (uint32_t)len - 8) % (uint32_t)(len - 8);
+            buf[at] ^= (unsigned char)(1u << roll(&d, 8));
+        }
+        check = XXH3_64bits(buf, len - 8);
+        memcpy(buf + len - 8, &check, 8);
+        err_code rc = kv_import(to, buf, len, &e);
+        if (rc) {
+            refused++;
+            cr_assert(e.text[0]);
+            cr_assert_eq(kv_rows(to), 0);
+            cr_assert_eq(kv_bytes(s).pages_used, used);
+        } else {
+            taken++;
+            cr_assert_eq(kv_rows(to), 45);
+            kv_row next = { kv_last_row(to) + 1, 45, KV_ROW_NONE, 0, 0, 0 };
+            uint32_t slot;
+            if (!kv_reserve(to, &next, 1, &slot, &e)) compute(s, &g, to, &slot, tokens, 1, out);
+        }
+        free(buf);
+        free(out);
+        kv_close(&s);
+    }
+    printf("# %u refused, %u taken\n", refused, taken);
+    cr_assert_gt(refused, 50);
+    cr_assert_gt(taken, 50);
 }
