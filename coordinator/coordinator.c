@@ -174,6 +174,7 @@ err_code prefill_start(coordinator *c, session *s, err *e)
             snprintf(st[i].bulk_addr, sizeof st[i].bulk_addr, "%s", c->by_stage[i]->hello.bulk_addr);
         }
         prefill_options o = { .hub = c->hub, .model = gguf_path(c->file), .inbox = link_addr(c->inbox), .n_ctx = c->n_ctx, .max_rows = c->max_rows,
+                              .pack = { !c->set->no_pack, c->set->pack_dir, c->set->pack_cap << 20 },
                               .threads = c->set->threads ? (uint32_t)c->set->threads : 1, .format = c->kv, .path = c->path, .epoch = c->epoch,
                               .n_stages = c->n_stages, .stage = st };
         err_code rc = prefill_open(&c->prefill, &o, e);

@@ -123,6 +123,9 @@ static err_code start_stage(coordinator *c, member *m, err *e)
     arg(&a, "--model=%s", gguf_path(c->file));
     arg(&a, "--share=%u/%" PRIu64, i, s->stages);
     arg(&a, "--threads=%" PRIu64, s->threads);
+    if (s->no_pack) arg(&a, "--no-pack");
+    if (s->pack_dir) arg(&a, "--pack-dir=%s", s->pack_dir);
+    arg(&a, "--pack-cap=%" PRIu64, s->pack_cap);
     if (bind[0]) arg(&a, "--bind=%s", bind);
     if (!s->listen) arg(&a, "--data-dir=%s", c->dir);
     if (s->trace) arg(&a, "--trace=%s.stage-%u", s->trace, i);

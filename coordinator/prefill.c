@@ -142,7 +142,9 @@ static err_code load(prefill *p, err *e)
     if (!rc) rc = gguf_open(&p->file, p->o.model, e);
     model_shape s;
     if (!rc) rc = model_shape_read(&s, p->file, e);
-    if (!rc) rc = model_open(&p->model, p->file, (shard){ 0, s.L, true, false }, e);
+    pack_file *packed = rc ? NULL : pack_open(p->file, &p->o.pack, p->o.threads, NULL);
+    if (!rc) rc = model_open_packed(&p->model, p->file, packed, (shard){ 0, s.L, true, false }, e);
+    pack_close(&packed);
     if (rc) return rc;
     kv_geometry g = forward_kv(&s, 0, s.L);
     g.format = (kv_format)p->o.format;

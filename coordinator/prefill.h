@@ -4,6 +4,7 @@
  * its own thread with its own sockets, so that it disturbs neither the event loop nor stages that decode. It computes every
  * prompt row but the last, which goes through the pipeline and brings the logits; the bits are the pipeline's.
  * Calls from the main thread only. Failures arrive as FAIL on the inbox link. */
+#include "engine/pack.h"
 #include "kvstore/policy.h"
 #include <stdint.h>
 
@@ -13,6 +14,7 @@ typedef struct { uint32_t first, last; char bulk_addr[128]; } prefill_stage;
 typedef struct {
     struct hub *hub;
     const char *model;              /* GGUF file */
+    pack_options pack;              /* pack.dir must outlive the prefill */
     const char *inbox;              /* where FAIL goes */
     uint32_t n_ctx, max_rows, threads, format, path, epoch, n_stages;
     const prefill_stage *stage;     /* [n_stages], copied */

@@ -44,7 +44,10 @@ INLINE __m256i weights_of(wtype t, unit u, uint32_t j, uint32_t i)
     case WTYPE_Q5_K: return _mm256_or_si256(nibbles(word(t, u, 11 + j / 2 * 8 + i), j & 1), moved(word(t, u, 3 + i), j, 4, 1));
     case WTYPE_Q6_K: return _mm256_or_si256(nibbles(word(t, u, j / 4 * 16 + j % 2 * 8 + i), j % 4 / 2),
                                             moved(word(t, u, 32 + j / 4 * 8 + i), j % 4 * 2, 4, 3));
-    default:         return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load128(wtype_iq4_nl)), nibbles(word(t, u, i % 4), high));
+    default: {
+        __m256i table = _mm256_broadcastsi128_si256(load128(wtype_iq4_nl));
+        return _mm256_shuffle_epi8(table, nibbles(word(t, u, i % 4), high));
+    }
     }
 }
 

@@ -1,6 +1,7 @@
 /* Weights of one shard: reads the shape, checks every tensor against it, maps exactly the tensors it holds.
  * It refuses to guess: a tensor that is missing or has another shape is an error that names it. */
 #include "engine/model.h"
+#include "engine/packed.h"
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 /* ---- mappings and widened vectors that a model owns ------------------------------------------------------------- */
 
 struct model_maps {
+    const pack_file *packed;          /* while the model is being opened */
     gguf_range *range;
     size_t n, cap;
     float **vec;
@@ -27,14 +29,18 @@ static bool grow(void **p, size_t *cap, size_t n, size_t size)
     return true;
 }
 
-static err_code map_tensor(model *m, const gguf *g, const gguf_tensor *t, const uint8_t **data, err *e)
+static err_code map_tensor(model *m, const gguf *g, const gguf_tensor *t, mat *w, err *e)
 {
     struct model_maps *o = m->maps;
     if (!grow((void **)&o->range, &o->cap, o->n, sizeof *o->range)) return err_set(e, ERR_NOMEM, "%s: out of memory", t->name);
+    m->bytes += t->bytes;
+    if (pack_find(o->packed, t->name, w->type, w->n_out, w->n_in, w, &o->range[o->n])) {
+        o->n++;
+        return ERR_OK;
+    }
     err_code rc = gguf_map(g, t->offset, t->bytes, &o->range[o->n], e);
     if (rc) return err_wrap(e, "tensor %s", t->name);
-    *data = o->range[o->n++].data;
-    m->bytes += t->bytes;
+    w->data = o->range[o->n++].data;
     return ERR_OK;
 }
 
@@ -68,7 +74,7 @@ static err_code load_mat(model *m, const gguf *g, mat *out, uint64_t n_out, uint
     if (t->bytes != out->row_bytes * n_out)
         return err_set(e, ERR_MODEL, "%s: tensor %s has %" PRIu64 " bytes, want %" PRIu64, gguf_path(g), name, t->bytes,
                        (uint64_t)out->row_bytes * n_out);
-    return map_tensor(m, g, t, &out->data, e);
+    return map_tensor(m, g, t, out, e);
 }
 
 /* Norm weights and biases: f32 in almost every file; f16 and bf16 are widened once into owned memory. */
@@ -84,7 +90,7 @@ static err_code load_vec(model *m, const gguf *g, const float **out, uint32_t n,
         free(v);
         return err_set(e, ERR_NOMEM, "%s: out of memory", name);
     }
-    wtype_to_f32(w.type, w.data, n, v);
+    mat_row_f32(&w, 0, 0, n, v);
     o->vec[o->n_vec++] = v;
     *out = v;
     return ERR_OK;
@@ -122,7 +128,10 @@ static err_code load_fused(model *m, const gguf *g, uint32_t l, layer_weights *w
     uint32_t q = s->H * s->d, kv = s->K * s->d, at = 0;
     mat qkv, gate_up;
     const mat_want want[] = { { "attn_qkv", &qkv, q + 2 * kv, s->D }, { "ffn_up", &gate_up, 2 * s->F, s->D } };
+    const pack_file *p = m->maps->packed;
+    if ((q | kv | s->F) % PACKED_GROUP) m->maps->packed = NULL;      /* a group cannot be cut */
     err_code rc = load_mats(m, g, l, want, sizeof want / sizeof *want, e);
+    m->maps->packed = p;
     if (rc) return rc;
     w->wq = cut(&qkv, &at, q);
     w->wk = cut(&qkv, &at, kv);
@@ -189,7 +198,9 @@ static err_code load_ends(model *m, const gguf *g, err *e)
     return rc ? rc : load_vec(m, g, &m->out_norm, s->D, "output_norm.weight", e);
 }
 
-err_code model_open(model **out, const gguf *g, shard part, err *e)
+err_code model_open(model **out, const gguf *g, shard part, err *e) { return model_open_packed(out, g, NULL, part, e); }
+
+err_code model_open_packed(model **out, const gguf *g, const pack_file *p, shard part, err *e)
 {
     *out = NULL;
     model *m = calloc(1, sizeof *m);
@@ -198,12 +209,14 @@ err_code model_open(model **out, const gguf *g, shard part, err *e)
         return err_set(e, ERR_NOMEM, "%s: out of memory", gguf_path(g));
     }
     m->part = part;
+    m->maps->packed = p;
     err_code rc = model_shape_read(&m->shape, g, e);
     if (!rc && (part.first > part.last || part.last > m->shape.L))
         rc = err_set(e, ERR_MODEL, "%s: layers [%u, %u) of a model with %u", gguf_path(g), part.first, part.last, m->shape.L);
     if (!rc && !(m->layer = calloc(part.last - part.first + 1, sizeof *m->layer))) rc = err_set(e, ERR_NOMEM, "out of memory");
     for (uint32_t l = part.first; !rc && l < part.last; l++) rc = load_layer(m, g, l, e);
     if (!rc) rc = load_ends(m, g, e);
+    m->maps->packed = NULL;
     if (rc) model_close(&m);
     *out = m;
     return rc;

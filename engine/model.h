@@ -5,6 +5,7 @@
 #include "core/rope.h"
 #include "engine/gguf.h"
 #include "engine/kernels.h"
+#include "engine/pack.h"
 #include "kvstore/look.h"
 
 #define MODEL_MAX_LAYERS 512
@@ -57,5 +58,7 @@ err_code model_shape_read(model_shape *out, const gguf *g, err *e);
 /* Map exactly the tensors of `part` (page rounding aside) and check every shape and type. Norms and biases are
  * float in the file; F16/BF16 ones are widened into owned memory. Immutable afterwards: any thread. */
 err_code model_open(model **out, const gguf *g, shard part, err *e);
+/* The same with packed matrices where p (may be NULL) has them; p may be closed afterwards. */
+err_code model_open_packed(model **out, const gguf *g, const pack_file *p, shard part, err *e);
 void model_close(model **m);
 #endif

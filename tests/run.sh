@@ -9,6 +9,7 @@ limit=${TEST_LIMIT:-600} reports=${TEST_REPORTS:-}
 passed=0 failed=0 skipped=0
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
+export XDG_CACHE_HOME=$tmp/cache    # nobody's own cache is filled
 pid=
 trap '[[ -z $pid ]] || kill "$pid" 2>/dev/null; exit 130' INT TERM HUP
 

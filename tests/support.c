@@ -127,6 +127,9 @@ const char *support_tmpdir(void)
     snprintf(tmpdir, sizeof tmpdir, "/tmp/sluice-test-XXXXXX");
     if (!mkdtemp(tmpdir)) return NULL;
     tmpdir_owner = getpid();
+    char cache[80];
+    snprintf(cache, sizeof cache, "%s/cache", tmpdir);
+    setenv("XDG_CACHE_HOME", cache, 1);         /* packed weights of tests go with the folder */
     atexit(tmpdir_remove);
     return tmpdir;
 }

@@ -2,6 +2,7 @@
 #include "core/clock.h"
 #include "core/signals.h"
 #include "ops/cli/client.h"
+#include "ops/cli/packing.h"
 #include "ops/cli/paths.h"
 #include "ops/cli/progress.h"
 #include "ops/cli/signals.h"
@@ -248,6 +249,7 @@ static err_code start_private(cluster *c, settings *s, err *e)
 {
     launch l = { .notify = { -1, -1 }, .err_fd = -1 };
     err_code rc = path_default_model(s, e);
+    if (rc == ERR_OK && s->stages) packing_before_start(s);
     if (rc == ERR_OK) rc = path_private_dir(&c->dir, e);
     c->private_dir = rc == ERR_OK;
     if (rc == ERR_OK) rc = start(c, &l, s, c->dir.ptr, true, e);
@@ -281,6 +283,7 @@ err_code cluster_start_detached(cluster *c, settings *s, const char *dir, err *e
     launch l = { .notify = { -1, -1 }, .err_fd = -1 };
     *c = (cluster){ 0 };
     err_code rc = path_default_model(s, e);
+    if (rc == ERR_OK && s->stages) packing_before_start(s);
     if (rc == ERR_OK && (l.err_fd = open_log(dir, e)) < 0) rc = ERR_IO;
     if (rc == ERR_OK && !text_adds(&c->dir, dir)) rc = err_set(e, ERR_NOMEM, "out of memory");
     if (rc == ERR_OK) rc = start(c, &l, s, dir, false, e);

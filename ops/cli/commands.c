@@ -87,7 +87,7 @@ const command commands[] = {
       "sluice index notes/ -o notes.db", "The corpus file is what --rag takes." },
     { "model", CMD_MODEL, cmd_model, "look into a model file; make one of another, or of random weights",
       "info FILE\n       sluice model random --shape NAME [--quant TYPE] -o FILE\n       sluice model quantize IN OUT TYPE\n"
-      "       sluice model split IN OUTPREFIX --max-size MB\n       sluice model merge FIRST OUT",
+      "       sluice model split IN OUTPREFIX --max-size MB\n       sluice model merge FIRST OUT\n       sluice model pack [FILE]\n       sluice model cache [--clear]",
       "info|random|quantize|split|merge", "sluice model info model.gguf",
       "info prints metadata and tensors; random makes a file of a real shape for measurements; quantize stores the weights in "
       "another type; split and merge part a file and put its parts together." },

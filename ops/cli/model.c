@@ -2,6 +2,7 @@
 #include "engine/model_random.h"
 #include "ops/cli/command.h"
 #include "ops/cli/convert.h"
+#include "ops/cli/packing.h"
 #include "ops/cli/paths.h"
 #include "ops/cli/progress.h"
 #include "ops/cli/show.h"
@@ -67,15 +68,17 @@ static err_code make_random(settings *s, err *e)
 
 err_code cmd_model(settings *s, err *e)
 {
-    const char *words[8] = { "info", "random" }, *usage, *w = s->args.n ? s->args.at[0] : "";
-    size_t n = 2;
+    const char *words[8] = { "info", "random", "pack", "cache" }, *usage, *w = s->args.n ? s->args.at[0] : "";
+    size_t n = 4;
     if (!strcmp(w, "info")) return info(s, e);
     if (!strcmp(w, "random")) return make_random(s, e);
+    if (!strcmp(w, "pack")) return packing_make(s, e);
+    if (!strcmp(w, "cache")) return packing_cache(s, e);
     for (size_t i = 0; n < 8 && (words[n] = convert_word(i, &usage)); i++, n++)
         if (!strcmp(w, words[n])) return convert_run(w, s, e);
     const char *near = nearest_word(w, words, n);
     return err_set(e, ERR_USAGE, "model info FILE, random --shape NAME -o FILE, quantize IN OUT TYPE, "
-                   "split IN OUTPREFIX --max-size MB, or merge FIRST OUT%s%s%s", near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+                   "split IN OUTPREFIX --max-size MB, merge FIRST OUT, pack FILE, or cache [--clear]%s%s%s", near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }
 
 err_code cmd_config(settings *s, err *e)

@@ -74,6 +74,8 @@ static void set_up(rig *r)
     if (o->max_rows) s->max_rows = o->max_rows;
     if (o->max_sessions) s->max_sessions = o->max_sessions;
     s->threads = o->threads ? o->threads : 1;   /* of local prefill */
+    s->no_pack = !o->packed;
+    give(&s->pack_dir, rig_stage_pack_dir());
 }
 
 static void start_all(rig *r, int *ready)
@@ -87,7 +89,8 @@ static void start_all(rig *r, int *ready)
     snprintf(control, sizeof control, "ipc://%s/control", r->dir);
     for (uint32_t i = 0; i < r->n_stages; i++) {
         snprintf(file, sizeof file, "%s/trace.s%u", r->dir, i);
-        rig_stage_start(&r->stage[i], r->hub, i, control, r->o.model, r->o.isas ? r->o.isas[i] : r->o.use, r->o.threads, r->o.trace ? file : NULL);
+        rig_stage_start(&r->stage[i], r->hub, i, control, r->o.model, r->o.isas ? r->o.isas[i] : r->o.use, r->o.threads, r->o.trace ? file : NULL,
+                        r->o.packed);
     }
 }
 

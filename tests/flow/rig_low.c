@@ -66,7 +66,7 @@ void low_open(low_rig *r, const char *file, uint32_t n, isa use, uint32_t n_ctx)
     cr_assert_eq(hub_open(&r->hub, &e), ERR_OK, "%s", e.text);
     cr_assert_eq(link_bind(&r->control, r->hub, LINK_ROUTER, LINK_CONTROL, "inproc://control", &e), ERR_OK, "%s", e.text);
     cr_assert_eq(link_bind(&r->result, r->hub, LINK_PULL, LINK_DATA, "inproc://result", &e), ERR_OK, "%s", e.text);
-    for (uint32_t i = 0; i < n; i++) rig_stage_start(&r->stage[i], r->hub, i, "inproc://control", file, use, 1, NULL);
+    for (uint32_t i = 0; i < n; i++) rig_stage_start(&r->stage[i], r->hub, i, "inproc://control", file, use, 1, NULL, false);
     take_hellos(r);
     for (uint32_t i = 0; i < n; i++)
         cr_assert_eq(link_connect(&r->first[i], r->hub, LINK_PUSH, LINK_DATA, r->stage[i].data, &e), ERR_OK, "%s", e.text);

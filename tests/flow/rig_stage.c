@@ -1,4 +1,5 @@
 #include "tests/flow/rig_stage.h"
+#include "tests/support.h"
 #include <criterion/criterion.h>
 #include <stdio.h>
 
@@ -9,7 +10,15 @@ static void *stage_thread(void *arg)
     return NULL;
 }
 
-void rig_stage_start(rig_stage *s, hub *h, uint32_t i, const char *connect, const char *model, isa use, uint32_t threads, const char *trace_file)
+const char *rig_stage_pack_dir(void)
+{
+    static char dir[128];
+    snprintf(dir, sizeof dir, "%s/packed", support_tmpdir());
+    return dir;
+}
+
+void rig_stage_start(rig_stage *s, hub *h, uint32_t i, const char *connect, const char *model, isa use, uint32_t threads, const char *trace_file,
+                     bool packed)
 {
     *s = (rig_stage){ .running = true };
     snprintf(s->name, sizeof s->name, "s%u", i);
@@ -18,7 +27,8 @@ void rig_stage_start(rig_stage *s, hub *h, uint32_t i, const char *connect, cons
     snprintf(s->connect, sizeof s->connect, "%s", connect);
     if (trace_file) snprintf(s->trace, sizeof s->trace, "%s", trace_file);
     s->o = (stage_options){ .hub = h, .connect = s->connect, .model = model, .name = s->name, .data_addr = s->data, .bulk_addr = s->bulk,
-                            .trace = trace_file ? s->trace : NULL, .threads = threads ? threads : 1, .isa = use, .joined = true, .stop = &s->stop };
+                            .trace = trace_file ? s->trace : NULL, .threads = threads ? threads : 1, .isa = use, .joined = true, .stop = &s->stop,
+                            .pack = { packed, rig_stage_pack_dir(), 0 } };
     cr_assert_eq(pthread_create(&s->thread, NULL, stage_thread, s), 0, "no thread for a stage");
 }
 

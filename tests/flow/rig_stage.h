@@ -16,7 +16,10 @@ typedef struct {
 
 /* Start stage `i`: it connects to `connect`, takes data on inproc://stage-I.data and bulk on inproc://stage-I.bulk.
  * trace_file may be NULL. The object must not move while the stage runs. */
-void rig_stage_start(rig_stage *s, hub *h, uint32_t i, const char *connect, const char *model, isa use, uint32_t threads, const char *trace_file);
+void rig_stage_start(rig_stage *s, hub *h, uint32_t i, const char *connect, const char *model, isa use, uint32_t threads, const char *trace_file,
+                     bool packed);
+/* Where packed weights of all rigs of this process are. */
+const char *rig_stage_pack_dir(void);
 /* Ask it to end, wake it, and wait for its thread. */
 void rig_stage_stop(rig_stage *s);
 #endif

@@ -18,7 +18,7 @@ TestSuite(contract, .timeout = 600);
 
 /* One way of running a model. kv and path belong to what is computed, the rest must not matter. */
 #define ISAS_MIXED ISA_COUNT /* one drawn for each stage */
-typedef struct { uint32_t stages, chunk, threads, others; bool local; int use; } way;
+typedef struct { uint32_t stages, chunk, threads, others; bool local, packed; int use; } way;
 typedef struct { const char *kv, *path; } arithmetic;
 
 typedef struct { const char *file; uint32_t L, V, n_ctx; uint64_t seed; uint32_t n; uint32_t ids[512]; } world;
@@ -26,14 +26,14 @@ typedef struct { const char *file; uint32_t L, V, n_ctx; uint64_t seed; uint32_t
 /* What is compared: rows of logits in both roles, a greedy and a drawn continuation. */
 typedef struct { rig *g; rig_job *prompt, *decode, *greedy, *drawn; } answers;
 
-static way base = { .stages = 1, .chunk = 64, .threads = 1, .others = 0, .local = false, .use = ISA_PLAIN };
+static way base = { .stages = 1, .chunk = 64, .threads = 1, .others = 0, .local = false, .packed = false, .use = ISA_PLAIN };
 static const arithmetic ariths[] = { { "f16", "i8b32" }, { "f32", "i8b32" }, { "f16", "f32" }, { "f32", "f32" } };
 
 static const char *way_text(const way *w, const arithmetic *a)
 {
-    static char line[160];
-    snprintf(line, sizeof line, "stages=%u chunk=%u threads=%u others=%u prefill=%s isa=%s kv=%s path=%s", w->stages, w->chunk, w->threads,
-             w->others, w->local ? "local" : "pipeline", w->use == ISAS_MIXED ? "mixed" : isa_name((isa)w->use), a->kv, a->path);
+    static char line[176];
+    snprintf(line, sizeof line, "stages=%u chunk=%u threads=%u others=%u prefill=%s weights=%s isa=%s kv=%s path=%s", w->stages, w->chunk, w->threads,
+             w->others, w->local ? "local" : "pipeline", w->packed ? "packed" : "file", w->use == ISAS_MIXED ? "mixed" : isa_name((isa)w->use), a->kv, a->path);
     return line;
 }
 
@@ -72,7 +72,7 @@ static rig *open_way(const world *m, const way *w, const arithmetic *a, uint64_t
     for (uint32_t i = 0; i < n; i++) each[i] = w->use == ISAS_MIXED ? some_isa(i + shift) : (isa)w->use;
     setenv("SLUICE_ISA", isa_name(w->use == ISAS_MIXED ? some_isa(shift + 1) : (isa)w->use), 1);   /* of the coordinator's own prefill */
     return rig_open(&(rig_options){ .model = m->file, .stages = n, .threads = w->threads, .isas = each, .kv = a->kv, .arith = a->path,
-                                    .chunk = w->chunk, .max_rows = CHUNK_ALL, .prefill = w->local ? "local" : "pipeline" });
+                                    .chunk = w->chunk, .max_rows = CHUNK_ALL, .prefill = w->local ? "local" : "pipeline", .packed = w->packed });
 }
 
 /* ---- running -------------------------------------------------------------------------------------------------------- */
@@ -156,8 +156,8 @@ static uint32_t single_changes(way *out, bool deep)
     if (deep) out[5].chunk = 1, out[6].chunk = CHUNK_ALL, out[7].others = 7, out[8].local = true;
     uint32_t n = deep ? 9 : 2, kinds = isa_number();
     for (uint32_t i = 0; i < kinds; i++)
-        if (some_isa(i) != (isa)base.use) out[n++].use = some_isa(i);
-    for (uint32_t k = 2; kinds > 1 && k <= 3; k++) out[n].use = ISAS_MIXED, out[n++].stages = k;
+        for (int packed = !deep || some_isa(i) == (isa)base.use; packed < 2; packed++) out[n].packed = packed, out[n++].use = some_isa(i);
+    for (uint32_t k = 2; kinds > 1 && k <= 3; k++) out[n].use = ISAS_MIXED, out[n].packed = k == 3, out[n++].stages = k;
     return n;
 }
 
@@ -166,7 +166,7 @@ static way random_way(uint64_t seed, uint64_t i)
     uint64_t at = 100000 + 16 * i, use = support_draw(seed, at + 5, isa_number() + 1);
     return (way){ .stages = stage_set[support_draw(seed, at, 4)], .chunk = chunk_set[support_draw(seed, at + 1, 4)],
                   .threads = 1 + (uint32_t)support_draw(seed, at + 2, 2), .others = support_draw(seed, at + 3, 2) ? 7 : 0,
-                  .local = support_draw(seed, at + 4, 2), .use = use == isa_number() ? (int)ISAS_MIXED : (int)some_isa(use) };
+                  .local = support_draw(seed, at + 4, 2), .packed = support_draw(seed, at + 6, 4) != 0, .use = use == isa_number() ? (int)ISAS_MIXED : (int)some_isa(use) };
 }
 
 /* ---- counters --------------------------------------------------------------------------------------------------------- */

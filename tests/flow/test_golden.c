@@ -156,7 +156,7 @@ typedef enum { GOOD, BAD, SKIPPED } outcome;
 static outcome check_isa(const ref *r, isa use)
 {
     err e;
-    rig *g = rig_try_open(&(rig_options){ .model = r->file, .stages = 2, .use = use, .kv = "f32" }, &e);
+    rig *g = rig_try_open(&(rig_options){ .model = r->file, .stages = 2, .use = use, .kv = "f32", .packed = true }, &e);
     if (!g && strstr(e.text, "cannot compute with")) return printf("# %-26s SKIPPED: %s\n", r->name, e.text), SKIPPED;
     if (!g) return printf("# %-26s FAIL: %s\n", r->name, e.text), BAD;
     bool ok = true;

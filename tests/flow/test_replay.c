@@ -115,7 +115,7 @@ static void player_open(player *p, uint32_t i, isa use, uint32_t threads)
     *p = (player){ 0 };
     cr_assert_eq(hub_open(&p->hub, &e), ERR_OK, "%s", e.text);
     cr_assert_eq(link_bind(&p->control, p->hub, LINK_ROUTER, LINK_CONTROL, "inproc://control", &e), ERR_OK, "%s", e.text);
-    rig_stage_start(&p->stage, p->hub, i, "inproc://control", support_root("models/sluice-tiny-aux-Q8_0.gguf"), use, threads, NULL);
+    rig_stage_start(&p->stage, p->hub, i, "inproc://control", support_root("models/sluice-tiny-aux-Q8_0.gguf"), use, threads, NULL, false);
     cr_assert_eq(link_recv(p->control, &p->in, PATIENCE_MS, &e), ERR_OK, "%s", e.text);
     cr_assert_eq(p->in.head.type, MSG_HELLO);
     p->id = p->in.from;

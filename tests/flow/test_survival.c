@@ -180,9 +180,9 @@ Test(survival, a_stage_that_is_killed_three_times_changes_no_token)
 Test(survival, a_stage_that_hangs_is_replaced)
 {
     standing c = up(UP("--stages", "2", "--stage-timeout", "1"));
-    char *want = ask(&c, STORY("600"));
+    char *want = ask(&c, STORY("1500"));
     int64_t rows = number(&c, "pump.decode_rows"), epoch = number(&c, "epoch");
-    program p = start(&c, STORY("600"));
+    program p = start(&c, STORY("1500"));
     until(&c, "pump.decode_rows", rows + 60);
     pid_t hung = stage_pid(&c, 1);
     hit(hung, SIGSTOP);

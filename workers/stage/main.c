@@ -18,7 +18,8 @@ static err_code stage_main(settings *s, atomic_bool *stop, err *e)
     if (s->share && (sscanf(s->share, "%u/%u", &part, &parts) != 2 || part >= parts))
         return err_set(e, ERR_USAGE, "--share %s: want I/N with I < N", s->share);
     stage_options o = { .connect = s->connect, .model = s->model, .name = s->name ? s->name : name, .data_dir = s->data_dir,
-                        .trace = s->trace, .threads = (uint32_t)s->threads, .cookie = s->cookie, .joined = !s->cookie, .stop = stop };
+                        .trace = s->trace, .threads = (uint32_t)s->threads, .cookie = s->cookie, .joined = !s->cookie, .stop = stop,
+                        .pack = { !s->no_pack, s->pack_dir, s->pack_cap << 20 } };
     err_code rc = isa_pick(&o.isa, e);
     if (!rc) rc = topo_open(&o.where, s->bind, part, parts, e);
     if (!rc) rc = topo_bind(o.where, e);

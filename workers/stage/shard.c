@@ -39,7 +39,7 @@ static err_code open_scratch(shard_state *s, err *e)
     return ERR_OK;
 }
 
-err_code shard_open(shard_state **out, const gguf *g, const msg_plan *plan, pool *p, isa i, err *e)
+err_code shard_open(shard_state **out, const gguf *g, const pack_file *packed, const msg_plan *plan, pool *p, isa i, err *e)
 {
     *out = NULL;
     err_code rc = check_plan(g, plan, e);
@@ -49,7 +49,7 @@ err_code shard_open(shard_state **out, const gguf *g, const msg_plan *plan, pool
     s->id = (uint32_t)plan->model;
     s->plan = *plan;
     shard part = { (uint32_t)plan->first, (uint32_t)plan->last, plan->embed, plan->head };
-    rc = model_open(&s->model, g, part, e);
+    rc = model_open_packed(&s->model, g, packed, part, e);
     if (!rc) rc = open_store(s, i, e);
     if (!rc) rc = runner_open(&s->runner, s->model, s->store, p, i, (uint32_t)plan->max_rows, e);
     if (!rc) rc = open_scratch(s, e);

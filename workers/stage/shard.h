@@ -21,7 +21,7 @@ typedef struct shard_state {
     struct shard_state *next;
 } shard_state;
 
-err_code shard_open(shard_state **out, const gguf *g, const msg_plan *plan, pool *p, isa i, err *e);
+err_code shard_open(shard_state **out, const gguf *g, const pack_file *packed, const msg_plan *plan, pool *p, isa i, err *e);
 void shard_close(shard_state **s);
 /* KV bytes of one row in this shard. */
 uint64_t shard_row_bytes(const shard_state *s);

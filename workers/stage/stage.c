@@ -19,6 +19,7 @@
 typedef struct {
     const stage_options *o;
     gguf *file;
+    pack_file *packed;                /* NULL: weights from the file */
     pool *pool;
     link_t *control, *data, *bulk, *result;
     link_t *hop[512];            /* PUSH to the other stages, made when first needed */
@@ -114,7 +115,7 @@ static err_code take_plan(stage *s, const packet *in, err *e)
         if (!rc) link_trace(s->result, s->trace, "result");
     }
     shard_state *sh = NULL;
-    if (!rc) rc = shard_open(&sh, s->file, p, s->pool, s->o->isa, e);
+    if (!rc) rc = shard_open(&sh, s->file, s->packed, p, s->pool, s->o->isa, e);
     if (rc) return rc;
     sh->next = s->shards;
     s->shards = sh;
@@ -535,12 +536,21 @@ static err_code hello(stage *s, err *e)
     return link_send(s->control, NULL, &m, &(view){ &d, sizeof d }, 5000, e);
 }
 
+static bool still_wanted(void *arg, uint64_t done, uint64_t total)
+{
+    const stage *s = arg;
+    (void)done, (void)total;
+    return !s->o->stop || !atomic_load(s->o->stop);
+}
+
 static err_code start(stage *s, err *e)
 {
     const stage_options *o = s->o;
     err_code rc = gguf_open(&s->file, o->model, e);
     uint32_t n = o->threads ? o->threads : o->where ? topo_cores(o->where) : 1;
     if (!rc) rc = pool_open(&s->pool, n, o->where ? topo_bind_thread : NULL, o->where, e);
+    pack_meter meter = { still_wanted, s };
+    if (!rc) s->packed = pack_open(s->file, &o->pack, n, &meter);
     if (!rc && o->trace) rc = trace_open(&s->trace, o->trace, e);
     if (!rc) rc = bind_lane(s, &s->data, LINK_DATA, o->data_addr, "data", e);
     if (!rc) rc = bind_lane(s, &s->bulk, LINK_BULK, o->bulk_addr, "bulk", e);
@@ -570,6 +580,7 @@ err_code stage_run(const stage_options *o, err *e)
     }
     if (s->trace) trace_close(&s->trace);
     if (s->pool) pool_close(&s->pool);
+    pack_close(&s->packed);
     if (s->file) gguf_close(&s->file);
     free(s->addr);
     free(s);

@@ -6,6 +6,7 @@
  * thread over inproc (the test rig). */
 #include "core/isa.h"
 #include "core/topo.h"
+#include "engine/pack.h"
 #include "proto/link.h"
 #include <stdatomic.h>
 
@@ -13,6 +14,7 @@ typedef struct {
     hub *hub;
     const char *connect;        /* control endpoint of the coordinator */
     const char *model;          /* GGUF file */
+    pack_options pack;          /* its packed weights */
     const char *name;           /* unique in the cluster */
     const char *data_dir;       /* ipc sockets go there; NULL: data_addr/bulk_addr or tcp on loopback */
     const char *data_addr, *bulk_addr;   /* explicit endpoints (inproc://...), NULL otherwise */
