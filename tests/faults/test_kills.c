@@ -73,7 +73,7 @@ static uint64_t roll(world *w, uint64_t below) { return support_draw(w->seed, w-
 static const char *const *options(void)
 {
     static char model[512], corpus[512];
-    static const char *words[] = { "-m", model, "--stages", "2", "--ctx", "600", "--chunk", "32", "--keep-jobs", "1000000", "--rag", corpus, NULL };
+    static const char *words[] = { "-m", model, "--stages", "2", "--ctx", "600", "--chunk", "32", "--keep-jobs", "1000000", "--log-level", "info", "--rag", corpus, NULL };
     snprintf(model, sizeof model, "%s", support_root("models/sluice-tiny-Q8_0.gguf"));
     snprintf(corpus, sizeof corpus, "%s", support_root("configs/demo/corpus"));
     return words;
@@ -269,10 +269,22 @@ static void burst(world *w, phase p)
     if (p != P_SUBMIT) until_acknowledged(w);
 }
 
+/* What there is to know when something does not come. */
+static void print_state(world *w)
+{
+    json_t *o = standing_status(&w->c);
+    char *words = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    printf("# %s\n", words ? words : "no status");
+    free(words);
+    json_decref(o);
+    standing_print_log(&w->c);
+}
+
 static void wait_tokens(world *w, uint64_t n)
 {
     uint64_t end = clock_ns() + SECONDS * 1000000000ull;
     while (w->heard < n && !w->over && clock_ns() < end) cr_assert(listen_for(w, 300));
+    if (w->heard < n && !w->over) print_state(w);
     cr_assert(w->heard >= n || w->over, "job %llu has %llu tokens", (unsigned long long)w->follow, (unsigned long long)w->heard);
 }
 
@@ -280,6 +292,7 @@ static void wait_over(world *w)
 {
     uint64_t end = clock_ns() + SECONDS * 1000000000ull;
     while (!w->over && clock_ns() < end) cr_assert(listen_for(w, 300));
+    if (!w->over) print_state(w);
     cr_assert(w->over, "job %llu does not end", (unsigned long long)w->follow);
 }
 
