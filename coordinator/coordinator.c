@@ -140,6 +140,7 @@ static void close_all(coordinator *c)
     prefill_close(c);
     prompt_cache_break(c);
     fleet_stop(c);
+    prefill_reap(&c->leaving, true);
     link_t **links[] = { &c->client, &c->control, &c->control_tcp, &c->result, &c->result_tcp, &c->first_hop, &c->inbox };
     static const char *const files[] = { "client", "control", "result", "pid" };
     bool ours = c->client != NULL; /* else the directory belongs to a cluster that is up */
@@ -191,7 +192,7 @@ void prefill_cancel(coordinator *c, uint64_t id)
 
 void prefill_close(coordinator *c)
 {
-    if (c->prefill) prefill_shut(&c->prefill);
+    prefill_leave(&c->prefill, &c->leaving);
 }
 
 /* ---- the loop ------------------------------------------------------------------------------------------------------ */
@@ -298,6 +299,7 @@ static void round_of_work(coordinator *c)
     prompt_cache_tick(c);
     pump_fill(c);
     sessions_sweep(c);
+    prefill_reap(&c->leaving, false);
     front_flush(c);
 }
 

@@ -53,6 +53,7 @@ typedef struct {
     uint32_t width, n;
     uint64_t next_step;
     bool last_was_prompt;
+    uint64_t refused;           /* RESULTs that were no answer to their step */
     pending_op *op;             /* forks that go in front of the next step */
     uint32_t n_op, cap_op;
     uint32_t cap_ops;
@@ -121,6 +122,7 @@ typedef struct coordinator {
     session_list sessions;
     pump pump;
     struct prefill *prefill;
+    struct prefill *leaving;    /* of plans before, that have not ended yet */
     uint64_t stats_nonce, t_stats;  /* last STATS_GET */
     struct { link_id to; uint64_t ref; } ask[16];   /* status reports that wait for its answers */
     uint32_t n_ask;

@@ -24,6 +24,8 @@ struct prefill {
     pthread_cond_t more;
     task *tasks;                /* the first one is under way */
     bool quit;
+    bool ended;                 /* the thread has nothing left to do but to return */
+    prefill *next;              /* of those that leave; the main thread's */
     /* the thread's own */
     gguf *file;
     model *model;
@@ -226,6 +228,9 @@ static void *thread_main(void *arg)
         task_done(p, t);
     }
     unload(p);
+    pthread_mutex_lock(&p->lock);
+    p->ended = true;
+    pthread_mutex_unlock(&p->lock);
     return NULL;
 }
 
@@ -252,7 +257,7 @@ err_code prefill_open(prefill **out, const prefill_options *o, err *e)
     return ERR_OK;
 }
 
-void prefill_shut(prefill **pp)
+void prefill_leave(prefill **pp, prefill **leaving)
 {
     prefill *p = *pp;
     if (!p) return;
@@ -260,6 +265,21 @@ void prefill_shut(prefill **pp)
     p->quit = true;
     pthread_cond_signal(&p->more);
     pthread_mutex_unlock(&p->lock);
+    p->next = *leaving;
+    *leaving = p;
+    *pp = NULL;
+}
+
+static bool has_ended(prefill *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool ended = p->ended;
+    pthread_mutex_unlock(&p->lock);
+    return ended;
+}
+
+static void give_back(prefill *p)
+{
     pthread_join(p->thread, NULL);
     for (task *t = p->tasks, *next; t; t = next) {
         next = t->next;
@@ -269,7 +289,19 @@ void prefill_shut(prefill **pp)
     pthread_cond_destroy(&p->more);
     free(p->stage);
     free(p);
-    *pp = NULL;
+}
+
+void prefill_reap(prefill **leaving, bool wait)
+{
+    while (*leaving) {
+        prefill *p = *leaving;
+        if (!wait && !has_ended(p)) {
+            leaving = &p->next;
+            continue;
+        }
+        *leaving = p->next;
+        give_back(p);
+    }
 }
 
 err_code prefill_add(prefill *p, const prefill_work *w, err *e)

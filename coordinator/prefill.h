@@ -6,6 +6,7 @@
  * Calls from the main thread only. Failures arrive as FAIL on the inbox link. */
 #include "engine/pack.h"
 #include "kvstore/policy.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct prefill prefill;
@@ -21,8 +22,11 @@ typedef struct {
 } prefill_options;
 
 err_code prefill_open(prefill **out, const prefill_options *o, err *e);
-/* Stops the thread; queued work is given up. */
-void prefill_shut(prefill **p);
+/* Ask the thread to stop and do not wait for it: a chunk of a large model, or loading one, takes seconds. It goes into the list
+ * of those that leave; queued work is given up, and what it still says is of an epoch before. */
+void prefill_leave(prefill **p, prefill **leaving);
+/* Give back those that have ended; `wait`: all. */
+void prefill_reap(prefill **leaving, bool wait);
 /* Compute rows [0, n) of the tokens (copied) for a session, chunk rows at a time. n_prompt and policy (copied): as its
  * SESSION_OPEN says. */
 typedef struct {

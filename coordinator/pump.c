@@ -1,6 +1,7 @@
 /* Steps out, results in. Keeps `width` micro-batches on their way (as many as stages), alternates prompt chunks with decode
  * rows so that no token waits longer than one chunk, and never waits for anything itself. */
 #include "coordinator/coordinator.h"
+#include "coordinator/result_check.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <inttypes.h>
@@ -424,20 +425,6 @@ static void take_row(coordinator *c, const result_row *r, const view *full, cons
     else if (r->row + 1 == s->cursor) take_token(c, s, &a);
 }
 
-/* Do the rows' own counts fit the tables, and the ids the vocabulary? (The frames fit the header already.) */
-static bool rows_fit(const coordinator *c, const msg_result *m, const result_row *r, const candidate *cand)
-{
-    uint64_t cands = 0;
-    for (uint64_t i = 0; i < m->n_rows; i++) {
-        cands += r[i].n_candidates;
-        if (r[i].full != MSG_NO_ROW && r[i].full >= m->n_full) return false;
-        if (r[i].status >= ERR_COUNT) return false;
-    }
-    for (uint64_t i = 0; i < m->n_cands; i++)
-        if (cand[i].id >= c->shape.V) return false;
-    return cands <= m->n_cands && (m->n_full == 0 || m->vocab == c->shape.V);
-}
-
 /* Frames may lie at any address: one aligned copy of the three, in memory that is used again. */
 static bool align_frames(text *copy, const packet *in, result_row **rows, candidate **cand, view *full)
 {
@@ -480,12 +467,15 @@ void pump_result(coordinator *c)
     result_row *rows;
     candidate *cand;
     view full;
-    bool copied = align_frames(&c->pump.copy, &c->in, &rows, &cand, &full);
-    if (!copied || !rows_fit(c, m, rows, cand)) { /* the rows are lost: their jobs end with an error that says why */
+    if (!align_frames(&c->pump.copy, &c->in, &rows, &cand, &full)) { /* the rows are lost: their jobs end with an error that says why */
         err e;
-        if (copied) err_set(&e, ERR_PROTO, "result of step %" PRIu64 ": counts of its rows do not fit its tables", m->step);
-        else err_set(&e, ERR_NOMEM, "out of memory for the result of step %" PRIu64, m->step);
+        err_set(&e, ERR_NOMEM, "out of memory for the result of step %" PRIu64, m->step);
         pump_step_failed(c, m->step, &e);
+        return;
+    }
+    if (!result_is_sound(m, rows, cand, c->shape.V) || !result_answers(&p->at[0], m, rows)) { /* the step's own answer still comes */
+        p->refused++;
+        LOG(LOG_WARN, "RESULT-REFUSED", "step=%" PRIu64 " rows=%" PRIu64 " of=%u", m->step, m->n_rows, p->at[0].n_rows);
         return;
     }
     uint64_t now = clock_ns(), took = now - p->at[0].t_sent;

@@ -13,8 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SECONDS 60                     /* for anything that should take a moment */
-enum { BURST = 4 };                    /* jobs a round */
+#define SECONDS 600                    /* for anything that should take a moment: other people use this machine too */
+enum { BURST = 4, BACKLOG = 12 };      /* jobs a round; unfinished ones, each of which begins anew after a kill */
 
 TestSuite(kills, .timeout = 7200);
 
@@ -27,7 +27,7 @@ static const struct { const char *prompt; uint32_t tokens, n, logprobs; bool rag
     [LONG_ANSWER] = { "The old house", 400, 1, 2, false, false },
     [CHOICES] = { "A cat", 60, 3, 0, false, false },
     [RETRIEVAL] = { "Question: What is the favourite food of Tuvorfilvi?", 20, 1, 1, true, false },
-    [SLIDING] = { "A dog", 900, 1, 0, false, true },
+    [SLIDING] = { "A dog", 700, 1, 0, false, true },
 };
 
 static const char *long_prompt(void)
@@ -335,8 +335,19 @@ static void kill_while_starting(world *w)
     cr_assert(programs_ended(20), "children stay when their coordinator is gone");
 }
 
+/* Kills come faster than long jobs end: now and then they get the time. */
+static void drain_backlog(world *w)
+{
+    unsigned open = 0;
+    for (size_t i = 0; i < w->n; i++) open += !w->got[i].ended;
+    for (size_t i = 0; open > BACKLOG && i < w->n; i++)
+        if (!w->got[i].ended) cr_expect(check_answer(w, w->got[i].id, w->got[i].kind));
+    if (open > BACKLOG) check_ends(w);
+}
+
 static void one_kill(world *w, phase p)
 {
+    drain_backlog(w);
     if (p != P_START) {
         if (p == P_IDLE) follow(w, newest(w));
         else burst(w, p);

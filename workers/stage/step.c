@@ -250,6 +250,8 @@ static err_code answer(shard_state *s, const msg_step *m, step_out *out, err *e)
     out->head.result.model = m->model;
     out->head.result.vocab = s->model->shape.V;
     out->head.result.dim = s->model->shape.D;
+    out->head.result.hop = m->hop;
+    out->head.result.step_rows = m->n_rows;
     if (!s->plan.head && m->n_rows) return err_set(e, ERR_PROTO, "step %" PRIu64 " ends at a stage without the head", m->step);
     if (!answer_rows(s, m, out)) return err_set(e, ERR_NOMEM, "out of memory for the answer of step %" PRIu64, m->step);
     for (int i = 0; i < 4; i++) out->frame[i] = (view){ all[i]->ptr, all[i]->len };
