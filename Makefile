@@ -71,7 +71,11 @@ BINS      := $(B)/sluice $(B)/sluice-coordinator $(B)/sluice-stage $(B)/sluice-r
 TESTS     := $(TEST_SRC:%.c=$(B)/%)
 BENCHES   := $(BENCH_SRC:%.c=$(B)/%)
 TOOLS     := $(TOOL_SRC:%.c=$(B)/%)
-SRC       := $(LIB_SRC) $(CO_SRC) $(ST_SRC) $(RAG_SRC) $(CLI_SRC) $(TOOL_SRC) $(TEST_SRC) $(BENCH_SRC) $(HELP_SRC) \
+# The fault rig's own programs, and what is preloaded into the product's there.
+RIG_SRC   := $(filter-out tests/faults/test_%.c tests/faults/shim.c,$(wildcard tests/faults/*.c))
+RIG_MAIN  := $(wildcard tests/faults/faults.c tests/faults/soak.c)
+RIG       := $(RIG_MAIN:%.c=$(B)/%) $(B)/tests/faults/proxy $(B)/tests/faults/shim.so
+SRC       := $(LIB_SRC) $(CO_SRC) $(ST_SRC) $(RAG_SRC) $(CLI_SRC) $(TOOL_SRC) $(TEST_SRC) $(BENCH_SRC) $(HELP_SRC) $(RIG_SRC) \
              coordinator/main.c workers/stage/main.c workers/rag/main.c
 
 .PHONY: all FORCE
@@ -98,6 +102,13 @@ $(TESTS): $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(HELP_SRC)) $(PARTS) $(LI
 $(B)/tests/flow/test_step_heap: LDFLAGS += $(foreach f,malloc calloc realloc aligned_alloc free,-Wl,--wrap=$(f))
 $(BENCHES): $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(wildcard tests/support*.c)) $(PARTS) $(LIB)
 	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(LIBS)
+$(B)/tests/faults/test_faults: | $(RIG)
+$(RIG_MAIN:%.c=$(B)/%): $(B)/%: $(B)/obj/%.o $(call obj,$(filter-out $(RIG_MAIN) tests/faults/proxy.c,$(RIG_SRC)) $(wildcard tests/support*.c)) $(PARTS) $(LIB)
+	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(LIBS)
+$(B)/tests/faults/proxy: $(B)/obj/tests/faults/proxy.o $(LIB)
+	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(LIBS)
+$(B)/tests/faults/shim.so: tests/faults/shim.c tests/faults/observed.h $(B)/flags.stamp
+	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(CC) -I. -D_GNU_SOURCE -std=c11 -O2 -g -fPIC -shared $(WARN) $< -o $@ -ldl
 $(TOOLS): $(B)/%: $(B)/obj/%.o $(PARTS) $(LIB)
 	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(LIBS)
 

@@ -211,7 +211,7 @@ static void send_waiting(coordinator *c)
         err_code rc = send_flight(c, &p->at[i], &e);
         p->at[i].sent = rc == ERR_OK;
         p->unsent = rc != ERR_OK;
-        if (rc && rc != ERR_TIMEOUT) {
+        if (rc && rc != ERR_TIMEOUT && rc != ERR_GONE) { /* the connection broke: there may be another one */
             fleet_lost(c, c->by_stage[0], &e);
             return;
         }

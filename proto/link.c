@@ -16,6 +16,7 @@
 #define LINKS_POLLED_MAX 64u      /* most links one thread waits on: a coordinator has four */
 #define RECONNECT_MS 20           /* a cluster starts in any order; the default 100 ms would show in its start-up time */
 #define RECONNECT_MAX_MS 1000     /* and a peer that stays away is asked once a second */
+#define CLOSE_MS 1000             /* a message that is half written when its link is closed has so long for its other half */
 #define HEARTBEAT_MS 1000
 #define HEARTBEAT_DEAD_MS 5000
 
@@ -156,9 +157,13 @@ err_code link_connect(link_t **out, hub *h, link_kind k, link_lane lane, const c
     return ERR_OK;
 }
 
+/* Without linger the library takes the queue away at once, and when the peer's connection breaks in the same moment with half a
+ * message of several frames written, it misses the other half and aborts the process (libzmq 4.3, issue 3442). The queue of a
+ * PUSH whose peer is gone is empty, so this makes nobody wait. */
 void link_close(link_t **l)
 {
     if (!*l) return;
+    if ((*l)->kind == LINK_PUSH) set_int((*l)->sock, ZMQ_LINGER, CLOSE_MS);
     zmq_close((*l)->sock);
     atomic_fetch_sub(&(*l)->hub->links, 1);
     free(*l);
@@ -243,16 +248,19 @@ static int send_next(link_t *l, const view *v, int flags)
 }
 
 /* Room is counted in whole messages, so once the first part is in, the others can only fail with the connection itself;
- * the library then takes the whole message back. */
+ * the library then takes the whole message back, and drops what follows up to the message's last part: that one must come, or
+ * the next message would be dropped in its stead. */
 static err_code send_parts(link_t *l, const parts *p, const char *what, int timeout_ms, err *e)
 {
+    bool broken = false;
     for (uint32_t i = 0; i < p->n; i++) {
         const view *v = &p->part[i];
         int flags = i + 1 < p->n ? ZMQ_SNDMORE : 0;
         int rc = i == 0 ? send_first(l, v, flags, timeout_ms) : p->lent[i] && v->len ? send_lent(l, v, p->lent[i], flags) : send_next(l, v, flags);
-        if (rc < 0) return send_failed(l, what, i == 0 ? zmq_errno() : ECONNRESET, e);
+        if (rc < 0 && i == 0) return send_failed(l, what, zmq_errno(), e);
+        broken = broken || rc < 0;
     }
-    return ERR_OK;
+    return broken ? send_failed(l, what, ECONNRESET, e) : ERR_OK;
 }
 
 static err_code gather(const link_t *l, const link_id *to, const message *m, const view *frames, loan *const *lent, parts *p, err *e)

@@ -1,7 +1,7 @@
 #ifndef PROTO_LINK_H
 #define PROTO_LINK_H
 /* Sockets that carry messages. The only home of zmq.h. A link belongs to one thread; a hub (context) to all.
- * Bounded high-water marks, ZMQ_MAXMSGSIZE, heartbeats on tcp. Linger is 0: closing a link never waits, and what has not
+ * Bounded high-water marks, ZMQ_MAXMSGSIZE, heartbeats on tcp. Closing a link never waits, and what has not
  * left it then is lost, so whoever has a last word (DONE, BYE) keeps the link until it is answered or a moment has passed.
  * A PUSH has no queue before its peer is there: link_send waits for the peer (inproc: it queues). A DEALER's first words queue.
  * Data and bulk messages are sealed (proto/seal.h): one that was changed on its way is refused whole.

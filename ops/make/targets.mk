@@ -5,8 +5,8 @@
 
 # Sub-makes use every core unless the caller chose. They also see packages that bootstrap has only just installed, which
 # this make, parsed before, does not.
-JOBS    = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
-SUBMAKE = $(MAKE) --no-print-directory $(JOBS)
+PARALLEL = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
+SUBMAKE = $(MAKE) --no-print-directory $(PARALLEL)
 
 bootstrap:                      ## install missing packages (Debian 12); needs no network when all are there
 	$(Q)ops/bootstrap --check >/dev/null 2>&1 || ops/bootstrap
@@ -53,6 +53,22 @@ cover: bootstrap                ## line coverage of all tests, by file
 	$(Q)find build/cover -name '*.gcda' -delete 2>/dev/null || true
 	+$(Q)$(SUBMAKE) MODE=cover test-all
 	$(Q)ops/cover.sh build/cover
+
+# ---- faults: jobs under blows; soak: jobs for long.  Figures to build/faults.txt, build/soak.csv
+.PHONY: faults faults-run soak soak-run soak-short
+EVENTS  ?= 1000
+JOBS    ?= 2000
+MINUTES ?= 30
+faults: bootstrap               ## the fault rig: EVENTS=1000 blows under JOBS=2000 jobs, SEED=N repeats a schedule
+	+$(Q)$(SUBMAKE) faults-run
+faults-run: $(BINS) $(RIG)
+	$(Q)EVENTS=$(EVENTS) JOBS=$(JOBS) SEED=$(SEED) bash -o pipefail -c '$(B)/tests/faults/faults 2>&1 | tee build/faults.txt'
+soak: bootstrap                 ## MINUTES=30 of mixed load with a death a minute: does memory stay flat? build/soak.csv
+	+$(Q)$(SUBMAKE) soak-run
+soak-run: $(BINS) $(RIG)
+	$(Q)$(TEST_ENV) MINUTES=$(MINUTES) SEED=$(SEED) $(B)/tests/faults/soak build/soak.csv
+soak-short:                     ## 75 s of it (MODE=asan or tsan: must be clean)
+	+$(Q)$(SUBMAKE) soak-run MINUTES=1.25
 
 # ---- bench: what a program prints is shown; cells with two spaces or a comma between become a row of the CSV file
 bench: bootstrap                ## run tests/bench (T=name picks), figures to build/bench.csv

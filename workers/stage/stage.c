@@ -327,7 +327,7 @@ static err_code send_reply(stage *s, kept_reply *r, err *e)
     link_t *to;
     err_code rc = way_of(s, &r->out, &to, e);
     if (!rc) rc = link_send_lent(to, NULL, &r->out.head, r->out.frame, r->out.lent, 0, e);
-    r->unsent = rc == ERR_TIMEOUT;
+    r->unsent = rc == ERR_TIMEOUT || rc == ERR_GONE; /* the connection broke: there may be another one */
     return r->unsent ? ERR_OK : rc;
 }
 
