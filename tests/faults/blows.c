@@ -11,6 +11,7 @@
 
 #define AIM_S 1.5               /* so long is waited for the phase that is wanted */
 #define PATIENCE_S 60.0         /* no word for so long while jobs are open: hung */
+#define SLOW_S 1.0              /* a recovery that is worth a look at the log */
 #define GAP_MS 120              /* up to so long between two blows */
 
 struct blows {
@@ -110,7 +111,9 @@ static void recover(blows *b, int what, uint64_t since, uint32_t epoch)
     observed *o = b->s->o;
     for (uint64_t end = after(PATIENCE_S); clock_ns() < end && !b->broken;) {
         if (atomic_load(&o->served) != epoch && atomic_load(&o->served) == atomic_load(&o->epoch) && atomic_load(&o->t_served) > since) {
-            note_recovery(b, what, (double)(atomic_load(&o->t_served) - since) / 1e9);
+            double s = (double)(atomic_load(&o->t_served) - since) / 1e9;
+            note_recovery(b, what, s);
+            if (s > SLOW_S && what == 0) printf("# slow: %.3f s from a death to the next token\n", s), stand_print_log(b->s);
             return;
         }
         if (!stand_alive(b->s) || hangs(b)) return;

@@ -214,7 +214,12 @@ void stand_free_disk(const stand *s) { unlink(filler(s)); }
 
 bool stand_journal_read_only(const stand *s, bool read_only)
 {
-    return !mount("none", s->fs, NULL, MS_REMOUNT | (read_only ? MS_RDONLY : 0), DISK);
+    uint64_t end = clock_ns() + 5000000000u;
+    int rc;
+    while ((rc = mount("none", s->fs, NULL, MS_REMOUNT | (read_only ? MS_RDONLY : 0), DISK)) && errno == EBUSY && clock_ns() < end)
+        usleep(10000); /* the kernel still closes files of the dead */
+    if (rc) printf("# the journal's disk cannot be made %s: %s\n", read_only ? "read-only" : "writable", strerror(errno));
+    return !rc;
 }
 
 void stand_print_log(const stand *s)
@@ -224,7 +229,7 @@ void stand_print_log(const stand *s)
     snprintf(path, sizeof path, "%s/log", s->dir);
     text_read_file(&t, s->log, 1 << 28, NULL);
     text_read_file(&t, path, 1 << 28, NULL);
-    printf("# end of the log:\n%s\n", t.len > 12000 ? t.ptr + t.len - 12000 : t.len ? t.ptr : "");
+    printf("# end of the log:\n%s\n", t.len > 3000 ? t.ptr + t.len - 3000 : t.len ? t.ptr : "");
     fflush(stdout);
     text_free(&t);
 }
