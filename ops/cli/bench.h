@@ -33,6 +33,9 @@ err_code bench_row(bench *b, json_t *row, err *e);
  * "mean ± sd" in md. `more`: an object whose values are further tables, by name; the reference is taken; or NULL. */
 err_code bench_print(bench *b, json_t *more, err *e);
 
+/* The chart of --plot, if one is wanted. */
+err_code bench_draw(const bench *b, const json_t *about, err *e);
+
 err_code bench_single(settings *s, err *e);
 err_code bench_batch(settings *s, err *e);
 err_code bench_serve(settings *s, err *e);

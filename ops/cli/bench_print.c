@@ -52,11 +52,13 @@ static json_t *about(const bench *b)
     cpu_name(cpu);
     join_isas(stages, isas, sizeof isas);
     uname(&u);
-    return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s}", "machine", cpu, "cpus",
+    double load[1] = { 0 };
+    getloadavg(load, 1); /* whoever reads the figures later should know whether the machine was idle */
+    return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:f}", "machine", cpu, "cpus",
                      (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "system", u.release, "isa", isas, "path", word(b->v.status, "path"), "kv",
                      word(b->v.status, "kv"), "stages", (json_int_t)json_array_size(stages), "threads", threads, "in_flight",
                      json_integer_value(json_object_get(json_object_get(b->v.status, "pump"), "in_flight")), "revision",
-                     version_revision(), "model", word(m, "name"), "digest", word(m, "digest"));
+                     version_revision(), "model", word(m, "name"), "digest", word(m, "digest"), "load", load[0]);
 }
 
 static void cell(const json_t *v, char *out, size_t cap)
@@ -154,6 +156,8 @@ err_code bench_print(bench *b, json_t *more, err *e)
     const char *format = b->s->json ? "json" : b->s->bench_format ? b->s->bench_format : "md";
     progress_close(&b->bar);
     if (!head) return json_decref(more), err_set(e, ERR_NOMEM, "out of memory");
+    err_code rc = bench_draw(b, head, e);
+    if (rc) return json_decref(head), json_decref(more), rc;
     if (!strcmp(format, "json"))
         return show_json(json_pack("{s:s, s:o, s:O, s:o*}", "schema", "sluice.bench/1", "about", head, "rows", b->rows, "more", more), e);
     print_tables(head, b->rows, more, !strcmp(format, "md"));

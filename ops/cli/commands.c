@@ -67,7 +67,7 @@ const command commands[] = {
       "pp/tg: one prompt of -p tokens, and generating -n tokens, -r times each: mean and standard deviation; with -d that many tokens "
       "stand in front. A prompt at a depth is the difference of two prompts.\n"
       "batch: -b sessions at once, each with a prompt of -p tokens: T_PP until all prompts are done; S_TG is the rate while all of them "
-      "generate, over -n tokens of each.\n"
+      "generate, over -n tokens of each and half a second at least.\n"
       "serve: a closed loop of --clients, or with --rate requests at random times; time to first token (TTFT), time per output token "
       "(TPOT), time between tokens (ITL), and what the stages did meanwhile.\n"
       "footprint: time until the cluster is ready, processor time while it is idle, memory of all its processes (proportional set "

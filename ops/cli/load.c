@@ -93,6 +93,7 @@ static void take_done(load *l, load_job *j, const packet *p, load_event *out)
     const msg_done *m = &p->head.done;
     if (m->code) err_set(&j->fail, m->code < ERR_COUNT ? (err_code)m->code : ERR_STATE, "%.*s", (int)p->frame[DONE_TEXT].len,
                          p->frame[DONE_TEXT].len ? (const char *)p->frame[DONE_TEXT].ptr : "");
+    j->decode_ns = m->decode_us * 1000;
     if (m->last) end(l, j, out);
 }
 

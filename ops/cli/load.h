@@ -11,6 +11,7 @@ typedef struct {
     uint32_t n_prompt, n_gen;                /* asked for */
     uint32_t got;                            /* tokens that have arrived */
     uint64_t t_sent, t_first, t_last;        /* clock_ns; 0: not yet */
+    uint64_t decode_ns;                      /* first token to last as the coordinator saw it; 0: it is not over */
     bool over, cancelled;
     err fail;                                /* how it ended, when badly */
 } load_job;

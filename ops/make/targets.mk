@@ -71,14 +71,20 @@ soak-short:                     ## 75 s of it (MODE=asan or tsan: must be clean)
 	+$(Q)$(SUBMAKE) soak-run MINUTES=1.25
 
 # ---- bench: what a program prints is shown; cells with two spaces or a comma between become a row of the CSV file
-bench: bootstrap                ## run tests/bench (T=name picks), figures to build/bench.csv
+bench: bootstrap                ## run tests/bench (T=name picks) and sluice bench (BENCH_MODEL=, BENCH_WAY=), CSV and SVG in build/
 	+$(Q)$(SUBMAKE) bench-all
+BENCH_MODEL ?= models/sluice-tiny-Q8_0.gguf
+BENCH_WAY   ?= --stages 1
 BENCH_PICK = $(if $(T),$(T:%=$(B)/tests/bench/bench_%),$(BENCHES))
 bench-all: $(BINS) $(BENCH_PICK)
 	$(Q)test -n "$(BENCH_PICK)" || { echo "no tests/bench/bench_*.c" >&2; exit 1; }
 	$(Q)rm -f build/bench.csv; set -e; for b in $(BENCH_PICK); do n=$${b##*/bench_}; echo "  BENCH $$n"; $$b > build/bench.part; \
 	cat build/bench.part; sed -E "s/ *(,|\t|  +) */,/g; s/^,*/$$n,/" build/bench.part >> build/bench.csv; done; \
 	rm -f build/bench.part; echo "figures: build/bench.csv"
+ifeq ($(T),)
+	$(Q)for s in pp/tg batch serve; do n=$${s%%/*}; echo "  BENCH $$s"; $(B)/sluice bench $$s -m $(BENCH_MODEL) $(BENCH_WAY) -o csv \
+	--plot build/bench-$$n.svg > build/bench-$$n.csv && cat build/bench-$$n.csv || exit 1; done; echo "charts: build/bench-*.svg"
+endif
 
 # ---- fuzz: the product compiled by clang once more, with coverage for libFuzzer.  tests/fuzz/corpus/NAME.tar.gz holds the kept
 # inputs; campaigns add to build/fuzz/corpus/NAME, and `make fuzz-keep` packs what of that reaches most
