@@ -13,8 +13,11 @@ import argparse, json, os, re, resource, signal, socket, statistics, subprocess,
 BATCH = 16
 
 
-def run(words):
-    return subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def run(words, strict=True):
+    p = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if p.returncode and strict:
+        sys.exit(f"{' '.join(words)}: status {p.returncode}\n{p.stderr[-2000:]}")
+    return p
 
 
 class Peer:
@@ -24,15 +27,19 @@ class Peer:
     def has(self, name):
         return os.access(os.path.join(self.dir, name), os.X_OK)
 
-    def single(self, model, pp, tg, more=()):
-        words = [f"{self.dir}/llama-bench", "-m", model, "-p", str(pp), "-n", str(tg), "-t", str(self.threads), "-r", "1", "-o", "json", *self.extra, *more]
-        out = run(words).stdout
-        return json.loads(out[out.index("["):])[0]["avg_ts"]
+    def single(self, model, pp, tg, more=()):    # repacked weights cannot be sent to its servers: it aborts
+        extra = ["-fa", "1"] if more else self.extra
+        words = [f"{self.dir}/llama-bench", "-m", model, "-p", str(pp), "-n", str(tg), "-t", str(self.threads), "-r", "1", "-o", "json", *extra, *more]
+        p = run(words, strict=not more)    # with servers it may crash when it has said everything and ends
+        found = re.search(r'"avg_ts": ([0-9.]+)', p.stdout)
+        if not found:
+            sys.exit(f"{' '.join(words)}: no figures\n{p.stderr[-2000:]}")
+        return float(found[1])
 
     def batch(self, model, b, more=()):
         words = [f"{self.dir}/llama-batched-bench", "-m", model, "-c", "4096", "-b", "2048", "-ub", "512", "-npp", "64", "-ntg", "32", "-npl", str(b),
-                 "-t", str(self.threads), "-fa", "on", *(["-rtr"] if "-rtr" in self.extra else []), *more]
-        p = run(words)
+                 "-t", str(self.threads), "-fa", "on", *(["-rtr"] if "-rtr" in self.extra and not more else []), *(["--rpc", *more[1:]] if more else [])]
+        p = run(words, strict=not more)
         rows = [l for l in (p.stdout + p.stderr).splitlines() if re.match(r"^\|\s+\d+ \|", l)]
         return float(rows[-1].split("|")[8])
 
@@ -53,6 +60,15 @@ class Ours:
         return rows[0]["S_TG t/s"]
 
 
+def wait_for(port):
+    for _ in range(300):
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.1)
+    sys.exit(f"nobody listens on port {port}")
+
+
 class Rpc:
     """Two of the peer's servers with one thread each, as two machines would run them."""
 
@@ -69,7 +85,8 @@ class Rpc:
         for i, port in enumerate(ports):
             words = ["taskset", "-c", str(i % os.cpu_count()), f"{self.peer.dir}/rpc-server", "-H", "127.0.0.1", "-p", str(port)]
             self.servers.append(subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        time.sleep(2)
+        for port in ports:
+            wait_for(port)
         self.flags = ["-rpc", ",".join(f"127.0.0.1:{p}" for p in ports), "-ngl", "99"]
         return self
 

@@ -52,13 +52,13 @@ static json_t *about(const bench *b)
     cpu_name(cpu);
     join_isas(stages, isas, sizeof isas);
     uname(&u);
-    double load[1] = { 0 };
-    getloadavg(load, 1); /* whoever reads the figures later should know whether the machine was idle */
+    double crowd[1] = { 0 };
+    getloadavg(crowd, 1); /* whoever reads the figures later should know whether the machine was idle */
     return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:f}", "machine", cpu, "cpus",
                      (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "system", u.release, "isa", isas, "path", word(b->v.status, "path"), "kv",
                      word(b->v.status, "kv"), "stages", (json_int_t)json_array_size(stages), "threads", threads, "in_flight",
                      json_integer_value(json_object_get(json_object_get(b->v.status, "pump"), "in_flight")), "revision",
-                     version_revision(), "model", word(m, "name"), "digest", word(m, "digest"), "load", load[0]);
+                     version_revision(), "model", word(m, "name"), "digest", word(m, "digest"), "load", crowd[0]);
 }
 
 static void cell(const json_t *v, char *out, size_t cap)
