@@ -11,7 +11,7 @@ DESTDIR ?=
 Q       := $(if $(V),,@)
 ARCH    := $(shell uname -m)
 
-PKGS    := libzmq jansson sqlite3 libpcre2-8 libutf8proc inih libxxhash hwloc
+PKGS    := libzmq libsodium jansson sqlite3 libpcre2-8 libutf8proc inih libxxhash hwloc
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 EDIT_LIBS  := $(shell pkg-config --libs libedit 2>/dev/null)

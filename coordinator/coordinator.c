@@ -6,6 +6,7 @@
 #include "coordinator/prefill.h"
 #include "coordinator/prompt_cache.h"
 #include "coordinator/record.h"
+#include "coordinator/trust.h"
 #include "core/clock.h"
 #include "kvstore/preset.h"
 #include "core/log.h"
@@ -79,15 +80,6 @@ static err_code bind_one(coordinator *c, link_t **l, link_kind k, link_lane lane
     return rc;
 }
 
-static err_code bind_tcp(coordinator *c, err *e)
-{
-    if (!c->set->listen) return ERR_OK;
-    err_code rc = link_bind(&c->control_tcp, c->hub, LINK_ROUTER, LINK_CONTROL, c->set->listen, e);
-    if (!rc) rc = link_bind(&c->result_tcp, c->hub, LINK_PULL, LINK_DATA, "tcp://127.0.0.1:*", e);
-    if (!rc) link_trace(c->control_tcp, c->trace, "control-tcp"), link_trace(c->result_tcp, c->trace, "result-tcp");
-    return rc;
-}
-
 static err_code write_pid(const coordinator *c, err *e)
 {
     char path[256];
@@ -109,7 +101,7 @@ static err_code bind_all(coordinator *c, err *e)
     if (!rc) rc = bind_one(c, &c->client, LINK_ROUTER, LINK_CLIENT, "client", e);
     if (!rc) rc = bind_one(c, &c->control, LINK_ROUTER, LINK_CONTROL, "control", e);
     if (!rc) rc = bind_one(c, &c->result, LINK_PULL, LINK_DATA, "result", e);
-    if (!rc) rc = bind_tcp(c, e);
+    if (!rc) rc = trust_listen(c, e);
     char inbox[64];
     snprintf(inbox, sizeof inbox, "inproc://prefill-%p", (void *)c);
     if (!rc) rc = link_bind(&c->inbox, c->hub, LINK_PULL, LINK_CONTROL, inbox, e);
@@ -171,8 +163,9 @@ err_code prefill_start(coordinator *c, session *s, err *e)
     if (!c->prefill) {
         prefill_stage st[512];
         for (uint32_t i = 0; i < c->n_stages; i++) {
-            st[i] = (prefill_stage){ c->by_stage[i]->part.first, c->by_stage[i]->part.last, "" };
+            st[i] = (prefill_stage){ c->by_stage[i]->part.first, c->by_stage[i]->part.last, "", "" };
             snprintf(st[i].bulk_addr, sizeof st[i].bulk_addr, "%s", c->by_stage[i]->hello.bulk_addr);
+            snprintf(st[i].key, sizeof st[i].key, "%s", c->by_stage[i]->hello.key);
         }
         prefill_options o = { .hub = c->hub, .model = gguf_path(c->file), .inbox = link_addr(c->inbox), .n_ctx = c->n_ctx, .max_rows = c->max_rows,
                               .pack = { !c->set->no_pack, c->set->pack_dir, c->set->pack_cap << 20 },
@@ -231,6 +224,7 @@ static void take(coordinator *c, link_t *l)
             link_send(l, &c->in.from, &m, NULL, 0, &e);
         }
     }
+    if (rc == ERR_DENIED) trust_refused(c, l, &e);
     if (rc) return;
     if (l == c->client) front_message(c);
     else if ((l == c->result || l == c->result_tcp) && c->in.head.type == MSG_KV_ROWS) prompt_cache_rows(c);
@@ -294,6 +288,7 @@ static void cancel_all(coordinator *c)
 static void round_of_work(coordinator *c)
 {
     wait_and_take(c);
+    trust_tick(c);
     fleet_tick(c);
     jobs_advance(c);
     prompt_cache_tick(c);

@@ -87,7 +87,8 @@ typedef struct coordinator {
     const settings *set;
     atomic_bool *stop;
     coord_state state;
-    char dir[160];
+    char dir[160], host[128], client_addr[256];   /* host: how other machines call this one; client_addr: --listen-clients as bound */
+    uint64_t gate_version;      /* of the list of peers that was acted on */
     gguf *file;
     model_shape shape;
     tokenizer *tok;
@@ -208,6 +209,6 @@ void retrieve_again(coordinator *c);            /* the rag worker died: question
 
 /* report.c: JSON for ASK; the text is appended to *out */
 bool report_status(coordinator *c, text *out);
-bool report_jobs(coordinator *c, text *out);
+bool report_jobs(coordinator *c, const char *who, text *out);     /* the jobs of this owner; OWNER_LOCAL sees all */
 bool report_log(const job *j, text *out);
 #endif

@@ -3,6 +3,7 @@
 #include "coordinator/coordinator.h"
 #include "coordinator/plan_file.h"
 #include "coordinator/spawn.h"
+#include "coordinator/trust.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <errno.h>
@@ -128,6 +129,9 @@ static err_code start_stage(coordinator *c, member *m, err *e)
     arg(&a, "--pack-cap=%" PRIu64, s->pack_cap);
     if (bind[0]) arg(&a, "--bind=%s", bind);
     if (!s->listen) arg(&a, "--data-dir=%s", c->dir);
+    else arg(&a, "--address=%s", c->host);
+    if (s->listen && hub_has_keys(c->hub)) arg(&a, "--server-key=%s", hub_key(c->hub)); /* its own pair it makes itself */
+    if (s->insecure) arg(&a, "--insecure");
     if (s->trace) arg(&a, "--trace=%s.stage-%u", s->trace, i);
     return start_child(c, m, "sluice-stage", &a, use[0] ? env : NULL, e);
 }
@@ -167,10 +171,11 @@ err_code fleet_start(coordinator *c, err *e)
 
 /* ---- HELLO --------------------------------------------------------------------------------------------------------- */
 
-static member *member_of(coordinator *c, const link_id *id)
+/* Peers choose their routing ids, so a worker is known by its link and its key, too. */
+static member *member_of(coordinator *c, const link_t *from, const link_id *id)
 {
     for (uint32_t i = 0; i < c->n_members; i++)
-        if (c->member[i].hello_seen && c->member[i].id.len == id->len && !memcmp(c->member[i].id.bytes, id->bytes, id->len)) return &c->member[i];
+        if (c->member[i].hello_seen && c->member[i].control == from && link_id_same(&c->member[i].id, id)) return &c->member[i];
     return NULL;
 }
 
@@ -236,12 +241,12 @@ static void refuse(link_t *from, const link_id *to, const err *why)
 
 static void make_plan(coordinator *c);
 
-/* A joined worker whose connection broke, or who lost us for a while: what it held belongs to the past. */
+/* A joined worker (by name, host and key) whose connection broke, or who lost us for a while: what it held belongs to the past. */
 static member *came_back(coordinator *c, const msg_hello *h)
 {
     for (uint32_t i = 0; i < c->n_members; i++) {
         member *m = &c->member[i];
-        if (m->hello_seen && m->slot == JOINED && m->hello.pid == h->pid && !strcmp(m->name, h->name) && !strcmp(m->hello.host, h->host)) return m;
+        if (m->hello_seen && m->slot == JOINED && m->id.who == c->in.from.who && m->hello.pid == h->pid && !strcmp(m->name, h->name) && !strcmp(m->hello.host, h->host)) return m;
     }
     return NULL;
 }
@@ -250,10 +255,12 @@ static void on_hello(coordinator *c, link_t *from)
 {
     const msg_hello *h = &c->in.head.hello;
     err e;
-    member *m = member_of(c, &c->in.from), *old = m ? NULL : came_back(c, h);
+    member *m = member_of(c, from, &c->in.from);
     if (m) return; /* said it again before it heard us */
+    err_code rc = trust_hello(c, from, h, &e);
+    member *old = rc ? NULL : came_back(c, h);
     if (old) fleet_lost(c, old, &(err){ ERR_GONE, "came back on a new connection" });
-    if (!check_hello(c, h, c->in.frame[0], &e)) m = place_for(c, h, &e);
+    if (!rc && !check_hello(c, h, c->in.frame[0], &e)) m = place_for(c, h, &e);
     if (!m) {
         refuse(from, &c->in.from, &e);
         return;
@@ -264,6 +271,7 @@ static void on_hello(coordinator *c, link_t *from)
     m->hello_seen = true;
     m->rag = h->role == 1;
     snprintf(m->name, sizeof m->name, "%s", h->name);
+    if (trust_admit(c, &e)) LOG(LOG_WARN, "WORKER-KEY", "name=%s text=\"%s\"", m->name, e.text);
     LOG(LOG_INFO, "WORKER-HELLO", "name=%s role=%s pid=%" PRIu64 " cpus=%s isa=%s", h->name, m->rag ? "rag" : "stage", h->pid, h->cpuset, h->isa);
     make_plan(c);
 }
@@ -337,11 +345,11 @@ static err_code plan_all(coordinator *c, member **at, err *e)
     probe_reset(c);
     err_code rc = split(c, e);
     for (uint32_t i = 0; !rc && i < c->n_stages; i++)
-        if (!text_addf(&addrs, "%s\n", c->by_stage[i]->hello.data_addr)) rc = err_set(e, ERR_NOMEM, "out of memory");
+        if (!trust_add_line(&addrs, c->by_stage[i])) rc = err_set(e, ERR_NOMEM, "out of memory");
     c->spin_us = may_spin_us(c);
     if (c->first_hop) link_close(&c->first_hop);
     *at = rc ? NULL : c->by_stage[0];
-    if (!rc) rc = link_connect(&c->first_hop, c->hub, LINK_PUSH, LINK_DATA, c->by_stage[0]->hello.data_addr, e);
+    if (!rc) rc = link_connect_to(&c->first_hop, c->hub, LINK_PUSH, LINK_DATA, c->by_stage[0]->hello.data_addr, c->by_stage[0]->hello.key, e);
     if (!rc) link_trace(c->first_hop, c->trace, "first");
     for (uint32_t i = 0; !rc && i < c->n_stages; i++) *at = c->by_stage[i], rc = send_plan(c, *at, &addrs, e);
     text_free(&addrs);
@@ -406,7 +414,7 @@ void fleet_message(coordinator *c, link_t *from)
         on_hello(c, from);
         return;
     }
-    member *m = member_of(c, &c->in.from);
+    member *m = member_of(c, from, &c->in.from);
     if (!m) {
         LOG(LOG_WARN, "WORKER-UNKNOWN", "message=%s", msg_name(h->type));
         return;

@@ -28,12 +28,16 @@ void front_fail(coordinator *c, const link_id *to, uint64_t ref, const err *why,
 
 /* ---- whose job is it ------------------------------------------------------------------------------------------------ */
 
-/* Who is behind this message. The client socket lies in a folder of mode 0700: whoever reaches it is the user who runs the
- * cluster, or root. */
+/* Who is behind this message: its key. The client socket lies in a folder of mode 0700: whoever reaches it is the user who runs
+ * the cluster, or root. */
 static const char *sender(const coordinator *c)
 {
-    (void)c;
-    return OWNER_LOCAL;
+    static char key[KEY_TEXT];
+    gate_peer p;
+    if (!c->in.from.who) return OWNER_LOCAL;
+    if (!gate_look(hub_gate(c->hub), c->in.from.who, &p)) return "nobody";
+    key_show(p.key, key);
+    return key;
 }
 
 /* The user who runs the cluster sees and ends every job; anybody else only its own. */
@@ -69,7 +73,9 @@ static void name_sender(const coordinator *c, job *j)
 
 static err_code make_job(coordinator *c, job **out, err *e)
 {
-    return c->in.head.submit.replay ? replay_make(c, out, e) : job_new(&c->jobs, &c->in, c->shape.V, out, e);
+    uint64_t again = c->in.head.submit.replay;
+    if (again && strcmp(sender(c), OWNER_LOCAL) && !find_job(c, again, true, e)) return e->code;
+    return again ? replay_make(c, out, e) : job_new(&c->jobs, &c->in, c->shape.V, out, e);
 }
 
 static void on_submit(coordinator *c)
@@ -80,6 +86,8 @@ static void on_submit(coordinator *c)
     job *j = NULL, like = { .ask = c->in.head.submit };
     name_sender(c, &like);
     err_code rc = may_submit(c, &like, &retry_ms, &e);
+    if (!rc && c->in.from.who && like.ask.cache[0]) /* it would be a file of this host, read and written for a stranger */
+        rc = err_set(&e, ERR_DENIED, "a prompt cache is a file of the coordinator's host: not over a network");
     if (!rc) rc = make_job(c, &j, &e);
     if (!rc) rc = adapter_check(&c->adapters, j->id, &j->ask, &pending, &e);
     if (j) name_sender(c, j);
@@ -196,7 +204,7 @@ static void on_ask(coordinator *c)
         return;
     }
     if (a->what == 1 || c->n_ask == sizeof c->ask / sizeof *c->ask) {
-        bool ok = a->what ? report_jobs(c, &json) : report_status(c, &json);
+        bool ok = a->what ? report_jobs(c, sender(c), &json) : report_status(c, &json);
         send_report(c, &c->in.from, a->ref, &json, ok);
         return;
     }

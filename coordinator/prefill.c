@@ -123,7 +123,7 @@ static err_code connect_all(prefill *p, err *e)
 {
     err_code rc = link_connect(&p->inbox, p->o.hub, LINK_PUSH, LINK_CONTROL, p->o.inbox, e);
     for (uint32_t i = 0; !rc && i < p->o.n_stages; i++)
-        rc = link_connect(&p->bulk[i], p->o.hub, LINK_PUSH, LINK_BULK, p->stage[i].bulk_addr, e);
+        rc = link_connect_to(&p->bulk[i], p->o.hub, LINK_PUSH, LINK_BULK, p->stage[i].bulk_addr, p->stage[i].key, e);
     return rc;
 }
 

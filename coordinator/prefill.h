@@ -11,7 +11,7 @@
 
 typedef struct prefill prefill;
 
-typedef struct { uint32_t first, last; char bulk_addr[128]; } prefill_stage;
+typedef struct { uint32_t first, last; char bulk_addr[128], key[48]; } prefill_stage;   /* key: of its sockets, "": in the clear */
 typedef struct {
     struct hub *hub;
     const char *model;              /* GGUF file */

@@ -127,7 +127,7 @@ static err_code push(coordinator *c, session *s, const cache_part *part, view st
     member *m = owner(c, part->layer);
     if (!m) return err_set(e, ERR_STATE, "no stage has layer %u", part->layer);
     if (!c->bulk[m->stage]) {
-        err_code rc = link_connect(&c->bulk[m->stage], c->hub, LINK_PUSH, LINK_BULK, m->hello.bulk_addr, e);
+        err_code rc = link_connect_to(&c->bulk[m->stage], c->hub, LINK_PUSH, LINK_BULK, m->hello.bulk_addr, m->hello.key, e);
         if (rc) return rc;
     }
     message h = msg_init(MSG_KV_PUSH);

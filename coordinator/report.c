@@ -2,10 +2,12 @@
 #include "coordinator/coordinator.h"
 #include "coordinator/journal.h"
 #include "coordinator/record.h"
+#include "coordinator/trust.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <jansson.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static json_int_t num(uint64_t v) { return v > INT64_MAX ? INT64_MAX : (json_int_t)v; }
@@ -73,6 +75,7 @@ bool report_status(coordinator *c, text *out)
         jobs_count(c), "sessions", (int)c->sessions.n, "pump", "decode_steps", num(p->decode_steps), "decode_rows", num(p->decode_rows), "prompt_steps",
         num(p->prompt_steps), "prompt_rows", num(p->prompt_rows), "in_flight", (int)p->width, "resent", num(p->resent), "refused_results",
         num(p->refused));
+    if (o) json_object_set_new(o, "trust", trust_json(c));
     return put(o, out);
 }
 
@@ -109,13 +112,17 @@ static void put_job(json_t *list, const job *j)
     else json_array_insert_new(list, at, job_json(j));
 }
 
-bool report_jobs(coordinator *c, text *out)
+bool report_jobs(coordinator *c, const char *who, text *out)
 {
     json_t *list = json_array();
     err e;
     if (c->journal && journal_list(c->journal, LIST_MAX, list, &e)) LOG(LOG_ERROR, "JOURNAL-FAILED", "text=\"%s\"", e.text);
     for (const job *j = c->jobs.head; j; j = j->next)
         if (!j->refused) put_job(list, j);
+    for (size_t i = json_array_size(list); i-- > 0 && strcmp(who, OWNER_LOCAL);) {
+        const char *owner = json_string_value(json_object_get(json_array_get(list, i), "owner"));
+        if (!owner || strcmp(owner, who)) json_array_remove(list, i);
+    }
     while (json_array_size(list) > LIST_MAX) json_array_remove(list, 0);
     return put(json_pack("{s:s,s:o}", "schema", "sluice.jobs/1", "jobs", list), out);
 }

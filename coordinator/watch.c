@@ -3,8 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool link_id_same(const link_id *a, const link_id *b) { return a->len == b->len && !memcmp(a->bytes, b->bytes, a->len); }
-
 watcher *watch_add(watcher **list, const link_id *to, uint32_t n_choices)
 {
     watcher *w = calloc(1, sizeof *w + n_choices * sizeof *w->at);

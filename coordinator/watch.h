@@ -28,5 +28,4 @@ void watch_drop(watcher **list, watcher *w);
 void watch_drop_all(watcher **list);
 /* It has all it asked for. */
 bool watch_is_done(const watcher *w);
-bool link_id_same(const link_id *a, const link_id *b);
 #endif

@@ -18,7 +18,8 @@
     X(CANCELLED, 12, "cancelled")                           \
     X(STATE,     13, "not possible now")                    \
     X(ABSENT,    14, "no such thing")                       \
-    X(DIFFERS,   15, "not the same")
+    X(DIFFERS,   15, "not the same")                        \
+    X(DENIED,    16, "not allowed")
 
 typedef enum {
 #define X(name, status, text) ERR_##name,

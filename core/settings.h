@@ -15,8 +15,8 @@ enum {
     CMD_DETOKENIZE = 1 << 16, CMD_CONFIG = 1 << 17, CMD_COMPLETION = 1 << 18,
     CMD_BENCH = 1 << 19,
     CMD_PLAN = 1 << 20,
-    CMD_REPLAY = 1 << 21,
-    CMD_ALL = (1 << 22) - 1,
+    CMD_REPLAY = 1 << 21, CMD_KEYGEN = 1 << 22,
+    CMD_ALL = (1 << 23) - 1,
     CMD_RARE = 1 << 30                /* no command: an option with this bit is left out of the short help */
 };
 

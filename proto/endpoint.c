@@ -2,6 +2,7 @@
 #include "proto/endpoint.h"
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,11 +56,57 @@ static err_code parse_tcp(endpoint *ep, const char *addr, bool to_bind, err *e)
     err_code rc = split_tcp(ep, addr, host, &port, e);
     if (rc) return rc;
     if (!is_port(port, to_bind)) return err_set(e, ERR_CONFIG, "address %s has no valid port", addr);
-    if (!to_bind) return ERR_OK;
+    /* the library reads a list of addresses behind ';', which would pass for the first of them */
+    size_t n = strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:%_-*");
+    if (host[n]) return err_set(e, ERR_CONFIG, "address %s: \"%c\" belongs to no host", addr, host[n]);
     bool named = !ep->v6 && (!strcmp(host, "localhost") || !strcmp(host, "lo"));
     if (named) snprintf(ep->addr, sizeof ep->addr, "tcp://127.0.0.1:%s", port);
-    if (named || is_loopback(host, ep->v6)) return ERR_OK;
-    return err_set(e, ERR_CONFIG, "refused: %s is not a loopback address and this build has no keys for it", addr);
+    ep->loopback = named || is_loopback(host, ep->v6);
+    return ERR_OK;
+}
+
+bool endpoint_host(const char *addr, char *out, size_t cap)
+{
+    const char *host = addr + strlen("tcp://"), *colon = strrchr(addr, ':');
+    if (strncmp(addr, "tcp://", strlen("tcp://")) || colon < host) return false;
+    int n = snprintf(out, cap, "%.*s", (int)(colon - host), host);
+    return n > 0 && (size_t)n < cap;
+}
+
+bool endpoint_is_any(const char *addr)
+{
+    char host[ENDPOINT_MAX + 1];
+    return endpoint_host(addr, host, sizeof host) && (!strcmp(host, "*") || !strcmp(host, "0.0.0.0") || !strcmp(host, "[::]"));
+}
+
+/* Connecting a UDP socket sends nothing: the kernel only says which way it would go. */
+static bool way_to(const struct addrinfo *to, char *out, size_t cap)
+{
+    struct sockaddr_storage me;
+    socklen_t n = sizeof me;
+    char text[INET6_ADDRSTRLEN] = "";
+    int fd = socket(to->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool ok = fd >= 0 && !connect(fd, to->ai_addr, to->ai_addrlen) && !getsockname(fd, (struct sockaddr *)&me, &n)
+              && !getnameinfo((struct sockaddr *)&me, n, text, sizeof text, NULL, 0, NI_NUMERICHOST);
+    if (fd >= 0) close(fd);
+    snprintf(out, cap, to->ai_family == AF_INET6 ? "[%s]" : "%s", text);
+    return ok;
+}
+
+err_code endpoint_local_host(const char *to, char *out, size_t cap, err *e)
+{
+    char host[ENDPOINT_MAX + 1];
+    struct addrinfo hints = { .ai_socktype = SOCK_DGRAM }, *all = NULL;
+    if (!endpoint_host(to, host, sizeof host)) return err_set(e, ERR_CONFIG, "%s is no tcp address", to);
+    char *name = host;
+    size_t len = strlen(host);
+    if (host[0] == '[' && host[len - 1] == ']') host[len - 1] = 0, name++;
+    int rc = getaddrinfo(name, strrchr(to, ':') + 1, &hints, &all);
+    if (rc) return err_set(e, ERR_CONFIG, "%s: %s", to, gai_strerror(rc));
+    bool ok = false;
+    for (struct addrinfo *a = all; a && !ok; a = a->ai_next) ok = way_to(a, out, cap);
+    freeaddrinfo(all);
+    return ok ? ERR_OK : err_set(e, ERR_IO, "%s: no way there from this host (--address names ours)", to);
 }
 
 static err_code parse_ipc(const char *addr, err *e)

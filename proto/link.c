@@ -1,13 +1,11 @@
-/* Sockets that carry messages. The only home of zmq.h. Decides nothing about what a message means, and never answers a peer. */
+/* Sockets that carry messages. Decides nothing about what a message means, and never answers a peer. */
 #include "proto/link.h"
 #include "core/clock.h"
-#include "core/log.h"
 #include "proto/endpoint.h"
 #include "proto/seal.h"
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zmq.h>
@@ -19,6 +17,10 @@
 #define CLOSE_MS 1000             /* a message that is half written when its link is closed has so long for its other half */
 #define HEARTBEAT_MS 1000
 #define HEARTBEAT_DEAD_MS 5000
+#define KEYED_RECONNECT_MS 200   /* every try costs both sides a few curve operations, and the library backs off only from closed ports */
+#define HANDSHAKE_MS 5000         /* a peer that has not said who it is by then is dropped: it costs a descriptor and ~30 KB */
+#define BACKLOG 1024              /* a crowd of strangers must not keep a worker out; the kernel caps it at somaxconn */
+#define CURVE_EXTRA 64            /* a frame grows by so much at most when it is encrypted */
 
 /* What a lane may hold. A frame above frame_max is refused before it is sent; a peer's closes that peer's connection. */
 static const struct { int hwm; int64_t frame_max; bool sealed; } lanes[] = {
@@ -33,50 +35,19 @@ static const struct { const char *name; int zmq; bool sends, receives; } kinds[]
     [LINK_PUSH] = { "push", ZMQ_PUSH, true, false },      [LINK_PULL] = { "pull", ZMQ_PULL, false, true },
 };
 
-struct hub { void *ctx; _Atomic int links; };
-
 struct link {
     void *sock;
     hub *hub;
     link_kind kind;
     link_lane lane;
     int send_ms;                     /* ZMQ_SNDTIMEO as it is set now */
+    bool guarded, open_too;          /* takes peers by key; and others too (ipc beside tcp) */
+    lookout *watch;
     uint64_t in, out;                /* bytes */
     trace *trace;
     char trace_name[16];
     char addr[ENDPOINT_MAX + 1];
 };
-
-/* ---- hub ------------------------------------------------------------------------------------------------------- */
-
-err_code hub_open(hub **out, err *e)
-{
-    *out = NULL;
-    hub *h = calloc(1, sizeof *h);
-    if (!h) return err_set(e, ERR_NOMEM, "out of memory for a hub");
-    h->ctx = zmq_ctx_new();
-    if (!h->ctx) {
-        free(h);
-        return err_set(e, ERR_IO, "cannot open a message hub: %s", zmq_strerror(zmq_errno()));
-    }
-    zmq_ctx_set(h->ctx, ZMQ_IO_THREADS, 1); /* one moves gigabytes a second; more would take cores from kernels */
-    *out = h;
-    return ERR_OK;
-}
-
-void hub_close(hub **h)
-{
-    if (!*h) return;
-    int open = atomic_load(&(*h)->links);
-    assert(open == 0);
-    if (open) { /* ending the context would wait for ever; a leak at the end of a process is the lesser harm */
-        LOG(LOG_ERROR, "HUB-LINKS-OPEN", "links=%d", open);
-    } else {
-        while (zmq_ctx_term((*h)->ctx) && zmq_errno() == EINTR) continue;
-        free(*h);
-    }
-    *h = NULL;
-}
 
 /* ---- open and close -------------------------------------------------------------------------------------------- */
 
@@ -100,18 +71,64 @@ static bool set_options(link_t *l, const endpoint *ep)
     return ep->v6 ? ok && set_int(l->sock, ZMQ_IPV6, 1) : ok;
 }
 
+static const char *const lane_names[] = { [LINK_CONTROL] = "control", [LINK_DATA] = "data", [LINK_BULK] = "bulk", [LINK_CLIENT] = "client" };
+
+/* May this address be used in the clear? */
+static err_code check_clear(const hub *h, const endpoint *ep, bool bind, err *e)
+{
+    if (ep->kind != ENDPOINT_TCP || ep->loopback || hub_is_insecure(h)) return ERR_OK;
+    return err_set(e, ERR_CONFIG, "refused: %s is not a loopback address and there are no keys%s (--key FILE; --insecure %s in the clear)", ep->addr,
+                   !bind && hub_keys(h) ? " of the other side (--server-key)" : "", bind ? "listens" : "connects");
+}
+
+static bool use_keys(const link_t *l)
+{
+    const hub *h = l->hub;
+    int64_t frame_max = lanes[l->lane].frame_max + CURVE_EXTRA;
+    return set_int(l->sock, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) && !zmq_setsockopt(l->sock, ZMQ_CURVE_SECRETKEY, hub_keys(h)->secret, KEY_BYTES)
+           && !zmq_setsockopt(l->sock, ZMQ_MAXMSGSIZE, &frame_max, sizeof frame_max);
+}
+
+static err_code guard_listener(link_t *l, const endpoint *ep, err *e)
+{
+    if (ep->kind != ENDPOINT_TCP) return ERR_OK;
+    bool ok = set_int(l->sock, ZMQ_BACKLOG, BACKLOG) && set_int(l->sock, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS);
+    if (ok && hub_keys(l->hub)) {
+        l->guarded = true;
+        ok = use_keys(l) && set_int(l->sock, ZMQ_CURVE_SERVER, 1)
+             && !zmq_setsockopt(l->sock, ZMQ_ZAP_DOMAIN, lane_names[l->lane], strlen(lane_names[l->lane]));
+    }
+    return ok ? ERR_OK : err_set(e, ERR_IO, "cannot guard %s: %s", ep->addr, reason(zmq_errno()));
+}
+
+static err_code guard_connection(link_t *l, const endpoint *ep, const uint8_t *server, err *e)
+{
+    const hub *h = l->hub;
+    bool ok = use_keys(l) && set_int(l->sock, ZMQ_RECONNECT_IVL, KEYED_RECONNECT_MS) && !zmq_setsockopt(l->sock, ZMQ_CURVE_PUBLICKEY, hub_keys(h)->open, KEY_BYTES)
+              && !zmq_setsockopt(l->sock, ZMQ_CURVE_SERVERKEY, server, KEY_BYTES);
+    return ok ? ERR_OK : err_set(e, ERR_IO, "cannot use keys for %s: %s", ep->addr, reason(zmq_errno()));
+}
+
+/* Of connections only those are watched that somebody waits for; the others' troubles are seen where they arrive. */
+static err_code watch_connection(link_t *l, const endpoint *ep, err *e)
+{
+    gate *g = hub_gate(l->hub);
+    if (!g || ep->kind != ENDPOINT_TCP || l->kind != LINK_DEALER) return ERR_OK;
+    return lookout_open(&l->watch, gate_watches(g), l->sock, lane_names[l->lane], ep->addr, false, e);
+}
+
 static err_code make(link_t **out, hub *h, link_kind k, link_lane lane, const endpoint *ep, err *e)
 {
     link_t *l = calloc(1, sizeof *l);
     if (!l) return err_set(e, ERR_NOMEM, "out of memory for a link");
-    *l = (link_t){ .sock = zmq_socket(h->ctx, kinds[k].zmq), .hub = h, .kind = k, .lane = lane, .send_ms = -1 };
+    *l = (link_t){ .sock = zmq_socket(hub_context(h), kinds[k].zmq), .hub = h, .kind = k, .lane = lane, .send_ms = -1 };
     memcpy(l->addr, ep->addr, sizeof l->addr);
     if (!l->sock) {
         err_code rc = err_set(e, ERR_IO, "cannot open a %s for %s: %s", kinds[k].name, ep->addr, reason(zmq_errno()));
         free(l);
         return rc;
     }
-    atomic_fetch_add(&h->links, 1);
+    hub_count_link(h, 1);
     if (!set_options(l, ep)) {
         err_set(e, ERR_IO, "cannot set up a %s for %s: %s", kinds[k].name, ep->addr, reason(zmq_errno()));
         link_close(&l);
@@ -119,6 +136,17 @@ static err_code make(link_t **out, hub *h, link_kind k, link_lane lane, const en
     }
     *out = l;
     return ERR_OK;
+}
+
+static err_code listen_at(link_t *l, const endpoint *ep, char real[static ENDPOINT_MAX + 1], err *e)
+{
+    size_t n = ENDPOINT_MAX + 1;
+    err_code rc = ep->kind == ENDPOINT_TCP && !hub_keys(l->hub) ? check_clear(l->hub, ep, true, e) : ERR_OK;
+    if (!rc) rc = guard_listener(l, ep, e);
+    if (!rc && (zmq_bind(l->sock, ep->addr) || zmq_getsockopt(l->sock, ZMQ_LAST_ENDPOINT, real, &n)))
+        rc = err_set(e, ERR_IO, "cannot bind %s: %s", ep->addr, reason(zmq_errno()));
+    if (!rc && l->guarded && !l->watch) rc = lookout_open(&l->watch, gate_watches(hub_gate(l->hub)), l->sock, lane_names[l->lane], real, true, e);
+    return rc;
 }
 
 err_code link_bind(link_t **out, hub *h, link_kind k, link_lane lane, const char *addr, err *e)
@@ -130,31 +158,47 @@ err_code link_bind(link_t **out, hub *h, link_kind k, link_lane lane, const char
     if (!rc) rc = endpoint_check_free(&ep, e);
     if (!rc) rc = make(&l, h, k, lane, &ep, e);
     if (rc) return rc;
-    size_t n = sizeof l->addr;
-    if (zmq_bind(l->sock, ep.addr) || zmq_getsockopt(l->sock, ZMQ_LAST_ENDPOINT, l->addr, &n)) {
-        err_set(e, ERR_IO, "cannot bind %s: %s", addr, reason(zmq_errno()));
-        link_close(&l);
-        return ERR_IO;
-    }
+    if ((rc = listen_at(l, &ep, l->addr, e))) link_close(&l);
     *out = l;
-    return ERR_OK;
+    return rc;
+}
+
+/* Options of a socket hold for what is bound after they were set, so what listens already stays as it is. */
+err_code link_bind_also(link_t *l, const char *addr, char real[static 256], err *e)
+{
+    endpoint ep;
+    err_code rc = endpoint_parse(&ep, addr, true, e);
+    if (!rc) rc = endpoint_check_free(&ep, e);
+    if (!rc && ep.kind == ENDPOINT_TCP && !set_options(l, &ep)) rc = err_set(e, ERR_IO, "cannot set up %s: %s", addr, reason(zmq_errno()));
+    l->open_too = !l->guarded;
+    return rc ? rc : listen_at(l, &ep, real, e);
+}
+
+/* key: NULL: the hub's server key, where there is one. */
+err_code link_connect_to(link_t **out, hub *h, link_kind k, link_lane lane, const char *addr, const char *key, err *e)
+{
+    *out = NULL;
+    endpoint ep;
+    link_t *l = NULL;
+    uint8_t server[KEY_BYTES] = { 0 };
+    bool keyed = hub_keys(h) && (key ? key[0] != 0 : hub_server(h) != NULL);
+    if (hub_server(h)) memcpy(server, hub_server(h), KEY_BYTES);
+    err_code rc = endpoint_parse(&ep, addr, false, e);
+    keyed = keyed && !rc && ep.kind == ENDPOINT_TCP;
+    if (!rc && keyed && key) rc = key_parse(server, key, strlen(key), e);
+    if (!rc && !keyed) rc = check_clear(h, &ep, false, e);
+    if (!rc) rc = make(&l, h, k, lane, &ep, e);
+    if (!rc && keyed) rc = guard_connection(l, &ep, server, e);
+    if (!rc) rc = watch_connection(l, &ep, e);
+    if (!rc && zmq_connect(l->sock, ep.addr)) rc = err_set(e, ERR_IO, "cannot connect to %s: %s", addr, reason(zmq_errno()));
+    if (rc) link_close(&l);
+    *out = l;
+    return rc;
 }
 
 err_code link_connect(link_t **out, hub *h, link_kind k, link_lane lane, const char *addr, err *e)
 {
-    *out = NULL;
-    endpoint ep;
-    link_t *l;
-    err_code rc = endpoint_parse(&ep, addr, false, e);
-    if (!rc) rc = make(&l, h, k, lane, &ep, e);
-    if (rc) return rc;
-    if (zmq_connect(l->sock, ep.addr)) {
-        err_set(e, ERR_IO, "cannot connect to %s: %s", addr, reason(zmq_errno()));
-        link_close(&l);
-        return ERR_IO;
-    }
-    *out = l;
-    return ERR_OK;
+    return link_connect_to(out, h, k, lane, addr, NULL, e);
 }
 
 /* Without linger the library takes the queue away at once, and when the peer's connection breaks in the same moment with half a
@@ -164,11 +208,16 @@ void link_close(link_t **l)
 {
     if (!*l) return;
     if ((*l)->kind == LINK_PUSH) set_int((*l)->sock, ZMQ_LINGER, CLOSE_MS);
+    if ((*l)->watch) lookout_give_back(gate_watches(hub_gate((*l)->hub)), &(*l)->watch, (*l)->sock);
     zmq_close((*l)->sock);
-    atomic_fetch_sub(&(*l)->hub->links, 1);
+    hub_count_link((*l)->hub, -1);
     free(*l);
     *l = NULL;
 }
+
+lookout_state link_state(const link_t *l, err *why) { return l->watch ? lookout_look(gate_watches(hub_gate(l->hub)), l->watch, why) : LOOKOUT_UP; }
+
+bool link_id_same(const link_id *a, const link_id *b) { return a->len == b->len && a->who == b->who && !memcmp(a->bytes, b->bytes, a->len); }
 
 const char *link_addr(const link_t *l) { return l->addr; }
 
@@ -270,6 +319,9 @@ static err_code gather(const link_t *l, const link_id *to, const message *m, con
     if (l->kind == LINK_ROUTER) {
         if (!to || !to->len || to->len > LINK_ID_MAX)
             return err_set(e, ERR_GONE, "%s over %s: no peer named", msg_name(m->type), l->addr);
+        gate_peer peer;
+        if (to->who && hub_gate(l->hub) && (!gate_look(hub_gate(l->hub), to->who, &peer) || !peer.allowed))
+            return err_set(e, ERR_GONE, "%s over %s: the peer's key is off the list", msg_name(m->type), l->addr);
         p->part[p->n++] = (view){ to->bytes, to->len };
     }
     uint32_t n = msg_frames(m->type);
@@ -329,6 +381,7 @@ void packet_done(packet *p)
 {
     drop_parts(p);
     p->from.len = 0;
+    p->from.who = 0;
 }
 
 static err_code receive_failed(const link_t *l, int code, err *e)
@@ -402,6 +455,20 @@ static err_code receive_parts(link_t *l, packet *p, intake *in, int timeout_ms, 
     return rc;
 }
 
+/* Which key a message came with. The library keeps it with the connection; a peer cannot say it itself. */
+static uint32_t sender_of(packet *p)
+{
+    const char *user = p->held[0] ? zmq_msg_gets(held(p, 0), "User-Id") : NULL;
+    return user ? (uint32_t)strtoul(user, NULL, 10) : 0;
+}
+
+static err_code check_sender(const link_t *l, packet *p, err *e)
+{
+    if (!l->guarded) return ERR_OK;
+    if (p->from.who) return gate_check(hub_gate(l->hub), p->from.who, &p->head, e);
+    return l->open_too ? ERR_OK : gate_nameless(hub_gate(l->hub), l->addr, e);
+}
+
 static view part_view(packet *p, uint64_t i) { return (view){ zmq_msg_data(held(p, i)), zmq_msg_size(held(p, i)) }; }
 
 static err_code check_intake(const link_t *l, const intake *in, err *e)
@@ -459,7 +526,15 @@ err_code link_recv(link_t *l, packet *p, int timeout_ms, err *e)
         packet_done(p);
         return rc;
     }
+    if (l->guarded) p->from.who = sender_of(p);
     rc = open_packet(l, p, &in, e);
+    err_code denied = rc ? ERR_OK : check_sender(l, p, e);
+    if (denied) { /* the head stays: a refusal names what was asked */
+        message head = p->head;
+        drop_parts(p);
+        p->head = head;
+        return denied;
+    }
     if (rc) drop_parts(p); /* the sender's name stays, so that the caller can answer it */
     else if (l->trace) trace_packet(l, p);
     return rc;

@@ -93,7 +93,7 @@ static err_code talk_options(const settings *s, err *e)
 static err_code with_cluster(chat *t, bool talk, err *e)
 {
     text file = { 0 };
-    err_code rc = client_open(&t->c, t->dir, e);
+    err_code rc = client_open(&t->c, t->s, t->dir, e);
     if (rc == ERR_OK) rc = chat_model_file(&file, t->c, e);
     if (rc == ERR_OK) rc = chat_model_open(&t->model, file.ptr, t->s->chat_template, e);
     if (rc == ERR_OK) rc = talk ? chat_talk(t, e) : one_turn(t, e);

@@ -13,6 +13,10 @@
 
 /* Owns the client connection and the question whether its coordinator lives. It starts and stops nobody. */
 
+/* A host that answers at all has said who it is by then. */
+enum { HANDSHAKE_MS = 15000 };
+/* One that hangs up in the handshake for so long will not do better later. */
+enum { REFUSED_MS = 3000 };
 /* How long a signal or a dead coordinator goes unnoticed at most. */
 enum { SLICE_MS = 100 };
 /* A coordinator answers ASK between two steps; longer means that it hangs. */
@@ -25,7 +29,8 @@ struct client {
     pid_t pid;
     uint64_t last_ref;
     client_patience patience;
-    char dir[512];
+    bool remote;
+    char dir[512];          /* or endpoint */
 };
 
 pid_t client_read_pid(const char *dir)
@@ -63,7 +68,9 @@ bool client_listens(const char *dir)
     return up;
 }
 
-static err_code connect_to(client *c, err *e)
+/* ---- here: ipc in a run directory ---- */
+
+static err_code connect_here(client *c, err *e)
 {
     char addr[600];
     snprintf(addr, sizeof addr, "ipc://%s/client", c->dir);
@@ -71,17 +78,64 @@ static err_code connect_to(client *c, err *e)
     return link_connect(&c->link, c->hub, LINK_DEALER, LINK_CLIENT, addr, e);
 }
 
-err_code client_open(client **out, const char *dir, err *e)
+static err_code open_here(client *c, err *e)
+{
+    if (!client_listens(c->dir)) return err_set(e, ERR_ABSENT, "no cluster is up in %s (sluice up starts one)", c->dir);
+    return connect_here(c, e);
+}
+
+static err_code check_signal(err *e)
+{
+    int sig = signals_caught();
+    return sig ? err_set(e, ERR_CANCELLED, "stopped by %s", sig == SIGINT ? "an interrupt" : strsignal(sig)) : ERR_OK;
+}
+
+/* ---- elsewhere: tcp ---- */
+
+static err_code not_there(const client *c, lookout_state st, const err *why, uint64_t since, err *e)
+{
+    bool late = !clock_left_ms(since + HANDSHAKE_MS * 1000000ull), hung_up = st == LOOKOUT_LOST && !clock_left_ms(since + REFUSED_MS * 1000000ull);
+    if (st == LOOKOUT_REFUSED && hub_has_keys(c->hub)) return err_set(e, ERR_DENIED, "%s (this key is %s)", why->text, hub_key(c->hub));
+    if (st == LOOKOUT_REFUSED) return err_set(e, ERR_DENIED, "%s (--key FILE)", why->text);
+    if (late || hung_up) return err_set(e, ERR_GONE, "%s%s", st == LOOKOUT_LOST ? why->text : c->dir, st == LOOKOUT_LOST ? "" : ": nobody answers");
+    return check_signal(e);
+}
+
+/* Wait until both sides know each other, so that a wrong key is an error and not a silence. */
+static err_code connect_there(client *c, err *e)
+{
+    err why = { 0 };
+    err_code rc = link_connect(&c->link, c->hub, LINK_DEALER, LINK_CLIENT, c->dir, e);
+    uint64_t since = clock_ns();
+    for (lookout_state st = LOOKOUT_TRYING; rc == ERR_OK && (st = link_state(c->link, &why)) != LOOKOUT_UP;) {
+        rc = not_there(c, st, &why, since, e);
+        nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+    }
+    return rc;
+}
+
+static err_code open_there(client *c, const settings *s, err *e)
+{
+    hub_trusts t = { .key = s->key, .server_key = s->server_key, .watch = true, .insecure = s->insecure };
+    err_code rc = hub_trust(c->hub, &t, e);
+    if (rc == ERR_OK && hub_has_keys(c->hub) && !hub_server(c->hub))
+        rc = err_set(e, ERR_USAGE, "--server-key KEY is missing: which coordinator is the right one?");
+    return rc == ERR_OK ? connect_there(c, e) : rc;
+}
+
+/* ---- either ---- */
+
+err_code client_open(client **out, const settings *s, const char *where, err *e)
 {
     *out = NULL;
-    if (strlen(dir) >= sizeof ((client *)0)->dir) return err_set(e, ERR_CONFIG, "%.80s...: too long for a run directory", dir);
-    if (!client_listens(dir)) return err_set(e, ERR_ABSENT, "no cluster is up in %s (sluice up starts one)", dir);
+    if (strlen(where) >= sizeof ((client *)0)->dir) return err_set(e, ERR_CONFIG, "%.80s...: too long for a run directory", where);
     client *c = calloc(1, sizeof *c);
     if (!c) return err_set(e, ERR_NOMEM, "out of memory");
-    snprintf(c->dir, sizeof c->dir, "%s", dir);
+    snprintf(c->dir, sizeof c->dir, "%s", where);
+    c->remote = strstr(where, "://") != NULL;
     c->patience.busy_s = 600;
     err_code rc = hub_open(&c->hub, e);
-    if (rc == ERR_OK) rc = connect_to(c, e);
+    if (rc == ERR_OK) rc = c->remote ? open_there(c, s, e) : open_here(c, e);
     if (rc == ERR_OK) *out = c;
     else client_close(&c);
     return rc;
@@ -105,14 +159,22 @@ client_patience client_patience_of(const client *c) { return c->patience; }
 
 static err_code check_alive(const client *c, err *e)
 {
+    err why;
+    lookout_state st = c->remote ? link_state(c->link, &why) : LOOKOUT_UP;
+    if (st == LOOKOUT_LOST || st == LOOKOUT_REFUSED) return err_set(e, ERR_GONE, "%s", why.text); /* answers went with the connection */
+    if (c->remote) return ERR_OK;
     bool alive = c->pid ? client_pid_alive(c->pid) : client_listens(c->dir);
     return alive ? ERR_OK : err_set(e, ERR_GONE, "the coordinator in %s (pid %d) is gone", c->dir, (int)c->pid);
 }
 
-static err_code check_signal(err *e)
+/* Whether somebody may be there at all: over tcp only the attempt tells. */
+static err_code try_again(client *c, bool *made, err *e)
 {
-    int sig = signals_caught();
-    return sig ? err_set(e, ERR_CANCELLED, "stopped by %s", sig == SIGINT ? "an interrupt" : strsignal(sig)) : ERR_OK;
+    *made = c->remote || client_listens(c->dir);
+    if (!*made) return ERR_OK;
+    err_code rc = c->remote ? connect_there(c, e) : connect_here(c, e);
+    if (rc == ERR_GONE) *made = false, link_close(&c->link), rc = ERR_OK;
+    return rc;
 }
 
 err_code client_reopen(client *c, err *e)
@@ -122,7 +184,9 @@ err_code client_reopen(client *c, err *e)
     if (c->link) link_close(&c->link);
     do {
         if (check_signal(e) != ERR_OK) return e->code;
-        if (client_listens(c->dir)) return connect_to(c, e);
+        bool made;
+        err_code rc = try_again(c, &made, e);
+        if (rc != ERR_OK || made) return rc;
         nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
     } while (clock_left_ms(end));
     return err_set(e, ERR_GONE, "the coordinator in %s (pid %d) is gone, and for %g s no other one came", c->dir, (int)c->pid, c->patience.lost_s);

@@ -1,17 +1,19 @@
 #ifndef CLI_CLIENT_H
 #define CLI_CLIENT_H
-/* A connection to a coordinator over the client lane (a DEALER to ipc://DIR/client). One thread. It knows messages, not
- * what jobs mean. */
+/* A connection to a coordinator over the client lane (a DEALER to ipc://DIR/client, or to a tcp endpoint of another host). One
+ * thread. It knows messages, not what jobs mean. */
+#include "core/settings.h"
 #include "proto/link.h"
 #include <jansson.h>
 #include <sys/types.h>
 
 typedef struct client client;
 
-/* ERR_ABSENT "no cluster is up in DIR (sluice up starts one)" when nobody listens there. */
-err_code client_open(client **out, const char *dir, err *e);
+/* `where`: a run directory, or tcp://HOST:PORT (then --key, --server-key and --insecure of the settings count). ERR_ABSENT "no
+ * cluster is up in DIR (sluice up starts one)" when nobody listens there; ERR_DENIED when the other side does not let us in. */
+err_code client_open(client **out, const settings *s, const char *where, err *e);
 void client_close(client **c);
-/* Pid of the coordinator as DIR/pid says, 0 when it does not. */
+/* Pid of the coordinator as DIR/pid says, 0 when it does not or is elsewhere. */
 pid_t client_pid(const client *c);
 /* How long flights on this connection try again when the cluster is busy (600 s unless said otherwise), and wait for a
  * coordinator that went away (0 s). */

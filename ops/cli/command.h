@@ -38,6 +38,7 @@ err_code cmd_bench(settings *s, err *e);
 err_code cmd_plan(settings *s, err *e);
 err_code cmd_index(settings *s, err *e);
 err_code cmd_model(settings *s, err *e);
+err_code cmd_keygen(settings *s, err *e);
 err_code cmd_config(settings *s, err *e);
 err_code cmd_completion(settings *s, err *e);
 

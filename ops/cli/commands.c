@@ -91,6 +91,10 @@ const command commands[] = {
       "info|random|quantize|split|merge", "sluice model info model.gguf",
       "info prints metadata and tensors; random makes a file of a real shape for measurements; quantize stores the weights in "
       "another type; split and merge part a file and put its parts together." },
+    { "keygen", CMD_KEYGEN, cmd_keygen, "make a pair of keys for a host or a person", "-o FILE [--force]", "", "sluice keygen -o host.key",
+      "FILE gets the secret key (mode 0600), FILE.pub the public one, which is printed, too. The public key goes into the list of the "
+      "coordinator (--allow: a line `stage pk_... name`, or client), the coordinator's own to its workers and clients (--server-key).\n"
+      "With $CREDENTIALS_DIRECTORY (systemd) the credentials sluice.key, sluice.server.pub and sluice.allow stand in for the options." },
     { "config", CMD_CONFIG, cmd_config, "print every configuration key with its reason", "", "", "sluice config > sluice.ini",
       "The output is a configuration file with every key commented out; sluice.ini(5) is the same as a page." },
     { "completion", CMD_COMPLETION, cmd_completion, "print completion for a shell", "bash | zsh", "bash|zsh",

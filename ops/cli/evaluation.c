@@ -8,7 +8,7 @@ err_code evaluation_open(evaluation *v, settings *s, err *e)
 {
     *v = (evaluation){ 0 };
     err_code rc = cluster_join(&v->cluster, s, e);
-    if (rc == ERR_OK) rc = client_open(&v->c, v->cluster.dir.ptr, e);
+    if (rc == ERR_OK) rc = client_open(&v->c, s, v->cluster.dir.ptr, e);
     if (rc == ERR_OK) rc = client_status(v->c, 0, &v->status, e);
     if (rc != ERR_OK) return rc;
     const json_t *m = json_object_get(v->status, "model");

@@ -91,6 +91,9 @@ err_code path_program(text *out, const settings *s, const char *name, err *e)
 
 err_code path_live_dir(text *out, const settings *s, err *e)
 {
+    if (s->remote && strncmp(s->remote, "tcp://", 6)) return err_set(e, ERR_USAGE, "--connect wants tcp://HOST:PORT, not \"%.100s\"", s->remote);
+    if (s->remote && s->dir && settings_was_given(s, "dir")) return err_set(e, ERR_USAGE, "--connect and --dir exclude each other");
+    if (s->remote) return text_adds(out, s->remote) ? ERR_OK : no_memory(e);
     err_code rc = path_run_dir(out, s, e);
     if (rc == ERR_OK) rc = path_check_dir(out->ptr, false, e);
     return rc == ERR_ABSENT ? err_set(e, rc, "no cluster is up in %s (sluice up starts one)", out->ptr) : rc;

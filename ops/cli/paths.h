@@ -5,7 +5,7 @@
 
 /* --dir, or $XDG_RUNTIME_DIR/sluice, or /tmp/sluice-UID. Nothing is created. */
 err_code path_run_dir(text *out, const settings *s, err *e);
-/* The same for a directory where a cluster should be up; ERR_ABSENT says that there is none. */
+/* Where a cluster should be up: --connect, or the run directory; ERR_ABSENT says that there is none. */
 err_code path_live_dir(text *out, const settings *s, err *e);
 /* True when the user named no directory. */
 bool path_is_default_dir(const settings *s);

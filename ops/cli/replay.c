@@ -162,7 +162,7 @@ err_code cmd_replay(settings *s, err *e)
     replay r = { 0 };
     err_code rc = job_id_of(s, &r.job, e);
     if (rc == ERR_OK) rc = path_live_dir(&dir, s, e);
-    if (rc == ERR_OK) rc = client_open(&r.c, dir.ptr, e);
+    if (rc == ERR_OK) rc = client_open(&r.c, s, dir.ptr, e);
     if (rc == ERR_OK) rc = run_both(&r, e);
     if (rc == ERR_OK) rc = judge(&r, s, e);
     answer_free(&r.was);

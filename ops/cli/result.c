@@ -8,7 +8,7 @@
 static err_code connect_to(client **c, text *dir, const settings *s, err *e)
 {
     err_code rc = path_live_dir(dir, s, e);
-    return rc == ERR_OK ? client_open(c, dir->ptr, e) : rc;
+    return rc == ERR_OK ? client_open(c, s, dir->ptr, e) : rc;
 }
 
 err_code cmd_result(settings *s, err *e)

@@ -9,7 +9,7 @@ static err_code run_on(const char *dir, const settings *s, request *r, err *e)
 {
     client *c = NULL;
     show w = { 0 };
-    err_code rc = client_open(&c, dir, e);
+    err_code rc = client_open(&c, s, dir, e);
     if (rc == ERR_OK) rc = show_open(&w, s, "sluice.run/1", dir, r, e);
     if (rc == ERR_OK) rc = flight_run(c, 1, &show_ops, &w, e);
     if (rc == ERR_OK && w.job.code != ERR_OK) {

@@ -27,7 +27,7 @@ err_code show_json(json_t *o, err *e)
 err_code show_open(show *w, const settings *s, const char *schema, const char *dir, request *req, err *e)
 {
     *w = (show){ .s = s, .schema = schema, .req = req };
-    return client_open(&w->side, dir, e);
+    return client_open(&w->side, s, dir, e);
 }
 
 void show_close(show *w)

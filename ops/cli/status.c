@@ -11,7 +11,7 @@ static err_code ask_and_print(settings *s, unsigned what, void (*print)(FILE *, 
     client *c = NULL;
     json_t *report = NULL;
     err_code rc = s->args.n ? err_set(e, ERR_USAGE, "what is \"%.100s\"?", s->args.at[0]) : path_live_dir(&dir, s, e);
-    if (rc == ERR_OK) rc = client_open(&c, dir.ptr, e);
+    if (rc == ERR_OK) rc = client_open(&c, s, dir.ptr, e);
     if (rc == ERR_OK) rc = client_status(c, what, &report, e);
     if (rc == ERR_OK && s->json) rc = show_json(json_incref(report), e);
     else if (rc == ERR_OK) {

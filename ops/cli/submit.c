@@ -56,7 +56,7 @@ err_code cmd_submit(settings *s, err *e)
     client *c = NULL;
     err_code rc = check_options(s, e);
     if (rc == ERR_OK) rc = path_live_dir(&dir, s, e);
-    if (rc == ERR_OK) rc = client_open(&c, dir.ptr, e);
+    if (rc == ERR_OK) rc = client_open(&c, s, dir.ptr, e);
     if (rc == ERR_OK) client_be_patient(c, (client_patience){ s->patience, s->reconnect });
     if (rc == ERR_OK) rc = s->batch ? batch_run(c, s, e) : submit_one(c, s, dir.ptr, e);
     client_close(&c);

@@ -33,7 +33,7 @@ static err_code announce(const settings *s, const char *dir, err *e)
 {
     client *c = NULL;
     json_t *status = NULL;
-    err_code rc = client_open(&c, dir, e);
+    err_code rc = client_open(&c, s, dir, e);
     if (rc == ERR_OK) rc = client_status(c, 0, &status, e);
     if (rc == ERR_OK && s->json) rc = show_json(json_incref(status), e);
     else if (rc == ERR_OK) {
@@ -126,7 +126,7 @@ static err_code stop(const settings *s, const char *dir, err *e)
     client *c = NULL;
     message m = msg_init(MSG_STOP);
     m.stop.now = s->now;
-    err_code rc = client_open(&c, dir, e);
+    err_code rc = client_open(&c, s, dir, e);
     pid_t pid = rc == ERR_OK ? client_pid(c) : 0;
     if (rc == ERR_OK) rc = client_send(c, &m, NULL, e);
     if (rc == ERR_OK) rc = wait_gone(dir, pid, e); /* the link stays open meanwhile, so that the message is not lost */

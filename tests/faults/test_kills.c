@@ -84,7 +84,7 @@ static void up(world *w)
     err e;
     json_decref(w->c.status);
     cr_assert(standing_up(&w->c, "kills", options()));
-    cr_assert_eq(client_open(&w->cl, w->c.dir, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(client_open(&w->cl, &(settings){ 0 }, w->c.dir, &e), ERR_OK, "%s", e.text);
     w->restarts++;
 }
 

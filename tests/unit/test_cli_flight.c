@@ -190,7 +190,7 @@ Test(cli_flight, answers_that_overtake_each_other_reach_their_askers, .timeout =
     err e;
     asker a = { .want = 51, .same = true };
     fake_open(&f, false);
-    cr_assert_eq(client_open(&c, f.dir, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(client_open(&c, &(settings){ 0 }, f.dir, &e), ERR_OK, "%s", e.text);
     cr_expect_eq(flight_run(c, 7, &ops, &a, &e), ERR_OK, "%s", e.text);
     cr_expect_eq(a.done, 51);
     cr_expect_eq(a.events, 51, "a repeated token is no news");
@@ -207,7 +207,7 @@ Test(cli_flight, failed_and_refused_jobs_do_not_stop_the_others, .timeout = 30)
     err e;
     asker a = { .want = 30, .bad = true, .same = true };
     fake_open(&f, false);
-    cr_assert_eq(client_open(&c, f.dir, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(client_open(&c, &(settings){ 0 }, f.dir, &e), ERR_OK, "%s", e.text);
     cr_expect_eq(flight_run(c, 4, &ops, &a, &e), ERR_OK, "%s", e.text);
     cr_expect(a.done == 30 && a.refused == 6 && a.failed == 8 && a.same, "%zu %zu %zu", a.done, a.refused, a.failed);
     client_close(&c);
@@ -221,7 +221,7 @@ Test(cli_flight, an_error_of_the_asker_ends_the_flight, .timeout = 30)
     err e;
     asker a = { .want = 5, .stop_with = ERR_IO };
     fake_open(&f, false);
-    cr_assert_eq(client_open(&c, f.dir, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(client_open(&c, &(settings){ 0 }, f.dir, &e), ERR_OK, "%s", e.text);
     cr_expect_eq(flight_run(c, 2, &ops, &a, &e), ERR_IO);
     cr_expect_str_eq(e.text, "enough");
     client_close(&c);
@@ -245,7 +245,7 @@ Test(cli_flight, a_signal_cancels_what_runs, .timeout = 30)
     asker a = { .want = 3 };
     signals_install();
     fake_open(&f, true);
-    cr_assert_eq(client_open(&c, f.dir, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(client_open(&c, &(settings){ 0 }, f.dir, &e), ERR_OK, "%s", e.text);
     pthread_create(&t, NULL, interrupt, NULL);
     cr_expect_eq(flight_run(c, 8, &ops, &a, &e), ERR_CANCELLED);
     pthread_join(t, NULL);
@@ -260,7 +260,7 @@ Test(cli_flight, a_directory_without_a_coordinator_is_told_so, .timeout = 30)
 {
     client *c;
     err e;
-    cr_expect_eq(client_open(&c, "/tmp/sluice-nobody", &e), ERR_ABSENT);
+    cr_expect_eq(client_open(&c, &(settings){ 0 }, "/tmp/sluice-nobody", &e), ERR_ABSENT);
     cr_expect_str_eq(e.text, "no cluster is up in /tmp/sluice-nobody (sluice up starts one)");
     cr_expect_null(c);
 }
@@ -272,7 +272,7 @@ Test(cli_flight, a_coordinator_that_dies_is_noticed, .timeout = 30)
     err e;
     const packet *p;
     fake_open(&f, true);
-    cr_assert_eq(client_open(&c, f.dir, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(client_open(&c, &(settings){ 0 }, f.dir, &e), ERR_OK, "%s", e.text);
     fake_close(&f);
     cr_expect_eq(client_next(c, 10000, false, &p, &e), ERR_GONE, "%s", e.text);
     client_close(&c);

@@ -345,7 +345,7 @@ Test(link, router_says_when_a_peer_is_unknown)
     OK(link_bind(&router, h, LINK_ROUTER, LINK_CONTROL, "tcp://127.0.0.1:*", &e));
     OK(link_connect(&dealer, h, LINK_DEALER, LINK_CONTROL, link_addr(router), &e));
     message m = ping(1);
-    link_id nobody = { 4, "nope" };
+    link_id nobody = { 4, "nope", 0 };
     cr_assert_eq(link_send(router, &nobody, &m, NULL, WAIT_MS, &e), ERR_GONE);
     cr_assert_eq(link_send(router, NULL, &m, NULL, WAIT_MS, &e), ERR_GONE);
     OK(link_send(dealer, NULL, &m, NULL, WAIT_MS, &e));

@@ -5,6 +5,7 @@
 #include "workers/stage/stage.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static err_code stage_main(settings *s, atomic_bool *stop, err *e)
@@ -18,13 +19,17 @@ static err_code stage_main(settings *s, atomic_bool *stop, err *e)
     if (s->share && (sscanf(s->share, "%u/%u", &part, &parts) != 2 || part >= parts))
         return err_set(e, ERR_USAGE, "--share %s: want I/N with I < N", s->share);
     stage_options o = { .connect = s->connect, .model = s->model, .name = s->name ? s->name : name, .data_dir = s->data_dir,
-                        .trace = s->trace, .threads = (uint32_t)s->threads, .cookie = s->cookie, .joined = !s->cookie, .stop = stop,
-                        .pack = { !s->no_pack, s->pack_dir, s->pack_cap << 20 } };
+                        .address = s->address, .trace = s->trace, .threads = (uint32_t)s->threads, .cookie = s->cookie, .joined = !s->cookie,
+                        .stop = stop, .pack = { !s->no_pack, s->pack_dir, s->pack_cap << 20 } };
     err_code rc = isa_pick(&o.isa, e);
     if (!rc) rc = topo_open(&o.where, s->bind, part, parts, e);
     if (!rc) rc = topo_bind(o.where, e);
     if (!rc) rc = hub_open(&o.hub, e);
     log_role(o.name, false);
+    /* a coordinator's child is told the coordinator's key and makes a pair of its own; anybody else brings one */
+    hub_trusts trust = { .key = s->key, .server_key = s->server_key, .own = s->cookie && s->server_key, .watch = !strncmp(s->connect, "tcp:", 4), .insecure = s->insecure };
+    if (!rc) rc = hub_trust(o.hub, &trust, e);
+    if (!rc && hub_has_keys(o.hub) && !hub_server(o.hub)) rc = err_set(e, ERR_USAGE, "--key without --server-key: which coordinator is the right one?");
     if (!rc) rc = stage_run(&o, e);
     if (o.hub) hub_close(&o.hub);
     if (o.where) topo_close(&o.where);

@@ -1,7 +1,9 @@
 #include "workers/stage/stage.h"
 #include "core/clock.h"
 #include "core/log.h"
+#include "proto/endpoint.h"
 #include "workers/stage/kept.h"
+#include "workers/stage/peers.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,8 +25,8 @@ typedef struct {
     pool *pool;
     link_t *control, *data, *bulk, *result;
     link_t *hop[512];            /* PUSH to the other stages, made when first needed */
-    char (*addr)[128];           /* their addresses, by stage index */
-    uint32_t n_addr;
+    peers peers;                 /* where they are */
+    char host[128];              /* ours, in tcp addresses */
     uint64_t epoch, last_heard, last_hello;
     shard_state *shards;
     uint32_t n_unsent;           /* replies that wait for their peer */
@@ -81,25 +83,6 @@ static void close_shards(stage *s)
     s->n_sessions = 0;
 }
 
-/* Lines of the addrs frame; every address fits its field because SO(data_addr, 127) bounds it at HELLO. */
-static err_code take_addrs(stage *s, const msg_plan *p, view lines, err *e)
-{
-    free(s->addr);
-    s->n_addr = 0;
-    s->addr = calloc(p->n_stages, sizeof *s->addr);
-    if (!s->addr) return err_set(e, ERR_NOMEM, "out of memory for %" PRIu64 " addresses", p->n_stages);
-    const char *at = lines.ptr, *end = at + lines.len;
-    while (at < end && s->n_addr < p->n_stages) {
-        const char *nl = memchr(at, '\n', (size_t)(end - at));
-        size_t n = (size_t)((nl ? nl : end) - at);
-        if (n == 0 || n > 127) return err_set(e, ERR_PROTO, "plan: address %u has %zu bytes", s->n_addr, n);
-        memcpy(s->addr[s->n_addr++], at, n);
-        at += n + 1;
-    }
-    if (s->n_addr != p->n_stages) return err_set(e, ERR_PROTO, "plan: %u addresses for %" PRIu64 " stages", s->n_addr, p->n_stages);
-    return ERR_OK;
-}
-
 static err_code take_plan(stage *s, const packet *in, err *e)
 {
     const msg_plan *p = &in->head.plan;
@@ -109,7 +92,7 @@ static err_code take_plan(stage *s, const packet *in, err *e)
     }
     s->epoch = p->epoch;
     s->spin_us = p->host_threads && s->o->where && topo_given(s->o->where) >= p->host_threads ? SPIN_US : 0;
-    err_code rc = take_addrs(s, p, in->frame[0], e);
+    err_code rc = peers_take(&s->peers, s->o->hub, (uint32_t)p->n_stages, in->frame[0], e);
     if (!rc && !s->result) {
         rc = link_connect(&s->result, s->o->hub, LINK_PUSH, LINK_DATA, p->result_addr, e);
         if (!rc) link_trace(s->result, s->trace, "result");
@@ -231,7 +214,7 @@ static void on_stats_get(stage *s)
     }
     uint64_t out = 0, unused = 0;
     link_counted(s->data, &t->bytes_in, &unused);
-    for (uint32_t i = 0; i < s->n_addr; i++) {
+    for (uint32_t i = 0; i < s->peers.n; i++) {
         if (s->hop[i]) link_counted(s->hop[i], &unused, &out), t->bytes_out += out;
     }
     if (s->result) link_counted(s->result, &unused, &out), t->bytes_out += out;
@@ -311,9 +294,10 @@ static err_code way_of(stage *s, const step_out *o, link_t **to, err *e)
 {
     *to = s->result;
     if (o->is_result) return ERR_OK;
-    if (o->next >= s->n_addr) return err_set(e, ERR_PROTO, "next hop %u, plan has %u stages", o->next, s->n_addr);
+    if (o->next >= s->peers.n) return err_set(e, ERR_PROTO, "next hop %u, plan has %u stages", o->next, s->peers.n);
     if (!s->hop[o->next]) {
-        err_code rc = link_connect(&s->hop[o->next], s->o->hub, LINK_PUSH, LINK_DATA, s->addr[o->next], e);
+        const peer *p = &s->peers.at[o->next];
+        err_code rc = link_connect_to(&s->hop[o->next], s->o->hub, LINK_PUSH, LINK_DATA, p->addr, p->key, e);
         if (rc) return rc;
         link_trace(s->hop[o->next], s->trace, "next");
     }
@@ -444,6 +428,10 @@ static bool take(stage *s, link_t *l, void (*f)(stage *))
     err e;
     err_code rc = link_recv(l, &s->in, 0, &e);
     if (rc == ERR_TIMEOUT) return false;
+    if (rc == ERR_DENIED) { /* counted and logged by the gate; a stranger is owed no answer */
+        packet_done(&s->in);
+        return true;
+    }
     if (rc) {
         LOG(LOG_WARN, "STAGE-BAD-MESSAGE", "text=\"%s\"", e.text);
         s->damaged++;
@@ -453,6 +441,14 @@ static bool take(stage *s, link_t *l, void (*f)(stage *))
     }
     packet_done(&s->in);
     return true;
+}
+
+/* The library goes on trying where it may help; where it gives up (our key is not on the list, one side has no keys) so do we. */
+static err_code mind_handshake(const stage *s, err *e)
+{
+    err why;
+    if (link_state(s->control, &why) != LOOKOUT_REFUSED) return ERR_OK;
+    return err_set(e, ERR_DENIED, "%s; this worker's key is %s", why.text, hub_has_keys(s->o->hub) ? hub_key(s->o->hub) : "none (--key FILE)");
 }
 
 /* A worker that came by itself: the coordinator may have been restarted and know nobody. */
@@ -484,7 +480,7 @@ static err_code serve(stage *s, err *e)
         if (ready[0] || ready[1]) s->t_taken = clock_ns();
         if (ready[2]) take(s, s->data, on_step);
         bool any = ready[0] || ready[1] || ready[2]; /* after long work its PINGs wait to be read: no silence */
-        if (!any && (rc = mind_silence(s, e))) return rc;
+        if (!any && ((rc = mind_handshake(s, e)) || (rc = mind_silence(s, e)))) return rc;
     }
     if (s->refused.code) *e = s->refused;
     return s->refused.code;
@@ -496,7 +492,7 @@ static err_code bind_lane(stage *s, link_t **l, link_lane lane, const char *give
     if (given) snprintf(addr, sizeof addr, "%s", given);
     else if (s->o->data_dir) /* the pid: the one that died before us may still hold its sockets */
         snprintf(addr, sizeof addr, "ipc://%s/%s.%d.%s", s->o->data_dir, s->o->name, (int)getpid(), suffix);
-    else snprintf(addr, sizeof addr, "tcp://127.0.0.1:*");
+    else snprintf(addr, sizeof addr, "tcp://%s:*", s->host);
     err_code rc = link_bind(l, s->o->hub, LINK_PULL, lane, addr, e);
     if (!rc) link_trace(*l, s->trace, suffix);
     return rc;
@@ -531,6 +527,7 @@ static err_code hello(stage *s, err *e)
     snprintf(h->cpuset, sizeof h->cpuset, "%s", s->o->where ? topo_cpulist(s->o->where) : "");
     snprintf(h->data_addr, sizeof h->data_addr, "%s", link_addr(s->data));
     snprintf(h->bulk_addr, sizeof h->bulk_addr, "%s", link_addr(s->bulk));
+    if (!strncmp(h->data_addr, "tcp:", 4)) snprintf(h->key, sizeof h->key, "%s", hub_key(s->o->hub));
     digest_rec d;
     put_digest(&d, gguf_digest(s->file));
     return link_send(s->control, NULL, &m, &(view){ &d, sizeof d }, 5000, e);
@@ -543,10 +540,19 @@ static bool still_wanted(void *arg, uint64_t done, uint64_t total)
     return !s->o->stop || !atomic_load(s->o->stop);
 }
 
+static err_code find_host(stage *s, err *e)
+{
+    const stage_options *o = s->o;
+    snprintf(s->host, sizeof s->host, "%s", o->address ? o->address : "127.0.0.1");
+    if (o->address || o->data_dir || strncmp(o->connect, "tcp:", 4)) return ERR_OK;
+    return endpoint_local_host(o->connect, s->host, sizeof s->host, e);
+}
+
 static err_code start(stage *s, err *e)
 {
     const stage_options *o = s->o;
     err_code rc = gguf_open(&s->file, o->model, e);
+    if (!rc) rc = find_host(s, e);
     uint32_t n = o->threads ? o->threads : o->where ? topo_cores(o->where) : 1;
     if (!rc) rc = pool_open(&s->pool, n, o->where ? topo_bind_thread : NULL, o->where, e);
     pack_meter meter = { still_wanted, s };
@@ -582,7 +588,7 @@ err_code stage_run(const stage_options *o, err *e)
     if (s->pool) pool_close(&s->pool);
     pack_close(&s->packed);
     if (s->file) gguf_close(&s->file);
-    free(s->addr);
+    peers_free(&s->peers);
     free(s);
     return rc;
 }

@@ -16,7 +16,8 @@ typedef struct {
     const char *model;          /* GGUF file */
     pack_options pack;          /* its packed weights */
     const char *name;           /* unique in the cluster */
-    const char *data_dir;       /* ipc sockets go there; NULL: data_addr/bulk_addr or tcp on loopback */
+    const char *data_dir;       /* ipc sockets go there; NULL: data_addr/bulk_addr or tcp */
+    const char *address;        /* with tcp: our host as others call it; NULL: that of the way to the coordinator */
     const char *data_addr, *bulk_addr;   /* explicit endpoints (inproc://...), NULL otherwise */
     const char *trace;          /* file, NULL: none */
     uint32_t threads;           /* 0: one a core */
