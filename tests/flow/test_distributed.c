@@ -353,7 +353,7 @@ static void check_smaps(const char *stages)
 {
     standing c;
     size_t n = (size_t)atoi(stages);
-    cr_assert(standing_up(&c, "maps", (const char *const[]){ "-m", model, "--stages", stages, NULL }));
+    cr_assert(standing_up(&c, "maps", (const char *const[]){ "-m", model, "--stages", stages, "--no-pack", NULL }));
     free(text_of(&c));                 /* weights that are mapped late are mapped now */
     for (size_t i = 0; i < n; i++) check_maps(c.status, i, n);
     page_map real = pages_mapped(c.pid);
@@ -366,6 +366,45 @@ Test(distributed, a_stage_maps_only_its_own_tensors_one_stage) { check_smaps("1"
 Test(distributed, a_stage_maps_only_its_own_tensors_two_stages) { check_smaps("2"); }
 Test(distributed, a_stage_maps_only_its_own_tensors_three_stages) { check_smaps("3"); }
 
+/* Bytes of packed weights that a process maps. */
+static uint64_t packed_mapped(pid_t pid)
+{
+    char path[64], name[600];
+    uint64_t sum = 0;
+    text t = { 0 };
+    snprintf(path, sizeof path, "/proc/%d/smaps", (int)pid);
+    cr_assert_eq(text_read_file(&t, path, 64 << 20, NULL), ERR_OK);
+    for (char *line = strtok(t.ptr, "\n"); line; line = strtok(NULL, "\n")) {
+        unsigned long long from, to;
+        size_t n;
+        if (sscanf(line, "%llx-%llx %*s %*s %*s %*s %599[^\n]", &from, &to, name) != 3 || (n = strlen(name)) < 5) continue;
+        if (!strcmp(name + n - 5, ".pack")) sum += to - from;
+    }
+    text_free(&t);
+    return sum;
+}
+
+Test(distributed, stages_share_the_packed_weights_out_among_them)
+{
+    standing c;
+    uint64_t one, part[2];
+    cr_assert(standing_up(&c, "packed", (const char *const[]){ "-m", model, "--stages", "1", NULL }));
+    free(text_of(&c));
+    one = packed_mapped((pid_t)stage_number(c.status, 0, "pid"));
+    cr_assert(standing_down(&c));
+    cr_assert(standing_up(&c, "packed", (const char *const[]){ "-m", model, "--stages", "2", NULL }));
+    free(text_of(&c));
+    for (size_t i = 0; i < 2; i++) part[i] = packed_mapped((pid_t)stage_number(c.status, i, "pid"));
+    cr_assert(standing_down(&c));
+    printf("# packed weights: one stage maps %llu bytes, two map %llu and %llu\n", (unsigned long long)one, (unsigned long long)part[0],
+           (unsigned long long)part[1]);
+    cr_expect_gt(one, 0);
+    cr_expect_lt(part[0], one);
+    cr_expect_lt(part[1], one);
+    cr_expect_leq(part[0] + part[1], one + one / 8, "more than page borders and tied weights are mapped twice");
+    cr_expect_geq(part[0] + part[1], one);
+}
+
 /* ---- workers that join */
 
 typedef struct { char endpoint[64]; program up, worker; char dir[128]; } party;
@@ -373,7 +412,8 @@ typedef struct { char endpoint[64]; program up, worker; char dir[128]; } party;
 /* `up` waits for the worker, so it runs in the background. */
 static void party_up(party *p, const char *stages, const char *join)
 {
-    cr_assert(program_start(&p->up, "up", SLUICE("up", "--dir", p->dir, "-m", model, "--stages", stages, "--join", join, "--listen", p->endpoint)));
+    cr_assert(program_start(&p->up, "up", SLUICE("up", "--dir", p->dir, "-m", model, "--stages", stages, "--join", join, "--no-pack", "--listen",
+                                             p->endpoint)));
 }
 
 static party party_begin(const char *stages, const char *join)
@@ -389,7 +429,7 @@ static party party_begin(const char *stages, const char *join)
 
 static void party_join(party *p, const char *file)
 {
-    cr_assert(program_start(&p->worker, "worker", SLUICE("worker", "--connect", p->endpoint, "-m", file)));
+    cr_assert(program_start(&p->worker, "worker", SLUICE("worker", "--connect", p->endpoint, "-m", file, "--no-pack")));
 }
 
 static void party_down(party *p)
