@@ -254,6 +254,83 @@ Test(contract, holds_for_the_bundled_model)
     contract_of(support_root("models/sluice-tiny-Q8_0.gguf"), true, true);
 }
 
+/* ---- KV policies ------------------------------------------------------------------------------------------------------ */
+
+/* One of each kind: packed only, evicted by what a row is, by what was observed, merged, pruned, in tiers. */
+static const char *const policies[] = {
+    "[format]\nk=q8_0+h\nv=q4_0+h\n",
+    "[format]\nk=kivi2\nv=kivi2\nresidual=32\n",
+    "[format]\nk=kivi8\nv=kivi8\nlevels=8,4,2\n",
+    "[keep]\nscore=position\nrows=100\nsinks=4\nwindow=16\n",
+    "[keep]\nscore=random\nshare=0.4\nsinks=4\nwindow=16\n[format]\nk=kivi4\nv=q8_0\n",
+    "[keep]\nscore=h2o\nrows=100\nsinks=4\nwindow=16\n[format]\nk=kivi4\nv=kivi4\n",
+    "[keep]\nscore=tova\nrows=100\nwindow=1\n[format]\nk=q8_0\nv=q8_0\n",
+    "[keep]\nscore=snapkv\nrows=96\nwindow=16\nqueries=16\npool=5\nbudget=adakv\n",
+    "[keep]\nscore=critic\nrows=96\nwindow=16\nqueries=8\n[format]\nk=q4_0+h\nv=token4\n",
+    "[keep]\nscore=knorm\nrows=96\nwindow=16\nbudget=pyramid\n[change]\nmerge=nearest\n",
+    "[keep]\nscore=h2o\nbudget=mass\ntau=0.8\nwindow=16\n[format]\nk=q8_0\nv=q8_0\nk2=token2\nv2=token2\n",
+    "[change]\nprune=think\n[format]\nk=kivi4\nv=kivi4\n",
+};
+
+/* One thread, for short: threads share rows and heads, and every sum over rows is one of integers (kvstore/observe.h). */
+static const way policy_ways[] = {
+    { .stages = 2, .chunk = 7, .threads = 1 }, { .stages = 3, .chunk = 64, .threads = 1, .local = true },
+    { .stages = 1, .chunk = CHUNK_ALL, .threads = 2, .others = 3 }, { .stages = 2, .chunk = CHUNK_ALL, .threads = 1, .local = true },
+    { .stages = 1, .chunk = 1, .threads = 1 }, { .stages = 3, .chunk = 64, .threads = 1 },
+    { .stages = 1, .chunk = 1, .threads = 1, .local = true },
+};
+enum { POLICIES = sizeof policies / sizeof *policies, WAYS = sizeof policy_ways / sizeof *policy_ways };
+
+/* Greedy tokens behind the whole prompt, with log-probabilities; a bystander of half its length when others are wanted. */
+static rig_job *run_greedy(const world *m, const way *w, const arithmetic *a, uint64_t seed, rig **g)
+{
+    message greedy = rig_generate(DECODED);
+    greedy.submit.logprobs = TOPS;
+    *g = open_way(m, w, a, seed);
+    if (w->others) rig_submit(*g, rig_generate(DECODED), &(rig_input){ .ids = m->ids, .n = m->n / 2 });
+    rig_job *j = rig_submit(*g, greedy, &(rig_input){ .ids = m->ids, .n = m->n });
+    rig_wait_all(*g);
+    return j;
+}
+
+static void hold_under(const world *m, uint32_t i, const rig_job *exact)
+{
+    char path[256];
+    rig *g, *other;
+    snprintf(path, sizeof path, "%s/policy-%u.ini", support_tmpdir(), i);
+    FILE *f = fopen(path, "w");
+    cr_assert(f && fputs(policies[i], f) >= 0 && !fclose(f));
+    arithmetic a = { path, "i8b32" };
+    rig_job *want = run_greedy(m, &base, &a, m->seed, &g);
+    cr_assert_eq(want->choice[0].n_tok, DECODED, "%s: %s", policies[i], want->fail.text);
+    bool same = rig_same_choice(&want->choice[0], &exact->choice[0], "as without a policy");
+    cr_expect(!same, "it does nothing: %s", policies[i]);
+    for (uint32_t k = 0; k < 2; k++) {
+        way w = policy_ways[(2 * i + k) % WAYS];
+        w.use = w.stages > 1 ? (int)ISAS_MIXED : base.use;
+        rig_job *got = run_greedy(m, &w, &a, m->seed + i, &other);
+        cr_expect(rig_same_choice(&got->choice[0], &want->choice[0], policies[i]), "%s", way_text(&w, &a));
+        cr_expect_eq(got->choice[0].end.prefill_mode, w.local, "prefill was not as asked for");
+        rig_close(&other);
+    }
+    rig_close(&g);
+}
+
+/* A prompt that ends a few rows before 256, so that rows settle twice. */
+Test(contract, holds_under_every_kind_of_kv_policy)
+{
+    world m;
+    open_world(&m, support_root("models/sluice-tiny-Q8_0.gguf"));
+    m.n = 241 + (uint32_t)support_draw(m.seed, 0, 14);
+    for (uint32_t i = 0; i < m.n; i++) m.ids[i] = (uint32_t)support_draw(m.seed, 1 + i, m.V);
+    base.use = some_isa(isa_number() - 1);
+    rig *g;
+    rig_job *exact = run_greedy(&m, &base, &ariths[0], m.seed, &g);
+    for (uint32_t i = 0; i < POLICIES; i++) hold_under(&m, i, exact);
+    printf("# %u policies, prompt of %u tokens\n", (unsigned)POLICIES, m.n);
+    rig_close(&g);
+}
+
 static void contract_of_random(const char *shape, const char *quant)
 {
     char path[256];
