@@ -29,9 +29,13 @@ err_code wpm_open(tokenizer *t, const gguf *g, err *e)
 
 typedef struct { const tokenizer *t; text word; size_t chars; token_list *out; } wpm;   /* word begins with U+2581 */
 
-/* Length of the longest piece at p of at most n bytes, all whole characters. */
-static size_t longest(const tokenizer *t, const char *p, size_t n, uint32_t *id)
+/* Length of the longest piece at byte i of the word, all whole characters. U+2581 in the text begins no piece: the pieces that
+ * are spelt with it in front begin words. */
+static size_t longest(const tokenizer *t, const text *word, size_t i, uint32_t *id)
 {
+    const char *p = word->ptr + i;
+    size_t n = word->len - i;
+    if (i && n >= 3 && !memcmp(p, SPM_SPACE, 3)) return 0;
     if (n > t->words.longest) n = t->words.longest;
     for (; n; n--)
         if ((*id = piece_table_find(&t->words, p, n)) != TOKEN_ABSENT) return n;
@@ -43,7 +47,7 @@ static bool word_pieces(wpm *w)
     size_t before = w->out->n;
     uint32_t id;
     for (size_t i = 0, n; i < w->word.len; i += n) {
-        if (!(n = longest(w->t, w->word.ptr + i, w->word.len - i, &id))) {
+        if (!(n = longest(w->t, &w->word, i, &id))) {
             w->out->n = before;
             return w->t->unk == TOKEN_NONE || token_list_add(w->out, w->t->unk);
         }

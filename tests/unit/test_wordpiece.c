@@ -94,6 +94,7 @@ Test(wordpiece, blanks_part_words_and_control_characters_do_not)
     IDS(t, "h\x01i h\xE2\x80\x8Di h\xEF\xBF\xBDi", false, false, HI, HI, HI);
     IDS(t, "h\xFFi \xE2\x96hi\xC3", false, false, HI, HI);                       /* not UTF-8: dropped as U+FFFD is */
     IDS(t, "h\xEE\x80\x89i h\xE2\x81\xB2i hi", false, false, HI, UNK, HI);        /* private use; not assigned: unknown */
+    IDS(t, "hi hi\xE2\x96\x81hi hi", false, false, HI, UNK, HI);                      /* U+2581 is no blank here */
     expect_ids(t, (view){ "h\0i", 3 }, false, false, (uint32_t[]){ HI }, 1);
     expect_ids(t, v(" \n"), false, false, NULL, 0);
     tokenizer_close(&t);
