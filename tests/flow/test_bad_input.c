@@ -225,7 +225,7 @@ Test(bad_input, command_lines_that_mean_nothing)
         { 2, { "run", "-p", "hi", "-n", "-5" }, { "sluice run: ", "-n", "\"-5\"" } },
         { 2, { "run", "-p", "hi", "-n", "99999999999999999999" }, { "sluice run: ", "-n", "\"99999999999999999999\"" } },
         { 2, { "run", "-p", "hi", "--threads", "9999" }, { "sluice run: ", "--threads", "\"9999\"" } },
-        { 2, { "run", "-p", "hi", "--kv", "q3" }, { "sluice run: ", "--kv", "\"q3\"" } },
+        { 3, { "run", "-p", "hi", "--kv", "q3" }, { "sluice run: ", "KV policy", "\"q3\"" } },
         { 2, { "run", "-p", "hi", "--prefill", "magic" }, { "sluice run: ", "--prefill", "\"magic\"" } },
         { 2, { "run", "-p", "hi", "--logit-bias", "5" }, { "sluice run: ", "--logit-bias", "\"5\"" } },
         { 2, { "eval", "nonsense" }, { "sluice eval: ", "\"nonsense\"" } },

@@ -179,8 +179,8 @@ Test(install, bash_completes_commands_options_values_and_files)
     bash_offers("sluice ''", " tokenize ");
     bash_offers("sluice detok", " detokenize ");
     bash_offers("sluice run --pref", " --prefill ");
-    bash_offers("sluice run --kv ''", " f16 f32 ");
-    bash_offers("sluice run --kv = f3", " f32 ");
+    bash_offers("sluice run --prefill ''", " auto pipeline local ");
+    bash_offers("sluice run --prefill = lo", " local ");
     bash_offers("sluice run -p x --context-full s", " stop slide ");
     bash_offers("sluice eval ''", " logits ppl qa ");
     bash_offers("sluice completion z", " zsh ");
