@@ -86,6 +86,8 @@ static err_code memory_now(bench *b, const pids *p, err *e)
     if (rc == ERR_OK) rc = add(b, "KV", kv / 1e6, "MB", e);
     if (rc == ERR_OK) rc = add(b, "PSS / (weights + KV)", (double)pss / (weights + kv), "", e);
     json_decref(now);
+    if (rc == ERR_OK && (double)pss < weights) /* a page counts less the more processes have it, ours or not */
+        fputs("note: the weights are mapped by processes outside this cluster too, so PSS says too little\n", stderr);
     return rc;
 }
 
