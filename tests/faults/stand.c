@@ -108,14 +108,15 @@ static void keep_log(stand *s)
 
 bool stand_up(stand *s, int want, text *why)
 {
-    const char *argv[48];
+    const char *argv[48], *patience = getenv("STAGE_TIMEOUT"); /* a machine with much else to do is not silent, it is slow */
     size_t n = 0;
+    if (!patience || !*patience) patience = "2";
     if (s->time_offset) {
         const char *const ns[] = { "unshare", "--time", "--monotonic", s->time_offset, "--boottime", s->time_offset };
         for (size_t i = 0; i < 6; i++) argv[n++] = ns[i];
     }
     const char *const up[] = { support_bin("sluice"), "up", "--dir", s->dir, "--json", "-m", s->model, "--ctx", "1024", "--stages", "3", "--journal", s->journal,
-                               "--stage-timeout", "2", "--crash-loop", "0", "--keep-jobs", s->keep, "--start-timeout", "120" };
+                               "--stage-timeout", patience, "--crash-loop", "0", "--keep-jobs", s->keep, "--start-timeout", "120" };
     for (size_t i = 0; i < sizeof up / sizeof *up; i++) argv[n++] = up[i];
     if (s->rag) argv[n++] = "--rag", argv[n++] = support_root("configs/demo/corpus");
     argv[n] = NULL;
