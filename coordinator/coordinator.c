@@ -4,6 +4,7 @@
 #include "coordinator/journal.h"
 #include "coordinator/plan_file.h"
 #include "coordinator/prefill.h"
+#include "coordinator/prefix.h"
 #include "coordinator/prompt_cache.h"
 #include "coordinator/record.h"
 #include "coordinator/trust.h"
@@ -150,6 +151,7 @@ static void close_all(coordinator *c)
     adapters_close(&c->adapters);
     if (c->journal) journal_close(&c->journal);
     job_list_free(&c->jobs);
+    prefix_close(&c->prefixes);
     if (c->trace) trace_close(&c->trace);
     if (c->tok) tokenizer_close(&c->tok);
     free(c->split);
@@ -351,6 +353,7 @@ err_code coordinator_run(const settings *s, hub *h, atomic_bool *stop, int notif
     if (!rc) rc = read_plan(c, e);
     if (!rc) rc = bind_all(c, e);
     if (!rc) rc = record_open(c, e);
+    if (!rc) rc = prefix_open(&c->prefixes, e);
     if (!rc) rc = pump_open(c, e);
     if (!rc) rc = fleet_start(c, e);
     if (rc) {

@@ -123,6 +123,7 @@ typedef struct coordinator {
     session_list sessions;
     pump pump;
     struct prefill *prefill;
+    struct prefix_index *prefixes;
     struct prefill *leaving;    /* of plans before, that have not ended yet */
     uint64_t stats_nonce, t_stats;  /* last STATS_GET */
     struct { link_id to; uint64_t ref; } ask[16];   /* status reports that wait for its answers */
@@ -170,9 +171,10 @@ void job_fail(coordinator *c, job *j, const err *why);
 void job_cancel(coordinator *c, job *j);
 /* the prompt is complete (passages included): tokenize and open its session */
 void job_begin(coordinator *c, job *j);
+bool job_wants_local(const coordinator *c, const job *j);
 
 /* sessions in the cluster */
-void session_opened(coordinator *c, uint64_t id);       /* a stage answered SESSION_READY */
+void session_opened(coordinator *c, uint64_t id, uint32_t prefix);       /* a stage answered SESSION_READY */
 void session_filled(coordinator *c, uint64_t id);       /* a stage answered KV_DONE */
 void session_failed(coordinator *c, uint64_t id, const err *why);
 void session_pushed(coordinator *c, uint64_t id);       /* all its KV is on its way to the stages */

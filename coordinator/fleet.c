@@ -300,7 +300,7 @@ static err_code send_plan(coordinator *c, member *m, const text *addrs, err *e)
     m->progress = 0;
     p.plan = (msg_plan){ .epoch = c->epoch, .stage = m->stage, .n_stages = c->n_stages, .first = m->part.first, .last = m->part.last,
                          .embed = m->part.embed, .head = m->part.head, .n_ctx = c->n_ctx, .max_rows = c->max_rows,
-                         .kv_format = c->kv, .kv_max_bytes = c->set->kv_mem << 20, .prompt_path = c->path, .decode_path = c->path,
+                         .kv_format = c->kv, .kv_max_bytes = c->set->kv_mem << 20, .prefix_bytes = c->set->prefix_mem << 20, .prompt_path = c->path, .decode_path = c->path,
                          .in_flight = c->pump.width, .host_threads = host_threads(c, m->hello.host) };
     snprintf(p.plan.digest, sizeof p.plan.digest, "%s", c->shape.digest);
     bool tcp = c->result_tcp && is_tcp(m->hello.data_addr);
@@ -424,7 +424,7 @@ void fleet_message(coordinator *c, link_t *from)
     case MSG_SESSION_READY:
         if (h->session_ready.epoch != c->epoch) break;
         if (h->session_ready.session == PROBE_SESSION) probe_opened(c);
-        else session_opened(c, h->session_ready.session);
+        else session_opened(c, h->session_ready.session, (uint32_t)h->session_ready.prefix_rows);
         break;
     case MSG_KV_DONE:
         if (h->kv_done.epoch == c->epoch) session_filled(c, h->kv_done.session);

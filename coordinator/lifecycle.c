@@ -1,6 +1,7 @@
 /* The life of a job in the cluster: queued -> (retrieving) -> sessions opened in every stage -> prompt -> decoding -> done.
  * Owns the order in which these happen; sends only SESSION_OPEN and DROP. */
 #include "coordinator/coordinator.h"
+#include "coordinator/prefix.h"
 #include "coordinator/prompt_cache.h"
 #include "core/clock.h"
 #include "core/log.h"
@@ -129,6 +130,7 @@ static void open_everywhere(coordinator *c, session *s)
 {
     s->t_asked = clock_ns();
     message m = msg_init(MSG_SESSION_OPEN);
+    s->prefix = UINT32_MAX;
     m.session_open.epoch = c->epoch;
     m.session_open.session = s->id;
     const msg_submit *a = &s->job->ask;
@@ -138,6 +140,7 @@ static void open_everywhere(coordinator *c, session *s)
     m.session_open.prompt_rows = session_prompt_rows(s);
     snprintf(m.session_open.policy, sizeof m.session_open.policy, "%s", s->job->kv.name);
     if (s->job->kv.lossy) kv_policy_print(&s->job->kv, m.session_open.kv_policy);
+    m.session_open.prefix = prefix_for(c, s, &s->prefix_asked);
     fleet_send_all(c, &m, &(view){ NULL, 0 });
 }
 
@@ -162,6 +165,7 @@ void sessions_break(coordinator *c)
 {
     prefill_close(c);
     prompt_cache_break(c);
+    prefix_clear(c->prefixes);
     pump_reset(c);
     for (session *s = c->sessions.head; s; s = s->next) {
         session_rebuild(s);
@@ -177,7 +181,7 @@ void sessions_reopen(coordinator *c)
     LOG(LOG_WARN, "SESSIONS-REBUILT", "epoch=%u sessions=%u", c->epoch, n);
 }
 
-static bool wants_local(const coordinator *c, const job *j)
+bool job_wants_local(const coordinator *c, const job *j)
 {
     const char *mode = c->set->prefill;
     if (j->ask.kind == 1 && j->ask.role == 1) return false;
@@ -187,20 +191,23 @@ static bool wants_local(const coordinator *c, const job *j)
     return mode && !strcmp(mode, "local");
 }
 
-void session_opened(coordinator *c, uint64_t id)
+void session_opened(coordinator *c, uint64_t id, uint32_t prefix)
 {
     session *s = session_find(&c->sessions, id);
     err e;
     if (!fleet_is_whole(c)) return; /* it was opened before a stage died, and is opened again */
-    if (!s || s->state != SESSION_OPENING || ++s->acks < c->n_stages) return;
+    if (!s || s->state != SESSION_OPENING) return;
+    if (prefix < s->prefix) s->prefix = prefix;
+    if (++s->acks < c->n_stages) return;
     s->acks = 0;
     s->t_asked = 0;
+    if (s->prefix_asked) prefix_taken(c, s, s->prefix);
     bool first = !s->job->t_start;
     if (first) s->job->t_start = clock_ns();
     s->state = s->job->ask.kind == 1 && s->job->ask.role == 1 ? SESSION_DECODE : SESSION_PROMPT;
     if (!first && s->made) s->state = SESSION_PROMPT; /* a rebuild: all its rows go again, in chunks */
     if (first && prompt_cache_begin(c, s)) return;
-    if (!first || !wants_local(c, s->job) || s->n_prompt < 2) return;
+    if (!first || !job_wants_local(c, s->job) || s->n_prompt < 2) return;
     s->state = SESSION_LOCAL;
     s->job->local = true;
     if (prefill_start(c, s, &e)) job_fail(c, s->job, &e);

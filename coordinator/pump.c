@@ -1,6 +1,7 @@
 /* Steps out, results in. Keeps `width` micro-batches on their way (as many as stages), alternates prompt chunks with decode
  * rows so that no token waits longer than one chunk, and never waits for anything itself. */
 #include "coordinator/coordinator.h"
+#include "coordinator/prefix.h"
 #include "coordinator/result_check.h"
 #include "core/clock.h"
 #include "core/log.h"
@@ -10,6 +11,7 @@
 
 #define SCORE_BYTES (16u << 20)   /* whole rows of logits in one RESULT: enough to be efficient, far below the message limit */
 #define COPY_KEPT (4u << 20)       /* whole rows of logits are rare: their copy is given back */
+#define KEEPS 256u                /* blocks of shared rows that one step may make: 16,000 rows of prompts */
 #define HELD_BYTES (64u << 20)    /* scored rows that wait for a slow client before its job pauses */
 #define AGAIN_MIN_NS 200000000u   /* a step is not missed sooner: a stage that pages in weights takes so long */
 #define AGAIN_MAX_NS 2000000000u  /* nor later: sending one again costs little */
@@ -30,7 +32,7 @@ err_code pump_open(coordinator *c, err *e)
         flight *f = &p->at[i];
         f->part = calloc(2 * p->cap_ops, sizeof *f->part);
         f->rows = calloc(c->max_rows, sizeof *f->rows);
-        f->ops = calloc(p->cap_ops, sizeof *f->ops);
+        f->ops = calloc(p->cap_ops + KEEPS, sizeof *f->ops);
         f->hops = calloc(512, sizeof *f->hops);
         ok = f->part && f->rows && f->ops && f->hops;
     }
@@ -54,7 +56,7 @@ void pump_close(coordinator *c)
 
 /* ---- building a step ---------------------------------------------------------------------------------------------- */
 
-typedef struct { coordinator *c; flight *f; uint64_t full; } build;
+typedef struct { coordinator *c; flight *f; uint64_t full; uint32_t keeps; } build; /* keeps: KEEP operations left */
 
 static void mention(build *b, session *s, uint32_t first, uint32_t n)
 {
@@ -86,8 +88,11 @@ static void add_rows(build *b, session *s, const session_rows *r)
 {
     /* A row that is sent again goes by the COMMIT of the one before it: a TRUNCATE would take its chunk's other rows too. */
     if (s->slide || (s->again && !r->first)) add_op(b, s->id, session_prompt_rows(s), 0, OP_TRUNCATE);
-    else if (s->trim) add_op(b, s->id, 0, r->first, OP_TRUNCATE);
+    else if (s->trim) add_op(b, s->id, r->first ? 0 : session_prompt_rows(s), r->first, OP_TRUNCATE);
     else if (r->first) add_op(b, s->id, 0, r->first - 1, OP_COMMIT);
+    uint32_t keeps = prefix_keep(b->c, s, r->first, b->f->ops + b->f->n_ops, b->keeps);
+    b->f->n_ops += keeps;
+    b->keeps -= keeps;
     for (uint32_t i = 0; i < r->n; i++) b->f->rows[b->f->n_rows++] = session_row(s, r->first + i, r, s->job->path, s->job->path);
     if (s->job->ask.kind == 1 && s->job->ask.score_rows) b->full += r->n;
     mention(b, s, r->first, r->n);
@@ -236,7 +241,7 @@ static void start_step(coordinator *c, bool decode)
     pump *p = &c->pump;
     flight *f = new_flight(c);
     f->decode = decode;
-    build b = { .c = c, .f = f };
+    build b = { .c = c, .f = f, .keeps = KEEPS };
     add_pending(&b);
     if (decode) add_decode(&b);
     else add_prompt(&b);

@@ -29,9 +29,10 @@ static json_t *stage_json(const member *m)
 /* Bytes by kind, and what policies did; a member of a stage's object. */
 static json_t *kv_json(const msg_stats *t)
 {
-    return json_pack("{s:I,s:I,s:I,s:I,s:I}", "exact_bytes", num(t->kv_bytes - t->kv_packed - t->kv_seen), "packed_bytes",
-                     num(t->kv_packed), "score_bytes", num(t->kv_seen), "evicted_rows", num(t->kv_evicted), "read_bytes",
-                     num(t->kv_read));
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "exact_bytes", num(t->kv_bytes - t->kv_packed - t->kv_seen),
+                     "packed_bytes", num(t->kv_packed), "score_bytes", num(t->kv_seen), "shared_bytes", num(t->kv_shared),
+                     "evicted_rows", num(t->kv_evicted), "read_bytes", num(t->kv_read), "prefix_rows", num(t->prefix_hits),
+                     "prefix_misses", num(t->prefix_misses));
 }
 
 static json_t *jobs_count(const coordinator *c)

@@ -118,7 +118,7 @@ void session_rebuild(session *s)
 {
     if (s->state == SESSION_OVER) return;
     s->state = SESSION_OPENING;
-    s->cursor = s->acks = s->refs = 0;
+    s->cursor = s->acks = s->refs = s->kept = 0;
     s->t_asked = 0;
     s->again = s->slide = s->trim = false;
 }

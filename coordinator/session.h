@@ -34,6 +34,9 @@ typedef struct session {
     bool trim;                     /* TRUNCATE the next row first: stages were given more committed rows than are its own */
     uint32_t refs;                 /* steps in flight that mention it */
     uint64_t last_step;            /* number of the newest step with rows of it */
+    uint32_t prefix_asked;         /* rows of other prompts that its stages were asked to begin with, */
+    uint32_t prefix;               /* and that they have: the fewest of those that answered */
+    uint32_t kept;                 /* rows whose blocks the stages were told to keep */
     uint32_t acks;                 /* stages that have opened it / taken its KV */
     uint64_t t_asked;              /* since when stages owe an answer to that, 0: they do not */
     sample_params sample;

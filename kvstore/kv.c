@@ -100,6 +100,7 @@ err_code kv_open(kv **out, const kv_geometry *g, err *e)
         kv_close(&s);
         return rc;
     }
+    s->prefixes.max_blocks = g->prefix_bytes / ((uint64_t)KV_BLOCK_PAGES * kv_layers(s) * s->layout.page);
     *out = s;
     return ERR_OK;
 }
@@ -155,7 +156,9 @@ static err_code seq_make(kv *s, uint64_t id, kv_seq **out, err *e)
 err_code kv_seq_open(kv *s, uint64_t id, kv_seq **out, err *e)
 {
     *out = NULL;
-    err_code rc = pages_ensure(&s->pages, kv_layers(s), e);
+    err_code rc;
+    do rc = pages_ensure(&s->pages, kv_layers(s), e);
+    while (rc == ERR_FULL && kv_make_room(s));
     if (rc == ERR_OK) rc = seq_make(s, id, out, e);
     if (rc == ERR_OK) seq_add(s, *out);
     return rc;
@@ -208,6 +211,7 @@ void kv_close(kv **s)
             next = q->next;
             seq_free(q);
         }
+    prefixes_close(*s);
     pages_close(&(*s)->pages);
     for (uint32_t i = 0; i < (*s)->classes; i++) pages_close(&(*s)->class[i]);
     free((*s)->work);
@@ -220,19 +224,31 @@ void kv_close(kv **s)
 
 /* ---- which rows there are ---- */
 
-void kv_trim(kv *s)
+static void trim(kv *s)
 {
     pages_trim(&s->pages);
     for (uint32_t i = 0; i < s->classes; i++) pages_trim(&s->class[i]);
 }
 
-/* Slots of the table count from the sequence's base. What other page sizes do not use is asked for before ERR_FULL is said. */
+/* Blocks go four at a time: one frees little, and sessions that wait for room are many. */
+bool kv_make_room(kv *s)
+{
+    uint64_t was = s->arena.bytes;
+    uint32_t blocks = 0;
+    trim(s);
+    if (s->arena.bytes < was) return true;
+    while (blocks < 4 && prefixes_drop_one(s)) blocks++;
+    trim(s);
+    return blocks > 0;
+}
+
+/* Slots of the table count from the sequence's base. */
 err_code kv_grow(kv_seq *q, uint32_t from, uint32_t to, err *e)
 {
-    err_code rc = table_grow(&q->table, &q->store->pages, from - q->base, to - q->base, e);
-    if (rc != ERR_FULL || !q->store->classes) return rc;
-    kv_trim(q->store);
-    return table_grow(&q->table, &q->store->pages, from - q->base, to - q->base, e);
+    for (;;) {
+        err_code rc = table_grow(&q->table, &q->store->pages, from - q->base, to - q->base, e);
+        if (rc != ERR_FULL || !kv_make_room(q->store)) return rc;
+    }
 }
 
 err_code kv_reserve(kv_seq *q, const kv_row *rows, uint32_t n, uint32_t *slots, err *e)
@@ -271,9 +287,11 @@ err_code kv_commit(kv_seq *q, uint32_t row, err *e)
 
 err_code kv_truncate(kv_seq *q, uint32_t row, err *e)
 {
+    uint32_t had = q->cells.committed;
     err_code rc = q->lossy ? lossy_truncate(q, row, e) : ERR_OK;
     if (rc != ERR_OK) return rc;
     cells_truncate(&q->cells, row);
+    if (q->cells.committed < had) q->tail = 0; /* what it keeps from here on would not hang on that block */
     memset(q->have, 0, kv_layers(q->store));
     table_shrink(&q->table, &q->store->pages, q->cells.used - q->base);
     return ERR_OK;
@@ -318,6 +336,11 @@ kv_usage kv_bytes(const kv *s)
     uint64_t raw = u.data;
     for (uint32_t i = 0; i < s->classes; i++) count_pages(&u, &s->class[i]);
     u.packed = u.data - raw;
+    u.prefix_pages = s->prefixes.blocks * KV_BLOCK_PAGES * kv_layers(s);
+    u.prefix = u.prefix_pages * s->pages.page;
+    u.prefix_hits = s->prefixes.hits;
+    u.prefix_misses = s->prefixes.misses;
+    u.meta += prefixes_bytes(s);
     u.meta += sizeof *s + rope_bytes(&s->rope) + rope_bytes(&s->rope_local) + (s->work ? sizeof *s->work : 0)
               + (s->books ? (uint64_t)kv_layers(s) * KV_SIDES * KV_BOOKS * sizeof *s->books : 0);
     for (int b = 0; b < KV_BUCKETS; b++)

@@ -39,6 +39,7 @@ typedef struct {
     kv_format format;
     uint32_t n_ctx;            /* rows a sequence may hold */
     uint64_t max_bytes;        /* hard budget of the arena, 0: no budget */
+    uint64_t prefix_bytes;     /* of it, pages of shared prompt rows at most; 0: none are kept */
     isa isa;
     rope_config rope;
     kv_look look;
@@ -115,6 +116,13 @@ err_code kv_export(const kv_seq *q, uint32_t l0, uint32_t l1, uint32_t from, uin
  * ERR_STATE while there are tentative rows. */
 err_code kv_import(kv_seq *q, const void *buf, size_t len, err *e);
 
+/* Shared prompt rows (kvstore/prefix.h). keep: the last 64 of the first `end` committed rows are block `id`, which hangs on the
+ * block that the sequence kept or took before; nothing happens when they are not exact any more, or there is no room. take: an
+ * empty sequence gets the rows of a block and of those it hangs on; returns its rows now: 0 when the block is gone, or the policy
+ * would have had to see them computed. Ids are never used again for other rows. */
+void kv_prefix_keep(kv_seq *q, uint64_t id, uint32_t end);
+uint32_t kv_prefix_take(kv_seq *q, uint64_t id);
+
 /* All that a sequence has in layers [l0, l1): packed rows as they are, raw rows, and what its policy has observed; kv_import takes
  * it into an empty sequence of the same policy and prompt, which goes on with the same bits. Of an identity: kv_export of all
  * rows. 0 and ERR_STATE while the sequence is not whole. */
@@ -126,6 +134,7 @@ err_code kv_state_export(const kv_seq *q, uint32_t l0, uint32_t l1, void *buf, s
  * never above max_bytes. read: packed bytes that attention has read since the store is open; evicted: rows x heads x layers. */
 typedef struct {
     uint64_t data, packed, meta, seen, arena, pages_used, pages_free, sequences, read, evicted;
+    uint64_t prefix_pages, prefix, prefix_hits, prefix_misses; /* shared blocks; rows taken from them; those that were gone */
 } kv_usage;
 kv_usage kv_bytes(const kv *s);
 #endif

@@ -329,18 +329,21 @@ err_code lossy_truncate(kv_seq *q, uint32_t row, err *e)
     return ERR_OK;
 }
 
+static err_code ensure_both(kv_seq *q, uint8_t code, uint32_t panes, err *e)
+{
+    err_code rc = ERR_OK;
+    for (int side = 0; rc == ERR_OK && side < KV_SIDES; side++) {
+        pages *p = q->lossy->code[side][code].class;
+        rc = pages_ensure(p, p == q->lossy->code[!side][code].class ? 2 * (uint64_t)panes : panes, e);
+    }
+    return rc;
+}
+
+/* Making room may take what one side was just promised, so both are asked again. */
 err_code lossy_ensure(kv_seq *q, uint8_t code, uint32_t panes, err *e)
 {
-    kv *s = q->store;
-    for (int side = 0; side < KV_SIDES; side++) {
-        pages *p = q->lossy->code[side][code].class;
-        bool twice = p == q->lossy->code[!side][code].class;
-        err_code rc = pages_ensure(p, twice ? 2 * (uint64_t)panes : panes, e);
-        if (rc == ERR_FULL) {
-            kv_trim(s);
-            rc = pages_ensure(p, twice ? 2 * (uint64_t)panes : panes, e);
-        }
-        if (rc) return rc;
-    }
-    return ERR_OK;
+    err_code rc;
+    do rc = ensure_both(q, code, panes, e);
+    while (rc == ERR_FULL && kv_make_room(q->store));
+    return rc;
 }

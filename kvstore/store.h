@@ -4,6 +4,7 @@
 #include "core/vec.h"
 #include "kvstore/cells.h"
 #include "kvstore/pane.h"
+#include "kvstore/prefix.h"
 #include "kvstore/table.h"
 
 /* Buckets of the id table: sessions on a stage are tens to thousands, and an id is looked up once a step. */
@@ -19,6 +20,7 @@ struct kv_seq {
     table table;
     uint8_t *have;             /* [layers]: the pending import has brought this layer */
     uint32_t base;             /* committed rows that are not in the table: they have settled (lossy.h); else 0 */
+    uint64_t tail;             /* last block of shared rows that it took or kept, 0: none */
     kv_lossy *lossy;           /* NULL: the identity */
 };
 
@@ -36,6 +38,7 @@ struct kv {
     uint64_t rope_print;       /* of both and n_rot: two stores with the same one rotate alike */
     arena arena;
     pages pages;               /* of raw rows, all heads: layout.page bytes */
+    prefixes prefixes;
     pages class[KV_CLASSES];   /* of panes, by page size; class[0, classes) are open */
     uint32_t classes;
     pane_reader reader;
@@ -46,8 +49,8 @@ struct kv {
     uint32_t sequences;
 };
 
-/* Give back whatever memory holds no row. */
-void kv_trim(kv *s);
+/* Make room when pages are out: memory that holds no row, then shared blocks. false: there is nothing more to give. */
+bool kv_make_room(kv *s);
 /* Slots [from, to) of the sequence become writable (table_grow). */
 err_code kv_grow(kv_seq *q, uint32_t from, uint32_t to, err *e);
 static inline uint32_t kv_layers(const kv *s) { return s->g.last - s->g.first; }

@@ -71,6 +71,17 @@ void table_shrink(table *t, pages *p, uint32_t slots)
         }
 }
 
+err_code table_append(table *t, pages *p, const uint32_t *ids, uint32_t n, err *e)
+{
+    err_code rc = room(t, t->used + n, e);
+    for (size_t i = 0; rc == ERR_OK && i < (size_t)n * t->layers; i++) {
+        t->id[(size_t)t->used * t->layers + i] = ids[i];
+        pages_hold(p, ids[i]);
+    }
+    if (rc == ERR_OK) t->used += n;
+    return rc;
+}
+
 void table_drop_layer(table *t, pages *p, uint32_t layer)
 {
     for (uint32_t i = 0; i < t->used; i++) {

@@ -19,6 +19,8 @@ uint64_t table_bytes(const table *t);
 err_code table_grow(table *t, pages *p, uint32_t from, uint32_t to, err *e);
 /* Give back the pages behind the first `slots` slots. */
 void table_shrink(table *t, pages *p, uint32_t slots);
+/* Pages [n][layers] that others hold too come after those in use, which end with a full one. ERR_NOMEM. */
+err_code table_append(table *t, pages *p, const uint32_t *ids, uint32_t n, err *e);
 /* Give back all pages of one layer; table_empty when that was done for every one. Nothing else may come in between. */
 void table_drop_layer(table *t, pages *p, uint32_t layer);
 void table_empty(table *t);

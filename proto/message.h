@@ -61,7 +61,7 @@ enum { DONE_TEXT, DONE_PASSAGES, DONE_PROMPT };
 enum { PASSAGES_RECS, PASSAGES_BYTES };
 
 enum { WANT_CANDIDATES = 1, WANT_ROW = 2, WANT_HIDDEN = 4 };
-enum { OP_COMMIT = 1, OP_FORK = 2, OP_TRUNCATE = 3 };
+enum { OP_COMMIT = 1, OP_FORK = 2, OP_TRUNCATE = 3, OP_KEEP = 4 };
 
 const char *msg_name(msg_type t);
 /* A message with every optional field at its default. */

@@ -57,6 +57,18 @@ static void print_cores(FILE *out, const json_t *s)
     else fprintf(out, "cores %s", json_is_string(c) ? json_string_value(c) : "-");
 }
 
+/* A line of its own when there is more than exact rows. */
+static void print_kv(FILE *out, const json_t *kv)
+{
+    char exact[16], packed[16], scores[16], shared[16];
+    uint64_t more = number(kv, "packed_bytes") + number(kv, "shared_bytes") + number(kv, "evicted_rows") + number(kv, "prefix_rows");
+    if (!more) return;
+    fprintf(out, "         KV: exact %s (%s shared)  packed %s  scores %s  %llu rows evicted  %llu prompt rows reused\n",
+            describe_bytes(number(kv, "exact_bytes"), exact), describe_bytes(number(kv, "shared_bytes"), shared),
+            describe_bytes(number(kv, "packed_bytes"), packed), describe_bytes(number(kv, "score_bytes"), scores),
+            (unsigned long long)number(kv, "evicted_rows"), (unsigned long long)number(kv, "prefix_rows"));
+}
+
 static void print_stage(FILE *out, const json_t *s, size_t i)
 {
     char weights[16], kv[16];
@@ -70,6 +82,7 @@ static void print_stage(FILE *out, const json_t *s, size_t i)
             describe_bytes(number(s, "weight_bytes"), weights), describe_bytes(number(s, "kv_bytes"), kv));
     if (strcmp(word(s, "host"), "-")) fprintf(out, "  on %s", word(s, "host"));
     fputc('\n', out);
+    print_kv(out, json_object_get(s, "kv"));
 }
 
 void describe_stages(FILE *out, const json_t *status)

@@ -22,6 +22,7 @@ static err_code open_store(shard_state *s, isa i, err *e)
     g.format = (kv_format)s->plan.kv_format;
     g.n_ctx = (uint32_t)s->plan.n_ctx;
     g.max_bytes = s->plan.kv_max_bytes;
+    g.prefix_bytes = s->plan.prefix_bytes;
     g.isa = i;
     return kv_open(&s->store, &g, e);
 }

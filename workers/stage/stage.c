@@ -146,6 +146,14 @@ static err_code open_session(stage *s, const msg_session_open *m, view mask, err
     return rc;
 }
 
+/* A shard without layers has every row. */
+static uint64_t begin_with(stage *s, const msg_session_open *m)
+{
+    shard_state *sh = shard_find(s, m->model);
+    if (!m->prefix) return 0;
+    return sh->store ? kv_prefix_take(kv_seq_find(sh->store, m->session), m->prefix) : m->prompt_rows;
+}
+
 static void on_session_open(stage *s)
 {
     err e;
@@ -159,6 +167,7 @@ static void on_session_open(stage *s)
     message r = msg_init(MSG_SESSION_READY);
     r.session_ready.epoch = s->epoch;
     r.session_ready.session = m->session;
+    r.session_ready.prefix_rows = begin_with(s, m);
     if (say(s, &r, &e)) LOG(LOG_WARN, "STAGE-MUTE", "text=\"%s\"", e.text);
 }
 
@@ -206,12 +215,15 @@ static void on_stats_get(stage *s)
     for (shard_state *p = s->shards; p; p = p->next) {
         kv_usage u = p->store ? kv_bytes(p->store) : (kv_usage){ 0 };
         t->kv_bytes += u.data + u.meta;
-        t->kv_pages += u.pages_used;
+        t->kv_pages += u.pages_used - u.prefix_pages;
         t->kv_arena += u.arena;
         t->kv_packed += u.packed;
         t->kv_seen += u.seen;
         t->kv_evicted += u.evicted;
         t->kv_read += u.read;
+        t->kv_shared += u.prefix;
+        t->prefix_hits += u.prefix_hits;
+        t->prefix_misses += u.prefix_misses;
         t->weight_bytes += p->model->bytes + adapters_bytes(&p->adapters);
     }
     uint64_t out = 0, unused = 0;

@@ -68,6 +68,7 @@ static err_code do_op(shard_state *s, const step_op *op, err *e)
     switch (op->kind) {
     case OP_COMMIT: return kv_commit(q, op->row, e);
     case OP_FORK: return kv_fork(q, op->other, e);
+    case OP_KEEP: return kv_prefix_keep(q, op->other, op->row), ERR_OK;
     case OP_TRUNCATE:
         rc = kv_truncate(q, op->row, e);
         return rc || op->row ? rc : kv_seq_prompt(q, (uint32_t)op->other, e);
