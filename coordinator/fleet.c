@@ -269,6 +269,7 @@ static void on_hello(coordinator *c, link_t *from)
     m->control = from;
     m->hello = *h;
     m->hello_seen = true;
+    m->t_pong = clock_ns(); /* not the last word of the one whose place it takes */
     m->rag = h->role == 1;
     snprintf(m->name, sizeof m->name, "%s", h->name);
     if (trust_admit(c, &e)) LOG(LOG_WARN, "WORKER-KEY", "name=%s text=\"%s\"", m->name, e.text);

@@ -207,7 +207,8 @@ err_code link_connect(link_t **out, hub *h, link_kind k, link_lane lane, const c
 void link_close(link_t **l)
 {
     if (!*l) return;
-    if ((*l)->kind == LINK_PUSH) set_int((*l)->sock, ZMQ_LINGER, CLOSE_MS);
+    bool last_words = (*l)->kind == LINK_ROUTER && (*l)->lane == LINK_CONTROL && !strncmp((*l)->addr, "tcp:", 4); /* BYE to other hosts */
+    if ((*l)->kind == LINK_PUSH || last_words) set_int((*l)->sock, ZMQ_LINGER, CLOSE_MS);
     if ((*l)->watch) lookout_give_back(gate_watches(hub_gate((*l)->hub)), &(*l)->watch, (*l)->sock);
     zmq_close((*l)->sock);
     hub_count_link((*l)->hub, -1);
