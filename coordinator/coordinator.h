@@ -125,6 +125,7 @@ typedef struct coordinator {
     struct prefill *prefill;
     struct prefix_index *prefixes;
     struct prefill *leaving;    /* of plans before, that have not ended yet */
+    link_id stuck;              /* the client whose queue was full last: no more tries for it in this round */
     uint64_t stats_nonce, t_stats;  /* last STATS_GET */
     struct { link_id to; uint64_t ref; } ask[16];   /* status reports that wait for its answers */
     uint32_t n_ask;

@@ -12,7 +12,10 @@
 
 err_code front_send(coordinator *c, const link_id *to, const message *m, const view *frames, err *e)
 {
-    return link_send(c->client, to, m, frames, 0, e);
+    if (c->stuck.len && link_id_same(&c->stuck, to)) return err_set(e, ERR_TIMEOUT, "the client does not read");
+    err_code rc = link_send(c->client, to, m, frames, 0, e);
+    if (rc == ERR_TIMEOUT) c->stuck = *to;
+    return rc;
 }
 
 void front_fail(coordinator *c, const link_id *to, uint64_t ref, const err *why, uint64_t retry_ms)
@@ -228,11 +231,13 @@ static void answer_asks(coordinator *c)
 
 void front_flush(coordinator *c)
 {
+    c->stuck = (link_id){ 0 };
     take_adapters(c);
     record_round(c);
     outbox_probe(c);
     for (job *j = c->jobs.head; j; j = j->next)
         if (j->watch || j->n_scored) outbox_flush(c, j);
+    c->stuck = (link_id){ 0 };
     answer_asks(c);
 }
 

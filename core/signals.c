@@ -22,6 +22,7 @@ atomic_bool *signals_catch(void)
     sigemptyset(&open);
     for (int i = 0; i < 3; i++) sigaction(sigs[i], &a, NULL), sigaddset(&open, sigs[i]);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of a write, like a full disk */
     sigprocmask(SIG_UNBLOCK, &open, NULL); /* whoever started us may have blocked them until now */
     return &stop_flag;
 }
@@ -41,7 +42,7 @@ pid_t signals_fork(void)
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &old);
     pid_t pid = fork();
-    static const int caught[] = { SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGPIPE };
+    static const int caught[] = { SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGPIPE, SIGXFSZ };
     for (size_t i = 0; pid == 0 && i < sizeof caught / sizeof *caught; i++) signal(caught[i], SIG_DFL);
     if (pid == 0) sigemptyset(&old);
     sigprocmask(SIG_SETMASK, &old, NULL);

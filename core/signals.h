@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
-/* SIGTERM, SIGINT and SIGHUP set the flag that is returned (and interrupt waits: no SA_RESTART); SIGPIPE is ignored. */
+/* SIGTERM, SIGINT and SIGHUP set the flag that is returned (and interrupt waits: no SA_RESTART); SIGPIPE and SIGXFSZ are ignored. */
 atomic_bool *signals_catch(void);
 /* The last signal caught, 0: none. */
 int signals_last(void);
