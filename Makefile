@@ -11,7 +11,7 @@ DESTDIR ?=
 Q       := $(if $(V),,@)
 ARCH    := $(shell uname -m)
 
-PKGS    := libzmq libsodium jansson sqlite3 libpcre2-8 libutf8proc inih libxxhash hwloc
+PKGS    := libzmq libsodium jansson sqlite3 libpcre2-8 libutf8proc inih libxxhash hwloc libseccomp
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 EDIT_LIBS  := $(shell pkg-config --libs libedit 2>/dev/null)
@@ -20,7 +20,7 @@ CFLAGS.release := -O2 -DNDEBUG
 CFLAGS.debug   := -O0
 CFLAGS.asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 CFLAGS.tsan    := -O1 -fsanitize=thread -fno-omit-frame-pointer
-CFLAGS.cover   := -O0 --coverage -fprofile-update=atomic
+CFLAGS.cover   := -O0 --coverage -fprofile-update=atomic -DSLUICE_NO_SANDBOX
 ifndef CFLAGS.$(MODE)
 $(error MODE=$(MODE): unknown mode (release, debug, asan, tsan, cover))
 endif
