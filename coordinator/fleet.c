@@ -98,6 +98,7 @@ static void common_args(coordinator *c, args *a, const member *m)
     arg(a, "--cookie=%" PRIu64, (uint64_t)(m - c->member) + 1);
     arg(a, "--die-with-parent");
     if (c->set->log_level) arg(a, "--log-level=%s", c->set->log_level);
+    if (c->set->no_sandbox) arg(a, "--no-sandbox");
 }
 
 static err_code start_child(coordinator *c, member *m, const char *program, args *a, const char *env, err *e)
@@ -377,7 +378,7 @@ static void make_plan(coordinator *c)
 
 static void on_ready(coordinator *c, member *m)
 {
-    if (m->rag) m->ready = true, m->t_ready = clock_ns(), c->rag = m;
+    if (m->rag) m->ready = true, m->t_ready = clock_ns(), m->took = c->in.head.ready, c->rag = m;
     if (c->in.head.ready.epoch != c->epoch || m->stage == STAGE_NONE) return;
     m->ready = true;
     m->t_pong = m->t_ready = clock_ns(); /* not the last word of the one whose place it took */

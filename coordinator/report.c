@@ -12,12 +12,14 @@
 
 static json_int_t num(uint64_t v) { return v > INT64_MAX ? INT64_MAX : (json_int_t)v; }
 
+static const char *on_off(bool on) { return on ? "on" : "off"; }
+
 static json_t *stage_json(const member *m)
 {
     const msg_stats *t = &m->stats;
-    return json_pack("{s:s,s:i,s:I,s:s,s:i,s:i,s:b,s:b,s:s,s:I,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I}}", "name", m->name, "stage",
+    return json_pack("{s:s,s:i,s:I,s:s,s:i,s:i,s:b,s:b,s:s,s:I,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I}}", "name", m->name, "stage",
                      (int)m->stage, "pid", num(m->hello.pid), "host", m->hello.host, "first", (int)m->part.first, "last", (int)m->part.last, "embed",
-                     m->part.embed, "head", m->part.head, "cores", m->hello.cpuset, "threads", num(m->hello.threads), "isa", m->hello.isa,
+                     m->part.embed, "head", m->part.head, "cores", m->hello.cpuset, "threads", num(m->hello.threads), "isa", m->hello.isa, "sandbox", on_off(m->took.sandbox),
                      "weight_bytes", num(m->took.weight_bytes), "kv_row_bytes", num(m->took.kv_row_bytes), "kv_bytes", num(t->kv_bytes), "kv_arena",
                      num(t->kv_arena), "steps", num(t->steps), "rows", num(t->rows), "busy_ms", num(t->busy_ns / 1000000), "wait_ms",
                      num(t->wait_ns / 1000000), "busy_us", num(t->busy_ns / 1000), "wait_us", num(t->wait_ns / 1000),
@@ -72,7 +74,7 @@ bool report_status(coordinator *c, text *out)
         gguf_path(c->file), "name", c->shape.name, "digest", c->shape.digest, "layers", (int)c->shape.L, "vocab", (int)c->shape.V, "context", (int)c->n_ctx,
         "epoch", (int)(c->epoch % (1u << EPOCH_BITS)), "path", path_name(c->path), "kv",
         c->kv_policy.lossy ? c->kv_policy.name : kv_format_name(c->kv), "stages", stages, "spares", spares, "rag",
-        c->rag ? json_pack("{s:s,s:I,s:s}", "name", c->rag->name, "pid", num(c->rag->hello.pid), "corpus", c->set->rag ? c->set->rag : "") : NULL, "jobs",
+        c->rag ? json_pack("{s:s,s:s,s:I,s:s}", "name", c->rag->name, "sandbox", on_off(c->rag->took.sandbox), "pid", num(c->rag->hello.pid), "corpus", c->set->rag ? c->set->rag : "") : NULL, "jobs",
         jobs_count(c), "sessions", (int)c->sessions.n, "pump", "decode_steps", num(p->decode_steps), "decode_rows", num(p->decode_rows), "prompt_steps",
         num(p->prompt_steps), "prompt_rows", num(p->prompt_rows), "in_flight", (int)p->width, "resent", num(p->resent), "refused_results",
         num(p->refused));

@@ -16,6 +16,7 @@
 typedef struct {
     const char *user;   /* when root: go on as this user and its groups; NULL: stay who one is. ERR_CONFIG when not root */
     bool no_files;      /* open nothing at all any more */
+    bool no_filter;     /* --no-sandbox: only the user, and no new privileges */
 } sandbox_want;
 
 /* ERR_CONFIG names the user or the library's reason; then nothing is promised, and the caller had better end. In builds with a

@@ -1,4 +1,5 @@
 /* engine/pack.h: packed weights come from their file only when every byte is right, and whatever fails leaves the model file. */
+#include "core/sandbox.h"
 #include "engine/model.h"
 #include "engine/model_random.h"
 #include "engine/packed.h"
@@ -162,6 +163,31 @@ Test(pack, damage_is_seen_wherever_it_is)
         cr_assert_eq(count_packed(p), all, "byte %lld: not made again", (long long)at);
         pack_close(&p);
     }
+}
+
+/* A stage maps the weights when it can remove nothing any more. */
+Test(pack, a_worker_in_its_sandbox_marks_a_damaged_file_for_the_next_start)
+{
+    pack_file *p = open_pack();
+    struct stat st;
+    char path[256];
+    int status;
+    snprintf(path, sizeof path, "%s", file_path());
+    cr_assert_eq(stat(path, &st), 0);
+    for (off_t at = 0; at < st.st_size; at += 64) flip(path, at); /* the table is read; some byte of each tensor is hit */
+    uint32_t whole = all_of_them();
+    pid_t child = fork();
+    if (child == 0) {
+        bool on;
+        err e;
+        _exit(sandbox_enter(&(sandbox_want){ 0 }, &on, &e) ? 2 : count_packed(p) < whole ? 0 : 1);
+    }
+    cr_assert(waitpid(child, &status, 0) == child && status == 0, "%d", status);
+    cr_assert(stat(path, &st) || st.st_mtim.tv_sec == 1, "a damaged file stays as it is");
+    pack_close(&p);
+    p = open_pack();
+    cr_assert_eq(count_packed(p), all_of_them(), "not made again");
+    pack_close(&p);
 }
 
 Test(pack, a_file_cut_short_is_made_again)

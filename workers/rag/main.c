@@ -23,9 +23,10 @@ int main(int argc, char **argv)
     if (!rc && !s.connect) rc = err_set(&e, ERR_USAGE, "--connect ENDPOINT is missing");
     if (!rc && !s.rag) rc = err_set(&e, ERR_USAGE, "--rag CORPUS is missing");
     log_role(s.name ? s.name : "rag", false);
+    const sandbox_want box = { .no_files = true, .no_filter = s.no_sandbox }; /* it reads through the corpus's descriptor */
     hub *h = NULL;
     if (!rc) rc = hub_open(&h, &e);
-    if (!rc) rc = rag_run(&(rag_options){ .hub = h, .connect = s.connect, .corpus = s.rag, .name = s.name ? s.name : "rag", .min_share = s.rag_min_share, .cookie = s.cookie, .stop = stop }, &e);
+    if (!rc) rc = rag_run(&(rag_options){ .hub = h, .connect = s.connect, .corpus = s.rag, .name = s.name ? s.name : "rag", .min_share = s.rag_min_share, .cookie = s.cookie, .sandbox = &box, .stop = stop }, &e);
     if (h) hub_close(&h);
     if (rc) fprintf(stderr, "sluice-rag: %s\n", e.text);
     settings_free(&s);

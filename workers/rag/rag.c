@@ -105,13 +105,14 @@ static err_code serve(rag *r, err *e)
     return ERR_OK;
 }
 
-/* READY when the corpus is open; else the coordinator hears why, and this waits for its BYE (linger is 0). */
+/* READY when the corpus is open and all else given up; else the coordinator hears why, and this waits for its BYE (linger is 0). */
 static err_code open_corpus(rag *r, err *e)
 {
     err ignored;
     message m = msg_init(MSG_READY);
     m.ready.epoch = 1;
     err_code rc = corpus_open(&r->corpus, r->o->corpus, e);
+    if (!rc && r->o->sandbox) rc = sandbox_enter(r->o->sandbox, &m.ready.sandbox, e);
     if (!rc) return link_send(r->control, NULL, &m, NULL, 5000, e);
     say_fail(r, e);
     for (int i = 0; i < 10 && !r->bye; i++)

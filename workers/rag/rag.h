@@ -1,6 +1,7 @@
 #ifndef WORKERS_RAG_RAG_H
 #define WORKERS_RAG_RAG_H
 /* The retrieval worker: opens one corpus, joins a coordinator, answers each QUERY with PASSAGES. One thread. */
+#include "core/sandbox.h"
 #include "proto/link.h"
 #include <stdatomic.h>
 
@@ -9,6 +10,7 @@ typedef struct {
     const char *connect, *corpus, *name;
     double min_share;           /* workers/rag/search.h */
     uint64_t cookie;
+    const sandbox_want *sandbox; /* entered when the corpus is open, for the whole process; NULL: not */
     atomic_bool *stop;
 } rag_options;
 

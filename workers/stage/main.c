@@ -21,6 +21,8 @@ static err_code stage_main(settings *s, atomic_bool *stop, err *e)
     stage_options o = { .connect = s->connect, .model = s->model, .name = s->name ? s->name : name, .data_dir = s->data_dir,
                         .address = s->address, .trace = s->trace, .threads = (uint32_t)s->threads, .cookie = s->cookie, .joined = !s->cookie,
                         .stop = stop, .pack = { !s->no_pack, s->pack_dir, s->pack_cap << 20 } };
+    const sandbox_want box = { .user = s->user, .no_filter = s->no_sandbox };
+    o.sandbox = &box;
     err_code rc = isa_pick(&o.isa, e);
     if (!rc) rc = topo_open(&o.where, s->bind, part, parts, e);
     if (!rc) rc = topo_bind(o.where, e);

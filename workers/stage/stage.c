@@ -36,6 +36,7 @@ typedef struct {
     uint64_t steps, rows, busy_ns, wait_ns, transfer_ns, n_sessions, repeats, damaged;
     uint32_t spin_us;            /* how long it spins for the next message before it sleeps */
     uint64_t t_taken;            /* when the message under way was there to be read */
+    bool sandboxed;              /* nothing but the list of core/sandbox.c is possible any more */
     bool bye, heard;             /* told to go; anything has come from the coordinator */
     err refused;                 /* why the coordinator does not want us */
 } stage;
@@ -119,6 +120,7 @@ static void on_plan(stage *s)
     message m = msg_init(MSG_READY);
     m.ready.epoch = s->epoch;
     m.ready.stage = s->shards->plan.stage;
+    m.ready.sandbox = s->sandboxed;
     m.ready.weight_bytes = s->shards->model->bytes;
     m.ready.kv_row_bytes = shard_row_bytes(s->shards);
     m.ready.load_ms = (clock_ns() - t) / 1000000u;
@@ -576,6 +578,7 @@ static err_code start(stage *s, err *e)
     if (!rc) rc = bind_lane(s, &s->bulk, LINK_BULK, o->bulk_addr, "bulk", e);
     if (!rc) rc = link_connect(&s->control, o->hub, LINK_DEALER, LINK_CONTROL, o->connect, e);
     if (!rc) link_trace(s->control, s->trace, "control");
+    if (!rc && o->sandbox) rc = sandbox_enter(o->sandbox, &s->sandboxed, e);
     return rc ? rc : hello(s, e);
 }
 

@@ -5,6 +5,7 @@
  * One thread runs it (the pool's threads compute inside). The same function runs in a process of its own (main.c) or in a
  * thread over inproc (the test rig). */
 #include "core/isa.h"
+#include "core/sandbox.h"
 #include "core/topo.h"
 #include "engine/pack.h"
 #include "proto/link.h"
@@ -24,6 +25,7 @@ typedef struct {
     topo *where;                /* NULL: not bound */
     isa isa;
     uint64_t cookie;
+    const sandbox_want *sandbox; /* entered when files and sockets are open, for the whole process; NULL (a thread of the rig): not */
     bool joined;                /* came by itself: leaves when the coordinator is silent */
     atomic_bool *stop;          /* set by a signal handler or the rig */
 } stage_options;
