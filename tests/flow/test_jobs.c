@@ -386,7 +386,7 @@ Test(jobs, a_flood_from_a_client_that_reads_nothing_is_shed_and_others_are_serve
     err e;
     client *cl;
     json_decref(json_of(0, SLUICE("submit", "--dir", c.dir, "--json", STORY("40"))));
-    cr_assert_eq(client_open(&cl, c.dir, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(client_open(&cl, &(settings){ 0 }, c.dir, &e), ERR_OK, "%s", e.text);
     unsigned sent = flood(cl, FLOOD / 4);
     uint64_t before = process_rss_kb(c.pid), after, t = clock_ns();
     sent += flood(cl, FLOOD - FLOOD / 4);
