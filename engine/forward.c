@@ -9,6 +9,8 @@
 typedef struct { uint32_t lo, hi; path_id path; } row_run;   /* neighbouring rows with the same path */
 typedef struct { uint32_t layer; lora_mat which; } place;    /* a matrix, as adapters name it */
 
+enum { ATTEND_ROWS = 8 };                                    /* rows whose attention shares a load of K and V */
+
 struct runner {
     const model *m;
     kv *store;
@@ -221,16 +223,27 @@ static void phase_append(const worker *k)
     }
 }
 
+/* Rows from t on, below hi, that follow each other in one sequence. */
+static uint32_t line_of_rows(const runner *r, uint32_t t, uint32_t hi)
+{
+    uint32_t n = 1;
+    while (t + n < hi && r->rows[t + n].seq == r->rows[t].seq && r->rows[t + n].slot == r->rows[t].slot + n) n++;
+    return n;
+}
+
+/* A few rows and a kv head at a time, dealt out to the threads in turn: later rows of a prompt see more and cost more. */
 static void phase_attend(const worker *k)
 {
     runner *r = k->r;
     const model_shape *s = &r->m->shape;
-    uint32_t lo, hi, hd = s->H * s->d;
-    pool_part(r->T * s->K, 1, k->tid, k->n, &lo, &hi);
-    for (uint32_t i = lo; i < hi; i++) {
-        uint32_t t = i / s->K, h = i % s->K;
-        kv_attend(r->rows[t].seq, k->l, r->rows[t].slot, r->q + (size_t)t * hd, r->x_att + t * r->att.ld, h, h + 1,
-                  r->scratch + k->tid * r->n_scratch);
+    uint32_t hd = s->H * s->d, parts = (r->T + ATTEND_ROWS - 1) / ATTEND_ROWS;
+    for (uint32_t i = k->tid; i < parts * s->K; i += k->n) {
+        uint32_t h = i % s->K, t = i / s->K * ATTEND_ROWS, hi = t + ATTEND_ROWS < r->T ? t + ATTEND_ROWS : r->T;
+        for (uint32_t n; t < hi; t += n) {
+            n = line_of_rows(r, t, hi);
+            kv_attend_rows(r->rows[t].seq, k->l, r->rows[t].slot, n, r->q + (size_t)t * hd, hd, r->x_att + t * r->att.ld, r->att.ld,
+                           h, h + 1, r->scratch + k->tid * r->n_scratch);
+        }
     }
 }
 

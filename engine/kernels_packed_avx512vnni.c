@@ -12,8 +12,10 @@
 enum {
     PAIR = 2,                                /* groups of a panel */
     PANEL = CHUNK / KERNELS_BLOCK,           /* blocks of a panel */
-    FEW = 4,                                 /* rows of x up to which weights are used straight from memory */
+    FEW_K = 4,                               /* rows of x up to which K blocks are used straight from memory: code has caches too */
+    FEW = 8,                                 /* and blocks of 32, whose groups two passes of so many rows find in a near cache */
     TILE_ROWS = 6,                           /* 12 sums and 12 floats in 32 registers */
+    MOST_ROWS = FEW,
     TILE_HALVES = 4,                         /* where each half block has a scale: a third vector for every sum */
     PASS = 192,                              /* rows of x that share an unpacked panel: 24 KiB of floats */
     AHEAD = 4096,                            /* bytes that a stream of weights is hinted at before it is read */
@@ -154,7 +156,7 @@ INLINE __m512i first_value(wtype t, int32_t z)
 }
 
 /* Registers [i0, i1) of nv groups against nr rows, on top of I. */
-INLINE void dots(const wblock *const *b, xrows x, uint32_t at, uint32_t i0, uint32_t i1, __m512i I[TILE_ROWS][PAIR], uint32_t nr,
+INLINE void dots(const wblock *const *b, xrows x, uint32_t at, uint32_t i0, uint32_t i1, __m512i I[MOST_ROWS][PAIR], uint32_t nr,
                  uint32_t nv)
 {
     UNROLL for (uint32_t i = i0; i < i1; i++)
@@ -180,10 +182,10 @@ INLINE __m512 fma16(__m512 I, __m512 d, float dx, __m512 acc)
 }
 
 /* Block `at` of x's rows against the block b[v] of each group; see engine/kernels.h for the arithmetic. */
-INLINE void mul_block(wtype t, const wblock *const *b, xrows x, uint32_t at, __m512 acc[TILE_ROWS][PAIR], uint32_t nr, uint32_t nv)
+INLINE void mul_block(wtype t, const wblock *const *b, xrows x, uint32_t at, __m512 acc[MOST_ROWS][PAIR], uint32_t nr, uint32_t nv)
 {
-    __m512i I[TILE_ROWS][PAIR];
-    __m512 f[TILE_ROWS][PAIR];
+    __m512i I[MOST_ROWS][PAIR];
+    __m512 f[MOST_ROWS][PAIR];
     uint32_t parts = is(t, HALVES) ? 2 : 1;
     UNROLL for (uint32_t p = 0; p < parts; p++) {
         UNROLL for (uint32_t r = 0; r < nr; r++) {
@@ -210,10 +212,10 @@ INLINE void mul_block(wtype t, const wblock *const *b, xrows x, uint32_t at, __m
 
 /* ---- few rows of x ---- */
 
-INLINE void few_rows(wtype t, const uint8_t *group, const act *a, float *y, size_t ldy, __mmask16 keep, uint32_t nr)
+INLINE void few_rows(wtype t, const uint8_t *group, const act *a, uint32_t t0, float *y, size_t ldy, __mmask16 keep, uint32_t nr)
 {
-    __m512 acc[TILE_ROWS][PAIR];
-    xrows x = xrows_at(a, 0, 0);
+    __m512 acc[MOST_ROWS][PAIR];
+    xrows x = xrows_at(a, t0, 0);
     uint32_t size = PACKED_GROUP * unit_bytes[t];
     UNROLL for (uint32_t r = 0; r < nr; r++) acc[r][0] = _mm512_setzero_ps();
     for (uint32_t b = 0, blocks = a->n_in / KERNELS_BLOCK; b < blocks; b += unit_blocks[t], group += size) {
@@ -228,7 +230,7 @@ INLINE void few_rows(wtype t, const uint8_t *group, const act *a, float *y, size
             forget();
         }
     }
-    UNROLL for (uint32_t r = 0; r < nr; r++) _mm512_mask_storeu_ps(y + r * ldy, keep, acc[r][0]);
+    UNROLL for (uint32_t r = 0; r < nr; r++) _mm512_mask_storeu_ps(y + (t0 + r) * ldy, keep, acc[r][0]);
 }
 
 /* ---- many rows of x ---- */
@@ -250,7 +252,7 @@ typedef struct { wblock b[PAIR][PANEL]; } wpanel;
 
 INLINE void tile_rows(wtype t, const wpanel *p, uint32_t n, xrows x, float (*acc)[PAIR * PACKED_GROUP], uint32_t nr)
 {
-    __m512 s[TILE_ROWS][PAIR];
+    __m512 s[MOST_ROWS][PAIR];
     UNROLL for (uint32_t r = 0; r < nr; r++)
         UNROLL for (uint32_t v = 0; v < PAIR; v++) s[r][v] = _mm512_load_ps(acc[r] + v * PACKED_GROUP);
     for (uint32_t b = 0; b < n; b++) {
@@ -261,14 +263,14 @@ INLINE void tile_rows(wtype t, const wpanel *p, uint32_t n, xrows x, float (*acc
         UNROLL for (uint32_t v = 0; v < PAIR; v++) _mm512_store_ps(acc[r] + v * PACKED_GROUP, s[r][v]);
 }
 
-typedef void few_fn(const uint8_t *group, const act *a, float *y, size_t ldy, __mmask16 keep);
+typedef void few_fn(const uint8_t *group, const act *a, uint32_t t0, float *y, size_t ldy, __mmask16 keep);
 typedef void unpack_fn(const uint8_t *group, size_t next, uint32_t b0, uint32_t n, wblock *p);
 typedef void tile_fn(const wpanel *p, uint32_t n, xrows x, float (*acc)[PAIR * PACKED_GROUP]);
 
 #define FEW_FN(N, NR) \
-    static void few_##N##_##NR(const uint8_t *group, const act *a, float *y, size_t ldy, __mmask16 keep) \
+    static void few_##N##_##NR(const uint8_t *group, const act *a, uint32_t t0, float *y, size_t ldy, __mmask16 keep) \
     { \
-        few_rows(WTYPE_##N, group, a, y, ldy, keep, NR); \
+        few_rows(WTYPE_##N, group, a, t0, y, ldy, keep, NR); \
     }
 #define TILE_FN(N, NR) \
     static void tile_##N##_##NR(const wpanel *p, uint32_t n, xrows x, float (*acc)[PAIR * PACKED_GROUP]) \
@@ -283,18 +285,22 @@ typedef void tile_fn(const wpanel *p, uint32_t n, xrows x, float (*acc)[PAIR * P
     }
 QUANT_MAP(X)
 #undef X
+#define FEW8(N) FEW_FN(N, 5) FEW_FN(N, 6) FEW_FN(N, 7) FEW_FN(N, 8)
+FEW8(Q8_0) FEW8(IQ4_NL) FEW8(Q4_0) FEW8(Q5_0) FEW8(Q4_1) FEW8(Q5_1)
 /* Unpacked blocks of some types are alike. */
 #define TILES(N) TILE_FN(N, 1) TILE_FN(N, 2) TILE_FN(N, 3) TILE_FN(N, 4)
 #define WIDE_TILES(N) TILES(N) TILE_FN(N, 5) TILE_FN(N, 6)
 WIDE_TILES(Q8_0) WIDE_TILES(Q4_0) WIDE_TILES(Q5_0) WIDE_TILES(Q4_1) WIDE_TILES(Q4_K) TILES(Q2_K) TILES(Q3_K) TILES(Q6_K)
 
-#define FEWS(N) { few_##N##_1, few_##N##_2, few_##N##_3, few_##N##_4 }
+#define FEW_4(N) few_##N##_1, few_##N##_2, few_##N##_3, few_##N##_4
+#define FEW_8(N) FEW_4(N), few_##N##_5, few_##N##_6, few_##N##_7, few_##N##_8
 #define TILE4(N) tile_##N##_1, tile_##N##_2, tile_##N##_3, tile_##N##_4
 #define TILE6(N) TILE4(N), tile_##N##_5, tile_##N##_6
 static const struct { few_fn *few[FEW]; unpack_fn *unpack; tile_fn *tile[TILE_ROWS]; } types[WTYPE_COUNT] = {
-#define X(N, tiles) [WTYPE_##N] = { FEWS(N), unpack_##N, { tiles } },
-    X(Q8_0, TILE6(Q8_0)) X(IQ4_NL, TILE6(Q8_0)) X(Q4_0, TILE6(Q4_0)) X(Q5_0, TILE6(Q5_0)) X(Q4_1, TILE6(Q4_1))
-    X(Q5_1, TILE6(Q4_1)) X(Q4_K, TILE6(Q4_K)) X(Q5_K, TILE6(Q4_K)) X(Q2_K, TILE4(Q2_K)) X(Q3_K, TILE4(Q3_K)) X(Q6_K, TILE4(Q6_K))
+#define X(N, few, tiles) [WTYPE_##N] = { { few(N) }, unpack_##N, { tiles } },
+    X(Q8_0, FEW_8, TILE6(Q8_0)) X(IQ4_NL, FEW_8, TILE6(Q8_0)) X(Q4_0, FEW_8, TILE6(Q4_0)) X(Q5_0, FEW_8, TILE6(Q5_0))
+    X(Q4_1, FEW_8, TILE6(Q4_1)) X(Q5_1, FEW_8, TILE6(Q4_1)) X(Q4_K, FEW_4, TILE6(Q4_K)) X(Q5_K, FEW_4, TILE6(Q4_K))
+    X(Q2_K, FEW_4, TILE4(Q2_K)) X(Q3_K, FEW_4, TILE4(Q3_K)) X(Q6_K, FEW_4, TILE4(Q6_K))
 #undef X
 };
 
@@ -334,10 +340,13 @@ static void pair_rows(const mat *w, const act *a, uint32_t t0, uint32_t T, float
 void kernels_packed_avx512vnni(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
 {
     kernels_count(T < KERNELS_MANY ? KERNEL_quant_few : KERNEL_quant_many);
-    if (T <= FEW) {
+    if (T <= (unit_blocks[w->type] == 1 ? 2 * FEW : FEW_K)) {
+        uint32_t first = T <= FEW ? T : T / 2, rest = T - first;
         for (uint32_t o = o0; o < o1; o += PACKED_GROUP) {
             __mmask16 keep = (__mmask16)((1u << min_u32(o1 - o, PACKED_GROUP)) - 1);
-            types[w->type].few[T - 1](w->data + o * w->row_bytes, a, y + o, ldy, keep);
+            const uint8_t *group = w->data + o * w->row_bytes;
+            types[w->type].few[first - 1](group, a, 0, y + o, ldy, keep);
+            if (rest) types[w->type].few[rest - 1](group, a, first, y + o, ldy, keep);
         }
         return;
     }

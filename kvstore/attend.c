@@ -1,11 +1,12 @@
 /* The two calls of the compute loop: append and attend. Owns the order in which floats are read; refuses to allocate, and
  * reads a sequence's bookkeeping without changing it, so any number of threads may be inside. */
+#include "kvstore/attend_tile.h"
 #include "kvstore/lossy.h"
 #include <assert.h>
 #include <math.h>
 #include <string.h>
 
-static void rotate(const kv_seq *q, uint32_t layer, uint32_t slot, float *x)
+void attend_rotate(const kv_seq *q, uint32_t layer, uint32_t slot, float *x)
 {
     const kv *s = q->store;
     const rope_table *t = s->rope_local.cos && kv_is_local(s, layer) ? &s->rope_local : &s->rope;
@@ -26,7 +27,7 @@ void kv_append(kv_seq *q, uint32_t layer, uint32_t slot, const float *k, const f
     float x[KV_MAX_D];
     for (uint32_t h = k0; h < k1; h++) {
         memcpy(x, k + (size_t)h * s->g.d, s->g.d * sizeof *x);
-        rotate(q, layer, slot, x);
+        attend_rotate(q, layer, slot, x);
         store_row(s, kv_row_at(q, layer, KV_SIDE_K, h, slot - q->base), x);
         store_row(s, kv_row_at(q, layer, KV_SIDE_V, h, slot - q->base), v + (size_t)h * s->g.d);
     }
@@ -152,17 +153,15 @@ size_t kv_scratch_floats(const kv *s)
 {
     size_t g = s->g.H / s->g.K;
     size_t exact = line(g * s->g.d) + line(g) + g * line(s->g.n_ctx) + run_words(s), packed = lossy_scratch_floats(s);
-    return exact > packed ? exact : packed;
+    size_t tile = attend_tile_floats(s), most = exact > packed ? exact : packed;
+    return most > tile ? most : tile;
 }
 
-void kv_attend(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, float *out, uint32_t k0, uint32_t k1, float *scratch)
+/* A row of a tree: what it sees is several runs. */
+static void attend_branch(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, float *out, uint32_t k0, uint32_t k1,
+                          float *scratch)
 {
     const kv *s = q->store;
-    assert(layer >= s->g.first && layer < s->g.last && slot < q->cells.used && k0 <= k1 && k1 <= s->g.K);
-    if (q->lossy) {
-        lossy_attend(q, layer, slot, query, out, k0, k1, scratch);
-        return;
-    }
     job j = { .seq = q, .layer = layer, .g = s->g.H / s->g.K, .stride = line(s->g.n_ctx), .query = scratch };
     j.sum = j.query + line((size_t)j.g * s->g.d);
     j.score = j.sum + line(j.g);
@@ -170,8 +169,30 @@ void kv_attend(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, flo
     for (j.head = k0; j.head < k1; j.head++) {
         size_t at = (size_t)j.head * j.g * s->g.d;
         memcpy(j.query, query + at, (size_t)j.g * s->g.d * sizeof *query);
-        for (uint32_t i = 0; i < j.g; i++) rotate(q, layer, slot, j.query + (size_t)i * s->g.d);
+        for (uint32_t i = 0; i < j.g; i++) attend_rotate(q, layer, slot, j.query + (size_t)i * s->g.d);
         j.out = out + at;
         attend_head(&j, slot);
     }
+}
+
+void kv_attend_rows(kv_seq *q, uint32_t layer, uint32_t slot, uint32_t n, const float *query, size_t ldq, float *out, size_t ldo,
+                    uint32_t k0, uint32_t k1, float *scratch)
+{
+    const kv *s = q->store;
+    assert(layer >= s->g.first && layer < s->g.last && n && slot + n <= q->cells.used && k0 <= k1 && k1 <= s->g.K);
+    size_t group = (size_t)(s->g.H / s->g.K) * s->g.d;
+    if (!q->lossy && attend_is_line(q, slot + n - 1)) {
+        for (uint32_t h = k0; h < k1; h++)
+            attend_tile(q, layer, h, slot, n, query + h * group, ldq, out + h * group, ldo, scratch);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (q->lossy) lossy_attend(q, layer, slot + i, query + i * ldq, out + i * ldo, k0, k1, scratch);
+        else attend_branch(q, layer, slot + i, query + i * ldq, out + i * ldo, k0, k1, scratch);
+    }
+}
+
+void kv_attend(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, float *out, uint32_t k0, uint32_t k1, float *scratch)
+{
+    kv_attend_rows(q, layer, slot, 1, query, 0, out, 0, k0, k1, scratch);
 }

@@ -1,6 +1,7 @@
 /* The door: stores and sequences, and every change of which rows there are. Decisions are cells.c's, memory is pages.c's;
  * this file only carries the one out in the other. It computes nothing. */
 #include "kvstore/lossy.h"
+#include "kvstore/tile.h"
 #include "core/rng.h"
 #include <math.h>
 #include <stdlib.h>
@@ -94,6 +95,7 @@ err_code kv_open(kv **out, const kv_geometry *g, err *e)
     s->arena.max_bytes = g->max_bytes;
     pages_open(&s->pages, &s->arena, s->layout.page);
     s->vec = vec_for(g->isa);
+    s->tile = tile_for(g->isa, g->d);
     s->reader = (pane_reader){ s->vec, pane_decoder_for(g->isa) };
     rc = books_open(s, e);
     if (rc != ERR_OK) {

@@ -89,6 +89,10 @@ void kv_append(kv_seq *q, uint32_t layer, uint32_t slot, const float *k, const f
 /* q [H][d] before RoPE -> out [H][d], for the query heads of kv heads [k0,k1). scratch: kv_scratch_floats() floats,
  * one per thread. softmax(q.k / sqrt(d)) v, arXiv:1706.03762 eq. 1, GQA as arXiv:2305.13245; kv_look says what differs. */
 void kv_attend(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, float *out, uint32_t k0, uint32_t k1, float *scratch);
+/* The same for rows in slots [slot, slot + n), of which each is the parent of the next; query and out are those of the first,
+ * ldq and ldo floats from a row to the next. The bits are those of n calls of kv_attend; it is faster. */
+void kv_attend_rows(kv_seq *q, uint32_t layer, uint32_t slot, uint32_t n, const float *query, size_t ldq, float *out, size_t ldo,
+                    uint32_t k0, uint32_t k1, float *scratch);
 size_t kv_scratch_floats(const kv *s);
 
 /* Row `row` (tentative, or the last committed one) and its tentative ancestors become committed, the other tentative rows

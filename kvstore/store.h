@@ -33,6 +33,7 @@ struct kv {
     kv_geometry g;
     kv_layout layout;
     const vec_ops *vec;
+    const struct tile_ops *tile;
     rope_table rope;
     rope_table rope_local;     /* of local layers; closed unless look.local_base > 0 */
     uint64_t rope_print;       /* of both and n_rot: two stores with the same one rotate alike */

@@ -1,5 +1,5 @@
 # Everything that is not compiling and linking: set-up, tests, benches, fuzzing, tools, install.
-.PHONY: bootstrap run demo test test-all test-unit test-flow asan tsan kills cover bench bench-all
+.PHONY: bootstrap run demo test test-all test-unit test-flow asan tsan kills cover bench bench-kernels bench-all
 .PHONY: fuzz fuzz-run fuzz-build fuzz-keep fuzz-cover fuzz-cover-run
 .PHONY: fmt tidy protocol install install-files uninstall clean help
 
@@ -71,6 +71,8 @@ soak-short:                     ## 75 s of it (MODE=asan or tsan: must be clean)
 	+$(Q)$(SUBMAKE) soak-run MINUTES=1.25
 
 # ---- bench: what a program prints is shown; cells with two spaces or a comma between become a row of the CSV file
+bench-kernels: bootstrap        ## only the matrix kernels, with a roofline measured in the same run
+	+$(Q)$(SUBMAKE) bench-all T=kernels
 bench: bootstrap                ## run tests/bench (T=name picks) and sluice bench (BENCH_MODEL=, BENCH_WAY=), CSV and SVG in build/
 	+$(Q)$(SUBMAKE) bench-all
 BENCH_MODEL ?= models/sluice-tiny-Q8_0.gguf

@@ -15,7 +15,7 @@
 
 enum { N_IN = 2048, T_MOST = 512, OUT_MANY = 1024, RUNS = 5 };
 static const size_t STREAM = (size_t)192 << 20;          /* larger than any last-level cache share */
-static const uint32_t row_counts[] = { 4, 16, 64, 512 };
+static const uint32_t row_counts[] = { 4, 8, 16, 64, 512 };
 enum { ROW_COUNTS = sizeof row_counts / sizeof *row_counts };
 
 typedef struct {
@@ -54,7 +54,8 @@ static void inputs(act *a)
     size_t n = (size_t)T_MOST * N_IN;
     float *x = room(n * sizeof *x);
     for (size_t i = 0; i < n; i++) x[i] = (float)rng_unit(1, i) - 0.5f;
-    *a = (act){ N_IN, N_IN, x, room(n), room(n / 32 * sizeof(float)), room(n / 16 * sizeof(int16_t)), room(n / 32 * sizeof(act_sums)) };
+    *a = (act){ N_IN, N_IN, x, room(n), room(n / 32 * sizeof(float)), room(n / 16 * sizeof(int16_t)),
+                room(n / 32 * sizeof(act_sums)) };
     kernels_for(ISA_PLAIN)->quantize(a, 0, T_MOST);
 }
 
@@ -153,7 +154,8 @@ int main(int argc, char **argv)
     inputs(&r.a);
     printf("%u threads, read loop %.2f GB/s; T=1: GB/s of weights and its share of the loop; else GOPS a thread\n", threads,
            (double)STREAM / timed(&r, sum_bytes, RUNS) * 1e-9);
-    printf("%-10s  %-6s  %-6s  %7s  %6s  %8s  %8s  %8s  %8s\n", "isa", "layout", "type", "T=1", "loop", "T=4", "T=16", "T=64", "T=512");
+    printf("%-10s  %-6s  %-6s  %7s  %6s  %8s  %8s  %8s  %8s  %8s\n", "isa", "layout", "type", "T=1", "loop", "T=4", "T=8",
+           "T=16", "T=64", "T=512");
     for (isa i = 0; i < ISA_COUNT; i++)
         for (wtype t = 0; isa_supported() >> i & 1 && t < WTYPE_COUNT; t++)
             for (int packed = 1; packed >= 0 && wanted(t, argc, argv); packed--) bench_one(&r, kernels_for(i), t, packed);
