@@ -157,6 +157,10 @@ bool fleet_stats_fresh(const coordinator *c);
 void fleet_send_all(coordinator *c, const message *m, const view *frames);
 err_code fleet_send(coordinator *c, member *m, const message *msg, const view *frames, err *e);
 
+/* liveness.c: PING to all; whoever has been silent for too long is lost. away: we were away ourselves (stopped, or busy with a
+ * file), and answers that wait to be read are no silence. */
+void liveness_ping(coordinator *c, bool away);
+
 /* probe.c: a token through every stage under this plan. Due again with every plan. */
 void probe_reset(coordinator *c);
 void probe_tick(coordinator *c);                        /* all stages have their weights */
