@@ -216,13 +216,36 @@ static void wrong_key(void)
     cr_expect_gt(refusals(), before);
 }
 
+typedef struct { hub *h; link_t *l; } guest;
+static guest knock(const key_owner *o);
+
+/* A listed client asks for what only this host may. */
+static void overreach(message m, const char *word)
+{
+    guest g = knock(&anna);
+    packet p = { 0 };
+    err e;
+    view none[MSG_FRAMES_MAX] = { { 0 } };
+    cr_assert_eq(link_send(g.l, NULL, &m, none, 20000, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(link_recv(g.l, &p, (int)(20000 * programs_patience()), &e), ERR_OK, "%s", e.text);
+    cr_expect(p.head.type == MSG_FAIL && p.head.fail.code == ERR_DENIED && strstr(p.head.fail.text, word), "%s: %s", word, p.head.fail.text);
+    packet_done(&p);
+    link_close(&g.l);
+    hub_close(&g.h);
+}
+
 static void wrong_role(void)
 {
     int64_t before = number("trust.role");
+    message stop = msg_init(MSG_STOP), cache = msg_init(MSG_SUBMIT);
+    cache.submit.ref = 1;
+    snprintf(cache.submit.cache, sizeof cache.submit.cache, "%s/taken", support_tmpdir());
+    overreach(stop, "role client may not send stop");
+    overreach(cache, "not over a network");
     refused("a stage that submits", SUBMIT("--key", box.file, "--server-key", host.key), "role stage may not send submit");
     refused("a client that joins", SLUICE("worker", "--connect", workers, "-m", model, "--key", anna.file, "--server-key", host.key),
             "role client may not send hello");
-    cr_expect_geq(number("trust.role"), before + 2);
+    cr_expect_geq(number("trust.role"), before + 3);
 }
 
 static void plaintext(void)
@@ -244,8 +267,6 @@ static void plaintext(void)
 }
 
 /* ---- a key that is taken away ---- */
-
-typedef struct { hub *h; link_t *l; } guest;
 
 static guest knock(const key_owner *o)
 {
