@@ -211,12 +211,43 @@ pack_file *pack_open(const gguf *g, const pack_options *o, uint32_t threads, con
     return NULL;
 }
 
-err_code pack_make(const gguf *g, const pack_options *o, uint32_t threads, const pack_meter *m, text *path, bool *made, err *e)
+/* Map a tensor; NULL when it cannot be, or its bytes are not those that were written. */
+static void *map_checked(const pack_file *p, const pack_tensor *t)
+{
+    void *base = mmap(NULL, t->bytes, PROT_READ, MAP_SHARED, p->fd, (off_t)t->offset);
+    if (base == MAP_FAILED) return NULL;
+#ifdef MADV_POPULATE_READ
+    madvise(base, t->bytes, MADV_POPULATE_READ);       /* one call instead of a fault every few pages; may fail */
+#endif
+    if (XXH3_64bits(base, t->bytes) == t->hash) return base;
+    LOG(LOG_WARN, "PACK-DAMAGED", "file=%s tensor=%s: its hash is wrong, the weights are taken from the model file", p->path.ptr,
+        t->name);
+    discard(p);
+    munmap(base, t->bytes);
+    return NULL;
+}
+
+static bool all_right(const pack_file *p)
+{
+    for (uint32_t i = 0; i < p->head.count; i++) {
+        void *base = map_checked(p, &p->tensor[i]);
+        if (!base) return false;
+        munmap(base, p->tensor[i].bytes);
+    }
+    return true;
+}
+
+err_code pack_make(const gguf *g, const pack_options *o, bool check, uint32_t threads, const pack_meter *m, text *path, bool *made,
+                   err *e)
 {
     pack_file *p = NULL;
     text_clear(path);
     if (!pack_size(g)) return err_set(e, ERR_MODEL, "%s: has no matrix that could be packed", gguf_path(g));
     err_code rc = find_or_make(&p, g, o, threads, m, made, e);
+    if (!rc && check && !*made && !all_right(p)) {
+        pack_close(&p);
+        rc = find_or_make(&p, g, o, threads, m, made, e);
+    }
     if (!rc && !text_adds(path, p->path.ptr)) rc = err_set(e, ERR_NOMEM, "out of memory");
     pack_close(&p);
     return rc;
@@ -235,18 +266,8 @@ bool pack_find(const pack_file *p, const char *name, wtype type, uint64_t n_out,
 {
     const pack_tensor *t = p ? tensor_named(p, name) : NULL;
     if (!t || t->type != wtypes[type].ggml_id || t->n_out != n_out || t->n_in != n_in) return false;
-    void *base = mmap(NULL, t->bytes, PROT_READ, MAP_SHARED, p->fd, (off_t)t->offset);
-    if (base == MAP_FAILED) return false;
-#ifdef MADV_POPULATE_READ
-    madvise(base, t->bytes, MADV_POPULATE_READ);       /* one call instead of a fault every few pages; may fail */
-#endif
-    if (XXH3_64bits(base, t->bytes) != t->hash) {
-        LOG(LOG_WARN, "PACK-DAMAGED", "file=%s tensor=%s: its hash is wrong, the weights are taken from the model file",
-            p->path.ptr, name);
-        discard(p);
-        munmap(base, t->bytes);
-        return false;
-    }
+    void *base = map_checked(p, t);
+    if (!base) return false;
     *r = (gguf_range){ base, t->bytes, base };
     *w = (mat){ type, (uint32_t)n_out, (uint32_t)n_in, wtype_row_bytes(type, (uint32_t)n_in), base, true };
     return true;

@@ -21,13 +21,15 @@ typedef struct pack_file pack_file;
  * has been logged, unless the model has nothing to pack. */
 pack_file *pack_open(const gguf *g, const pack_options *o, uint32_t threads, const pack_meter *m);
 void pack_close(pack_file **p);
-/* A matrix by tensor name: mapped, checked, *w complete. False when it is not there, not of this shape, or damaged (then the
- * file is removed, so that the next start packs again). *r is the mapping, for gguf_unmap. */
+/* A matrix by tensor name: mapped, checked, *w complete. False when it is not there, not of this shape, or damaged: then the
+ * file is removed, or marked by a process that may remove none, so that the next start packs again. *r is the mapping, for
+ * gguf_unmap. */
 bool pack_find(const pack_file *p, const char *name, wtype t, uint64_t n_out, uint64_t n_in, mat *w, gguf_range *r);
 
-/* The same as a command: makes the file unless it is there, says why it cannot. *path (text, cleared) is where it is, *made
- * whether it was made now. */
-err_code pack_make(const gguf *g, const pack_options *o, uint32_t threads, const pack_meter *m, text *path, bool *made, err *e);
+/* The same as a command: makes the file unless it is there (check: and every hash in it is right), says why it cannot. *path
+ * (text, cleared) is where it is, *made whether it was made now. */
+err_code pack_make(const gguf *g, const pack_options *o, bool check, uint32_t threads, const pack_meter *m, text *path, bool *made,
+                   err *e);
 
 typedef struct { char file[64]; char model[256]; uint64_t bytes; int64_t used; } pack_entry;   /* used: unix seconds */
 /* The files of a cache folder, the one used last first; *out is malloc'ed. A folder that is not there is empty. */

@@ -29,14 +29,14 @@ static uint32_t processors(void)
     return n < 1 ? 1 : n > THREADS_MAX ? THREADS_MAX : (uint32_t)n;
 }
 
-static err_code make(const settings *s, const char *model, text *path, bool *made, err *e)
+static err_code make(const settings *s, const char *model, bool check, text *path, bool *made, err *e)
 {
     gguf *g = NULL;
     progress bar = progress_open("packing weights");
     pack_meter meter = { draw, &bar };
     pack_options o = options(s);
     err_code rc = gguf_open(&g, model, e);
-    if (!rc) rc = pack_make(g, &o, processors(), &meter, path, made, e);
+    if (!rc) rc = pack_make(g, &o, check, processors(), &meter, path, made, e);
     progress_close(&bar);
     gguf_close(&g);
     return rc;
@@ -47,7 +47,7 @@ void packing_before_start(const settings *s)
     text path = { 0 };
     err e = { 0 };
     bool made;
-    if (!s->no_pack && s->model) make(s, s->model, &path, &made, &e);
+    if (!s->no_pack && s->model) make(s, s->model, false, &path, &made, &e);
     text_free(&path);
 }
 
@@ -58,7 +58,7 @@ err_code packing_make(settings *s, err *e)
     if (s->args.n > 2 || (s->args.n > 1 && s->model)) return err_set(e, ERR_USAGE, "model pack packs one file");
     const char *file = s->args.n > 1 ? s->args.at[1] : s->model;
     err_code rc = file ? ERR_OK : path_default_model(s, e);
-    if (!rc) rc = make(s, file ? file : s->model, &path, &made, e);
+    if (!rc) rc = make(s, file ? file : s->model, true, &path, &made, e);
     if (!rc && s->json)
         rc = show_json(json_pack("{s:s, s:s, s:b}", "schema", "sluice.pack/1", "file", path.ptr, "made", made), e);
     else if (!rc) {

@@ -117,12 +117,12 @@ Test(pack, a_model_is_packed_once_and_then_found)
     text path = { 0 };
     bool made;
     err e;
-    cr_assert_eq(pack_make(g, &o, 2, NULL, &path, &made, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(pack_make(g, &o, false, 2, NULL, &path, &made, &e), ERR_OK, "%s", e.text);
     cr_assert(made);
     struct stat a, b;
     cr_assert_eq(stat(path.ptr, &a), 0);
     cr_assert_eq(a.st_mode & 077, 0, "others can read it");
-    cr_assert_eq(pack_make(g, &o, 2, NULL, &path, &made, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(pack_make(g, &o, false, 2, NULL, &path, &made, &e), ERR_OK, "%s", e.text);
     cr_assert(!made);
     cr_assert_eq(stat(path.ptr, &b), 0);
     cr_assert_eq(a.st_ino, b.st_ino);
@@ -190,6 +190,28 @@ Test(pack, a_worker_in_its_sandbox_marks_a_damaged_file_for_the_next_start)
     pack_close(&p);
 }
 
+/* Weights that are damaged where no start has looked: the command looks everywhere. */
+Test(pack, the_command_mends_a_damaged_file)
+{
+    pack_file *p = open_pack();
+    pack_close(&p);
+    struct stat st;
+    cr_assert_eq(stat(file_path(), &st), 0);
+    pack_options o = options();
+    text path = { 0 };
+    bool made;
+    err e;
+    cr_assert_eq(pack_make(g, &o, true, 1, NULL, &path, &made, &e), ERR_OK, "%s", e.text);
+    cr_assert(!made);
+    flip(file_path(), st.st_size / 4096 / 2 * 4096);
+    cr_assert_eq(pack_make(g, &o, true, 1, NULL, &path, &made, &e), ERR_OK, "%s", e.text);
+    cr_assert(made);
+    p = open_pack();
+    cr_assert_eq(count_packed(p), all_of_them());
+    pack_close(&p);
+    text_free(&path);
+}
+
 Test(pack, a_file_cut_short_is_made_again)
 {
     pack_file *p = open_pack();
@@ -242,7 +264,7 @@ Test(pack, many_processes_pack_once)
         text path = { 0 };
         bool made = false;
         err e;
-        char said = pack_make(g, &o, 1, NULL, &path, &made, &e) ? 'e' : made ? 'm' : 'f';
+        char said = pack_make(g, &o, false, 1, NULL, &path, &made, &e) ? 'e' : made ? 'm' : 'f';
         _exit(write(out[1], &said, 1) == 1 ? 0 : 1);
     }
     char said[N];
@@ -275,7 +297,7 @@ Test(pack, the_longest_unused_goes_when_the_cap_is_reached)
         snprintf(file[i], sizeof file[i], "%s/m%d.gguf", support_tmpdir(), i);
         cr_assert_eq(model_random_write("micro", "Q8_0", (uint64_t)i + 5, file[i], NULL, NULL, &e), ERR_OK, "%s", e.text);
         gguf *other = open_model(file[i]);
-        cr_assert_eq(pack_make(other, &o, 1, NULL, &path, &made, &e), ERR_OK, "%s", e.text);
+        cr_assert_eq(pack_make(other, &o, false, 1, NULL, &path, &made, &e), ERR_OK, "%s", e.text);
         gguf_close(&other);
         snprintf(packed[i], sizeof packed[i], "%s", path.ptr);
         cr_assert_eq(stat(path.ptr, &st), 0);
@@ -286,7 +308,7 @@ Test(pack, the_longest_unused_goes_when_the_cap_is_reached)
     cr_assert_neq(access(packed[1], F_OK), 0, "the longest unused is still there");
     cr_assert_eq(access(packed[2], F_OK), 0);
     o.max_bytes = 1000;
-    cr_assert_eq(pack_make(g, &o, 1, NULL, &path, &made, &e), ERR_FULL);
+    cr_assert_eq(pack_make(g, &o, false, 1, NULL, &path, &made, &e), ERR_FULL);
     cr_assert_null(pack_open(g, &o, 1, NULL), "a cap of 1000 bytes");
     size_t n;
     cr_assert_eq(pack_clear(&o, &n, &e), ERR_OK, "%s", e.text);
@@ -311,7 +333,7 @@ Test(pack, a_cache_that_cannot_be_written_leaves_the_model_file)
     err e;
     bool made;
     text path = { 0 };
-    cr_assert_eq(pack_make(g, &o, 1, NULL, &path, &made, &e), ERR_IO);
+    cr_assert_eq(pack_make(g, &o, false, 1, NULL, &path, &made, &e), ERR_IO);
     cr_assert(strstr(e.text, "m.gguf/below"), "%s", e.text);
     text_free(&path);
 }
