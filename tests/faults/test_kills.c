@@ -24,17 +24,17 @@ enum { SHORT, LONG_PROMPT, LONG_ANSWER, CHOICES, RETRIEVAL, SLIDING, KINDS };
 static const struct { const char *prompt; uint32_t tokens, n, logprobs; bool rag, slide; } kinds[KINDS] = {
     [SHORT] = { "Once upon a time", 5, 1, 0, false, false },
     [LONG_PROMPT] = { NULL, 20, 1, 1, false, false },
-    [LONG_ANSWER] = { "The old house", 400, 1, 2, false, false },
-    [CHOICES] = { "A cat", 60, 3, 0, false, false },
+    [LONG_ANSWER] = { "The old house", 200, 1, 2, false, false },
+    [CHOICES] = { "A cat", 40, 3, 0, false, false },
     [RETRIEVAL] = { "Question: What is the favourite food of Tuvorfilvi?", 20, 1, 1, true, false },
-    [SLIDING] = { "A dog", 700, 1, 0, false, true },
+    [SLIDING] = { "A dog", 400, 1, 0, false, true },
 };
 
 static const char *long_prompt(void)
 {
     static const char *const word[] = { "the", "cat", "sat", "on", "a", "mat", "and", "saw", "red", "river", "near", "old", "house", "with", "many", "birds" };
     static text t;
-    for (unsigned i = 0; !t.len || i < 500; i++) text_addf(&t, "%s%s", i ? " " : "", word[support_draw(1, i, 16)]);
+    for (unsigned i = 0; !t.len || i < 200; i++) text_addf(&t, "%s%s", i ? " " : "", word[support_draw(1, i, 16)]);
     return t.ptr;
 }
 
@@ -73,7 +73,7 @@ static uint64_t roll(world *w, uint64_t below) { return support_draw(w->seed, w-
 static const char *const *options(void)
 {
     static char model[512], corpus[512];
-    static const char *words[] = { "-m", model, "--stages", "2", "--ctx", "600", "--chunk", "32", "--keep-jobs", "1000000", "--log-level", "info", "--rag", corpus, NULL };
+    static const char *words[] = { "-m", model, "--stages", "2", "--ctx", "360", "--chunk", "32", "--keep-jobs", "1000000", "--log-level", "info", "--rag", corpus, NULL };
     snprintf(model, sizeof model, "%s", support_root("models/sluice-tiny-Q8_0.gguf"));
     snprintf(corpus, sizeof corpus, "%s", support_root("configs/demo/corpus"));
     return words;
@@ -309,7 +309,7 @@ static bool aim(world *w, phase p)
     switch (p) {
     case P_SUBMIT: usleep((useconds_t)roll(w, 4000)); return w->n_sent > 0;
     case P_PREFILL: listen_for(w, roll(w, 6000)); return !w->heard && !w->over;
-    case P_DECODE: wait_tokens(w, 1 + roll(w, 300)); return !w->over;
+    case P_DECODE: wait_tokens(w, 1 + roll(w, 150)); return !w->over;
     case P_END: wait_over(w); usleep((useconds_t)roll(w, 3000)); return true;
     case P_DRAIN: say_stop(w); listen_for(w, roll(w, 40000)); return !w->over;
     default: wait_over(w); return true;
