@@ -106,7 +106,7 @@ static size_t place_of(const json_t *list, uint64_t id)
     return lo;
 }
 
-/* What is in memory is newer than what the journal says. */
+/* What is in memory is newer than what the journal says, unless it is over and recorded. */
 static void put_job(json_t *list, const job *j)
 {
     size_t at = place_of(list, j->id);
@@ -121,7 +121,7 @@ bool report_jobs(coordinator *c, const char *who, text *out)
     err e;
     if (c->journal && journal_list(c->journal, LIST_MAX, list, &e)) LOG(LOG_ERROR, "JOURNAL-FAILED", "text=\"%s\"", e.text);
     for (const job *j = c->jobs.head; j; j = j->next)
-        if (!j->refused) put_job(list, j);
+        if (!j->refused && !j->archived) put_job(list, j);
     for (size_t i = json_array_size(list); i-- > 0 && strcmp(who, OWNER_LOCAL);) {
         const char *owner = json_string_value(json_object_get(json_array_get(list, i), "owner"));
         if (!owner || strcmp(owner, who)) json_array_remove(list, i);

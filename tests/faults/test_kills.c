@@ -56,6 +56,7 @@ typedef struct { uint64_t ref; unsigned kind; } pending;
 typedef struct {
     uint64_t seed, draws;
     standing c;
+    settings own;                      /* of our connection: the defaults */
     client *cl;
     answer want[KINDS];
     receipt *got;                      /* [n] acknowledged */
@@ -432,6 +433,7 @@ static void end(world *w)
     client_close(&w->cl);
     cr_expect(standing_down(&w->c));
     for (unsigned k = 0; k < KINDS; k++) answer_free(&w->want[k]);
+    settings_free(&w->own);
     free(w->got);
 }
 
@@ -441,6 +443,7 @@ Test(kills, every_acknowledged_job_ends_once_with_its_own_text)
     unsigned n = n_word && *n_word ? (unsigned)atoi(n_word) : 8;
     world w = { .seed = support_seed() };
     programs_begin();
+    settings_init(&w.own, CMD_SUBMIT);
     up(&w);
     undisturbed(&w);
     for (unsigned i = 0; i < n; i++) {

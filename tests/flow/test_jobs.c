@@ -385,8 +385,10 @@ Test(jobs, a_flood_from_a_client_that_reads_nothing_is_shed_and_others_are_serve
     standing c = up(UP("--stages", "2", "--max-sessions", "8"));
     err e;
     client *cl;
+    settings own;
+    settings_init(&own, CMD_SUBMIT);
     json_decref(json_of(0, SLUICE("submit", "--dir", c.dir, "--json", STORY("40"))));
-    cr_assert_eq(client_open(&cl, &(settings){ 0 }, c.dir, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(client_open(&cl, &own, c.dir, &e), ERR_OK, "%s", e.text);
     unsigned sent = flood(cl, FLOOD / 4);
     uint64_t before = process_rss_kb(c.pid), after, t = clock_ns();
     sent += flood(cl, FLOOD - FLOOD / 4);
@@ -400,6 +402,7 @@ Test(jobs, a_flood_from_a_client_that_reads_nothing_is_shed_and_others_are_serve
     cr_expect_eq(sent, FLOOD);
     cr_expect_lt(after, before + (64u << 10), "memory grows with the flood");
     client_close(&cl);
+    settings_free(&own);
     until(&c, "sessions", 0, 0);                            /* its jobs end with it */
     until(&c, "jobs.queued", 0, 0);
     until(&c, "jobs.running", 0, 0);
