@@ -18,8 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* One weight as an integer; p in [0, 1]. */
-static inline uint64_t kv_fixed(float p) { return (uint64_t)((double)p * 4294967296.0); }
+/* One weight as an integer; p in [0, 1], give or take its rounding. Rows that a peer sent may make it no number: 0. */
+static inline uint64_t kv_fixed(float p) { return p >= 0 && p <= 2 ? (uint64_t)((double)p * 4294967296.0) : 0; }
 static inline float kv_unfixed(uint64_t s) { return (float)((double)s * 0x1p-32); }
 
 typedef struct {

@@ -1,5 +1,6 @@
 /* libFuzzer entry: the state of a sequence under a policy, from an untrusted peer. The first byte says how the rest is used: bit
- * 0 makes the checksum fit, bit 1 puts the bytes over a good state's, the rest picks a policy. Parser: kvstore/state.c */
+ * 0 makes the checksum fit, bit 1 puts the bytes over a good state's, the rest picks a policy.
+ * Parser: kvstore/state.c */
 #include "kvstore/kv.h"
 #include <stdlib.h>
 #include <string.h>
