@@ -140,6 +140,7 @@ $(FB)/obj/%_plain.o: ISA := $(ISA_FMA)
 $(FB)/obj/%.o: %.c $(FB)/flags.stamp
 	$(Q)mkdir -p $(@D); echo "  CC    $< (fuzz)"; $(FUZZ_CC) $(FUZZ_CF) $(ISA) -c $< -o $@
 -include $(wildcard $(patsubst %.o,%.d,$(call fobj,$(FUZZ_PART) $(FUZZ_SRC) $(FUZZ_HELP))))
+-include $(wildcard $(patsubst %.o,%.d,$(call obj,$(FUZZ_SRC) $(FUZZ_HELP) tests/fuzz/replay.c)))
 
 # ---- source tools; they look at files that git knows, so build/ and strangers are left alone
 FILES    ?=
