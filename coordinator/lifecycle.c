@@ -3,6 +3,7 @@
 #include "coordinator/coordinator.h"
 #include "coordinator/prefix.h"
 #include "coordinator/prompt_cache.h"
+#include "coordinator/room.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <inttypes.h>
@@ -296,6 +297,7 @@ void jobs_advance(coordinator *c)
     for (const job *j = c->jobs.head; j; j = j->next) taken += places_of(j);
     for (job *j; (j = queue_next(&c->jobs, now, c->rag != NULL));) {
         if (taken && taken + j->n_choices > c->set->max_sessions) return; /* it waits for its room; nobody overtakes it */
+        if (!room_for(c, j)) return;
         taken += j->n_choices;
         queue_started(&c->queue, &c->jobs, j, now);
         if (!j->ask.rag || log_find(&j->log, EVENT_PROMPT) || j->ask.kind == 1) job_begin(c, j);

@@ -298,7 +298,7 @@ static err_code shelf_get(kv_seq *q, wire *w, const head *h, shelf *to, err *e)
     if (!rc && to->weight) move_bytes(w, to->weight, sh.rows * sizeof *to->weight);
     if (!rc && w->bad) rc = broken(e, "end at byte", w->used);
     if (!rc) rc = rows_check(to, h, e);
-    for (; !rc && to->panes < sh.panes; to->panes++) rc = pane_get(q, w, &to->pane[to->panes], e);
+    while (!rc && to->panes < sh.panes && !(rc = pane_get(q, w, &to->pane[to->panes], e))) to->panes++;
     if (!rc) count_alive(to);
     return rc ? rc : w->bad ? broken(e, "end at byte", w->used) : ERR_OK;
 }

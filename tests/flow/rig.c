@@ -73,6 +73,7 @@ static void set_up(rig *r)
     if (o->ctx) s->ctx = o->ctx;
     if (o->max_rows) s->max_rows = o->max_rows;
     if (o->max_sessions) s->max_sessions = o->max_sessions;
+    s->kv_mem = o->kv_mem;
     s->threads = o->threads ? o->threads : 1;   /* of local prefill */
     s->no_pack = !o->packed;
     give(&s->pack_dir, rig_stage_pack_dir());

@@ -5,6 +5,14 @@
 
 TestSuite(prefix, .timeout = 300);
 
+static isa widest(void)
+{
+    isa i;
+    err e;
+    cr_assert_eq(isa_pick(&i, &e), ERR_OK, "%s", e.text);
+    return i;
+}
+
 enum { N = 210, NEW = 12 };
 
 static rig_job *ask(rig *g, const uint32_t *ids, uint32_t n, const char *policy)
@@ -33,7 +41,7 @@ static void expect(rig_job *got, rig_job *want, uint64_t cached, const char *wha
 Test(prefix, the_second_prompt_begins_with_the_rows_of_the_first)
 {
     static const char packs[] = "[format]\nk=kivi4\nv=kivi4\n", looks[] = "[keep]\nscore=h2o\nrows=64\nwindow=8\n";
-    rig_options o = { .model = support_root("models/sluice-tiny-Q8_0.gguf"), .stages = 3, .threads = 1, .chunk = 50 };
+    rig_options o = { .model = support_root("models/sluice-tiny-Q8_0.gguf"), .use = widest(), .threads = 1, .stages = 3, .chunk = 50 };
     rig *g = rig_open(&o), *alone = rig_open(&o);
     uint32_t a[N], b[N];
     uint64_t seed = support_seed();

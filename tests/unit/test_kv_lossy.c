@@ -447,3 +447,177 @@ Test(kv_lossy, a_damaged_state_is_refused_and_leaves_nothing)
     cr_assert_gt(refused, 50);
     cr_assert_gt(taken, 50);
 }
+
+/* ---- lives ---------------------------------------------------------------------------------------------------------------- */
+
+/* A session of the random lives: the tokens it has, its policy and its prompt. */
+enum { LIVES = 10, LIFE_ROWS = 60 };
+typedef struct { uint32_t n, n_prompt, policy, token[LIFE_ROWS]; } life;
+typedef struct { kv *s; kv_geometry g; dice d; life life[LIVES]; uint32_t born, full, next, checks; } town;
+
+static void live_open(town *t, uint32_t i)
+{
+    life *x = &t->life[i];
+    kv_seq *q;
+    err e = { 0 };
+    *x = (life){ .policy = roll(&t->d, POLICIES), .n_prompt = 8 + roll(&t->d, 30) };
+    kv_policy p = policy(texts[x->policy]);
+    p.rows = p.rows ? p.rows / 4 + p.sinks + p.window + 1 : 0;       /* small, so that something is evicted */
+    err_code rc = kv_seq_open_policy(t->s, i, &p, x->n_prompt, &q, &e);
+    cr_assert(rc == ERR_OK || rc == ERR_FULL, "%s", e.text);
+    if (rc) t->full++;
+    else t->born++;
+}
+
+/* Some more rows, one step; a session that finds no room ends. */
+static void live_go(town *t, uint32_t i)
+{
+    life *x = &t->life[i];
+    kv_seq *q = kv_seq_find(t->s, i);
+    uint32_t n = 1 + roll(&t->d, 12), slots[12], room = kv_boundary(q) - kv_rows(q);
+    kv_row rows[12];
+    err e = { 0 };
+    if (n > room) n = room;
+    if (x->n + n > LIFE_ROWS) return kv_seq_close(t->s, i);
+    for (uint32_t j = 0; j < n; j++) {
+        rows[j] = (kv_row){ x->n + j, x->n + j, x->n + j ? x->n + j - 1 : KV_ROW_NONE, 0, 0, 0 };
+        x->token[x->n + j] = t->next++ % 4000;
+    }
+    err_code rc = kv_reserve(q, rows, n, slots, &e);
+    if (!rc) {
+        float *out = new_out(&t->g, n);
+        compute(t->s, &t->g, q, slots, x->token + x->n, n, out);
+        free(out);
+        rc = kv_commit(q, x->n + n - 1, &e);
+    }
+    cr_assert(rc == ERR_OK || rc == ERR_FULL, "%s", e.text);
+    if (rc) t->full++, kv_seq_close(t->s, i);
+    else x->n += n;
+}
+
+static void live_fork(town *t, uint32_t i, uint32_t child, bool by_stream)
+{
+    err e = { 0 };
+    kv_seq *q = kv_seq_find(t->s, i), *c;
+    if (kv_seq_find(t->s, child) || !t->life[i].n) return;
+    err_code rc = ERR_OK;
+    if (!by_stream) {
+        cr_assert_eq(kv_fork(q, child, &e), ERR_OK, "%s", e.text);
+    } else {
+        size_t len;
+        kv_policy p = policy(texts[t->life[i].policy]);
+        p.rows = p.rows ? p.rows / 4 + p.sinks + p.window + 1 : 0;
+        unsigned char *buf = state_of(q, FIRST, LAST, &len);
+        rc = kv_seq_open_policy(t->s, child, &p, t->life[i].n_prompt, &c, &e);
+        if (!rc) rc = kv_import(c, buf, len, &e);
+        cr_assert(rc == ERR_OK || rc == ERR_FULL, "%s", e.text);
+        if (rc) t->full++, kv_seq_close(t->s, child);
+        free(buf);
+    }
+    if (rc) return;
+    t->life[child] = t->life[i];
+    t->born++;
+}
+
+/* The state it has is that of the same tokens in a line of their own. */
+static void live_check(town *t, uint32_t i)
+{
+    life *x = &t->life[i];
+    kv_policy p = policy(texts[x->policy]);
+    p.rows = p.rows ? p.rows / 4 + p.sinks + p.window + 1 : 0;
+    if (!x->n) return;
+    kv_geometry g = t->g;
+    g.max_bytes = 0;
+    kv *fresh = open_store(&g);
+    kv_seq *f = open_under(fresh, 1, &p, x->n_prompt);
+    float *out = new_out(&g, x->n);
+    go(fresh, &g, f, x->token, x->n, 5, out);
+    size_t a, b;
+    unsigned char *is = state_of(kv_seq_find(t->s, i), FIRST, LAST, &a), *want = state_of(f, FIRST, LAST, &b);
+    cr_assert(a == b && !memcmp(is, want, a), "session %u of %u rows, policy %s", i, x->n, texts[x->policy]);
+    t->checks++;
+    free(is);
+    free(want);
+    free(out);
+    kv_close(&fresh);
+}
+
+/* KV_LIVES=10000 for the long one. */
+Test(kv_lossy, random_lives_give_every_page_back)
+{
+    static town t;
+    uint32_t lives = getenv("KV_LIVES") ? (uint32_t)strtoul(getenv("KV_LIVES"), NULL, 10) : 1000;
+    t.g = geometry_of(8, KV_F16, ISA_PLAIN);
+    t.g.max_bytes = 100000;
+    t.s = open_store(&t.g);
+    t.d.seed = test_seed();
+    for (uint32_t op = 0; t.born < lives; op++) {
+        uint32_t i = roll(&t.d, LIVES), what = roll(&t.d, 20);
+        kv_seq *q = kv_seq_find(t.s, i);
+        if (!q) live_open(&t, i);
+        else if (what < 12) live_go(&t, i);
+        else if (what < 16) live_fork(&t, i, roll(&t.d, LIVES), what % 2);
+        else if (what < 18) kv_seq_close(t.s, i);
+        else if (op % 5 == 0) live_check(&t, i);
+        kv_usage u = kv_bytes(t.s);
+        cr_assert(u.arena <= t.g.max_bytes && u.data <= u.arena);
+    }
+    for (uint32_t i = 0; i < LIVES; i++) {
+        if (kv_seq_find(t.s, i)) live_check(&t, i);
+        kv_seq_close(t.s, i);
+    }
+    kv_usage u = kv_bytes(t.s);
+    cr_assert_eq(u.pages_used, 0);
+    cr_assert_eq(u.data, 0);
+    printf("# %u sessions, %u refusals for room, %u checked\n", t.born, t.full, t.checks);
+    cr_assert_gt(t.full, 20);
+    cr_assert_gt(t.checks, 20);
+    kv_close(&t.s);
+}
+
+static uint64_t resident(void)
+{
+    unsigned long total = 0, pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    cr_assert(f && fscanf(f, "%lu %lu", &total, &pages) == 2);
+    fclose(f);
+    return (uint64_t)pages * 4096;
+}
+
+/* What kv_bytes says is what the process has: within 5 % at tens of megabytes. */
+Test(kv_lossy, bytes_are_those_of_the_process)
+{
+    enum { SESSIONS = 64, LONG = 1216 };
+    kv_geometry g = geometry_of(64, KV_F16, ISA_PLAIN);
+    kv_policy p = policy("[format]\nk=q8_0\nv=q4_0\n");
+    g.n_ctx = 2048;
+    kv *s = open_store(&g);
+    uint64_t before = resident(), had = kv_bytes(s).arena + kv_bytes(s).meta;
+    for (uint64_t i = 0; i < SESSIONS; i++) {
+        kv_seq *q = open_under(s, i, &p, LONG);
+        uint32_t slots[CTX], tokens[CTX];
+        err e = { 0 };
+        for (uint32_t at = 0, n; at < LONG; at += n) {
+            kv_row rows[CTX];
+            n = LONG - at < 300 ? LONG - at : 300;
+            for (uint32_t j = 0; j < n; j++) rows[j] = (kv_row){ at + j, at + j, at + j ? at + j - 1 : KV_ROW_NONE, 0, 0, 0 };
+            cr_assert_eq(kv_reserve(q, rows, n, slots, &e), ERR_OK, "%s", e.text);
+            pick_tokens(tokens, n, at % 7);
+            if (!i) compute(s, &g, q, slots, tokens, n, NULL);
+            cr_assert_eq(kv_commit(q, at + n - 1, &e), ERR_OK, "%s", e.text);
+        }
+    }
+    kv_usage u = kv_bytes(s);
+    double says = (double)(u.arena + u.meta - had), is = (double)(resident() - before), row = (double)u.data / SESSIONS / LONG;
+    double want = LAYERS * KH * 64 * (8.5 + 4.5) / 8;
+    printf("# arena %.1f MB, in use %.1f MB, beside it %.1f MB, process %.1f MB; %.0f bytes a row, codes make %.0f\n",
+           (double)u.arena / 1e6, (double)u.data / 1e6, (double)u.meta / 1e6, is / 1e6, row, want);
+    cr_expect_lt((double)u.arena, 1.05 * (double)u.data + 8e6, "free slabs");
+    cr_expect(row < 1.01 * want, "whole panes and nothing else");
+#ifdef __SANITIZE_ADDRESS__
+    (void)is, (void)says;
+#else
+    cr_expect(is < 1.05 * says + 4e6 && is > 0.95 * says - 8e6, "the process grew by %.0f, kv_bytes by %.0f", is, says);
+#endif
+    kv_close(&s);
+}
