@@ -98,6 +98,8 @@ static err_code tables_check(const kv *s, const kv_policy *p, err *e)
         { p->score != KV_SCORE_SEMANTIC || (t && t->semantic), "semantic heads" },
         { p->budget != KV_BUDGET_LAYER_ERROR || (t && t->layer_error), "layer errors" },
     };
+    if (p->retrieve != KV_RETRIEVE_NONE)
+        return err_set(e, ERR_CONFIG, "KV policy %s: change.retrieve: this store reads every row it keeps", p->name);
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
         if (!needs[i].ok) return err_set(e, ERR_CONFIG, "KV policy %s needs %s, and the profile has none", p->name, needs[i].what);
     return ERR_OK;

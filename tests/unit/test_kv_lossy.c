@@ -218,6 +218,34 @@ Test(kv_lossy, packed_rows_are_near_the_exact_ones)
     }
 }
 
+/* Rows of a staircase are packed with fewer bits at 256 and 512 rows of age, and the sequence may have come in any chunks. */
+Test(kv_lossy, a_staircase_goes_down_with_age)
+{
+    enum { LONG = 900 };
+    static uint32_t tokens[LONG];
+    kv_geometry g = geometry_of(32, KV_F16, ISA_PLAIN);
+    kv_policy p = policy("[format]\nk=kivi8\nv=kivi8\nlevels=8,4,2\n"), flat = policy("[format]\nk=kivi8\nv=kivi8\n");
+    g.n_ctx = 1024;
+    pick_tokens(tokens, LONG, 5);
+    kv *s = open_store(&g), *t = open_store(&g), *u = open_store(&g);
+    kv_seq *q = open_under(s, 1, &p, PROMPT), *r = open_under(t, 1, &p, PROMPT), *f = open_under(u, 1, &flat, PROMPT);
+    float *a = new_out(&g, LONG), *b = new_out(&g, LONG);
+    go(s, &g, q, tokens, LONG, 7, a);
+    go(t, &g, r, tokens, LONG, 200, b);
+    go(u, &g, f, tokens, LONG, 200, NULL);
+    cr_assert(same(a, b, LONG * out_floats(&g)), "chunks of 7 and of 200");
+    /* settled at 768: 256 rows of 8 bits, 256 of 4, 256 of 2, by whole panes that began at the prompt's end */
+    double bytes = (double)kv_bytes(s).packed, even = (double)kv_bytes(u).packed;
+    printf("# %.0f bytes, %.0f in 8 bits throughout\n", bytes, even);
+    cr_assert_lt(bytes, 0.68 * even);
+    cr_assert_gt(bytes, 0.5 * even);
+    free(a);
+    free(b);
+    kv_close(&s);
+    kv_close(&t);
+    kv_close(&u);
+}
+
 /* ---- forks, other rows, memory ---------------------------------------------------------------------------------------------- */
 
 Test(kv_lossy, forks_go_on_like_the_whole)
@@ -319,7 +347,7 @@ Test(kv_lossy, evicted_rows_give_their_pages_back)
 Test(kv_lossy, what_cannot_be_is_refused)
 {
     kv_geometry g = geometry_of(16, KV_F16, ISA_PLAIN);
-    kv_policy p = policy(texts[10]), nuq = policy(texts[7]);
+    kv_policy p = policy(texts[10]), nuq = policy(texts[7]), tidal = policy("[change]\nretrieve=tidal\n");
     uint32_t tokens[ROWS], slot[2];
     err e = { 0 };
     pick_tokens(tokens, ROWS, 5);
@@ -347,6 +375,7 @@ Test(kv_lossy, what_cannot_be_is_refused)
     s = open_store(&g);
     cr_assert_eq(kv_seq_open_policy(s, 1, &nuq, 0, &q, &e), ERR_CONFIG);
     cr_assert(strstr(e.text, "codebooks"), "%s", e.text);
+    cr_assert_eq(kv_seq_open_policy(s, 1, &tidal, 0, &q, &e), ERR_CONFIG);
     cr_assert_eq(kv_bytes(s).sequences, 0);
     kv_close(&s);
 }
