@@ -16,7 +16,7 @@ static job *arrive(world *w, uint8_t client, uint64_t priority)
     j->id = ++w->id;
     j->state = JOB_QUEUED;
     j->ask.priority = priority;
-    j->client = (link_id){ 1, { client } };
+    j->client = (link_id){ .len = 1, .bytes = { client } };
     snprintf(j->owner, sizeof j->owner, "local");
     job_list_put(&w->l, j);
     queue_put(&w->q, j);
@@ -115,7 +115,7 @@ Test(queue, a_full_one_says_when_to_come_back)
     err e;
     uint64_t ms;
     queue_limits max = { 8, 1 << 30 };
-    job like = { .client = { 1, { 'x' } }, .owner = "local" }, other = { .client = { 1, { 'y' } }, .owner = "local" };
+    job like = { .client = { .len = 1, .bytes = { 'x' } }, .owner = "local" }, other = { .client = { .len = 1, .bytes = { 'y' } }, .owner = "local" };
     for (int i = 0; i < 6; i++) {
         cr_expect_eq(queue_admit(&w.q, &w.l, &max, &like, 10, &ms, &e), ERR_OK);
         arrive(&w, 'x', 5);
@@ -143,7 +143,7 @@ Test(queue, memory_is_a_limit_too_and_answers_nobody_reads_count)
     err e;
     uint64_t ms;
     queue_limits max = { 4, 1 << 20 };
-    job like = { .client = { 1, { 'x' } }, .owner = "local" };
+    job like = { .client = { .len = 1, .bytes = { 'x' } }, .owner = "local" };
     cr_expect_eq(queue_admit(&w.q, &w.l, &max, &like, 1 << 21, &ms, &e), ERR_OK, "one job may be as large as it likes");
     job *j = arrive(&w, 'a', 5);
     cr_expect_eq(queue_admit(&w.q, &w.l, &max, &like, 1 << 21, &ms, &e), ERR_FULL);
