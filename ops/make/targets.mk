@@ -1,5 +1,5 @@
 # Everything that is not compiling and linking: set-up, tests, benches, fuzzing, tools, install.
-.PHONY: bootstrap run demo test test-all test-unit test-flow asan tsan kills cover bench bench-kernels bench-all
+.PHONY: bootstrap run demo test test-all test-unit test-flow asan tsan kills corrupt cover bench bench-kernels bench-all
 .PHONY: namespaces fuzz fuzz-run fuzz-build fuzz-keep fuzz-cover fuzz-cover-run
 .PHONY: fmt tidy protocol install install-files uninstall clean help
 
@@ -53,6 +53,10 @@ SEED      ?=
 kills: bootstrap                ## kill -9 of the coordinator at N random moments (N=200 SEED=): no job lost, doubled or changed
 	+$(Q)$(SUBMAKE) $(BINS) $(B)/tests/faults/test_kills
 	$(Q)KILLS_N=$(N) $(if $(SEED),TEST_SEED=$(SEED)) TEST_LIMIT=7200 tests/run.sh $(B)/tests/faults/test_kills
+FRAMES    ?= 100000
+corrupt: bootstrap              ## FRAMES=100000 damaged and forged messages at every socket of a live cluster, SEED=N repeats them
+	+$(Q)$(SUBMAKE) $(BINS) $(B)/tests/faults/test_corrupt
+	$(Q)CORRUPT_FRAMES=$(FRAMES) $(if $(SEED),TEST_SEED=$(SEED)) TEST_LIMIT=7200 tests/run.sh $(B)/tests/faults/test_corrupt
 cover: bootstrap                ## line coverage of all tests, by file
 	$(Q)find build/cover -name '*.gcda' -delete 2>/dev/null || true
 	+$(Q)$(SUBMAKE) MODE=cover test-all
