@@ -4,6 +4,7 @@
 #include "kvstore/tile.h"
 #include "core/rng.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -177,6 +178,18 @@ err_code kv_seq_open_policy(kv *s, uint64_t id, const kv_policy *p, uint32_t n_p
     return rc;
 }
 
+err_code kv_seq_open_watch(kv *s, uint64_t id, uint32_t see, uint32_t window, uint32_t n_prompt, kv_seq **out, err *e)
+{
+    kv_policy p = kv_policy_identity();
+    snprintf(p.name, sizeof p.name, "watch");
+    p.see = see;
+    p.window_queries = window;
+    p.lossy = p.asks = true;
+    err_code rc = kv_seq_open_policy(s, id, &p, n_prompt, out, e);
+    if (!rc) (*out)->lossy->watch = true;
+    return rc;
+}
+
 uint32_t kv_boundary(const kv_seq *q)
 {
     return q->lossy ? lossy_boundary(q->lossy, q->cells.committed) : UINT32_MAX;
@@ -184,6 +197,12 @@ uint32_t kv_boundary(const kv_seq *q)
 
 err_code kv_seq_prompt(kv_seq *q, uint32_t n_prompt, err *e)
 {
+    bool longer = q->lossy && q->lossy->watch && !kv_rows_tentative(q) && n_prompt > q->cells.committed;
+    if (longer) {
+        q->lossy->n_prompt = n_prompt;
+        q->lossy->see.shared = n_prompt - 1;
+        return ERR_OK;
+    }
     if (q->cells.used || q->cells.pending)
         return err_set(e, ERR_STATE, "sequence %llu holds %u rows: too late for another prompt", (unsigned long long)q->id,
                        q->cells.used);
@@ -313,6 +332,24 @@ err_code kv_fork(kv_seq *q, uint64_t child, err *e)
     return rc;
 }
 
+err_code kv_fork_policy(kv_seq *q, uint64_t child, const kv_policy *p, err *e)
+{
+    kv *s = q->store;
+    kv_seq *c;
+    if (!q->lossy || !q->lossy->watch || q->cells.committed != q->lossy->n_prompt)
+        return err_set(e, ERR_STATE, "sequence %llu does not watch, or its prompt is not there: %u rows are", (unsigned long long)q->id,
+                       q->cells.committed);
+    err_code rc = seq_make(s, child, &c, e);
+    if (rc != ERR_OK) return rc;
+    rc = cells_fork(&c->cells, &q->cells, e);
+    if (rc == ERR_OK && p->lossy) rc = lossy_adopt(c, q, p, e);
+    if (rc == ERR_OK) rc = table_share(&c->table, &q->table, &s->pages, c->cells.committed, e);
+    if (rc == ERR_OK && p->lossy) rc = lossy_after_commit(c, e);
+    if (rc == ERR_OK) seq_add(s, c);
+    else seq_free(c);
+    return rc;
+}
+
 uint32_t kv_rows(const kv_seq *q) { return q->cells.committed; }
 uint32_t kv_rows_tentative(const kv_seq *q) { return q->cells.used - q->cells.committed; }
 uint32_t kv_last_row(const kv_seq *q) { return cells_last(&q->cells); }
@@ -328,6 +365,18 @@ static void count_pages(kv_usage *u, const pages *p)
     u->pages_free += p->n_free;
     u->data += (uint64_t)pages_used(p) * p->page;
     u->meta += pages_meta(p);
+}
+
+kv_seq_usage kv_seq_bytes(const kv_seq *q)
+{
+    const kv *s = q->store;
+    kv_seq_usage u = { .data = (uint64_t)q->table.used * kv_layers(s) * s->layout.page,
+                       .meta = sizeof *q + kv_layers(s) + cells_bytes(&q->cells) + table_bytes(&q->table) };
+    if (!q->lossy) return u;
+    u.data += lossy_data(q);
+    u.meta += lossy_meta(q);
+    u.seen = observe_bytes(&q->lossy->see);
+    return u;
 }
 
 kv_usage kv_bytes(const kv *s)

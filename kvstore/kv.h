@@ -74,7 +74,7 @@ err_code kv_seq_open_policy(kv *s, uint64_t id, const kv_policy *p, uint32_t n_p
 uint32_t kv_boundary(const kv_seq *q);
 /* As kv_boundary, for whoever plans steps: policy and prompt say it all. */
 uint32_t kv_policy_boundary(const kv_policy *p, uint32_t n_prompt, uint32_t committed);
-/* An empty sequence gets another prompt. ERR_STATE when it holds rows. */
+/* An empty sequence gets another prompt, or a watching one a longer one. ERR_STATE when it holds rows. */
 err_code kv_seq_prompt(kv_seq *q, uint32_t n_prompt, err *e);
 kv_seq *kv_seq_find(kv *s, uint64_t id);                  /* NULL when absent */
 void kv_seq_close(kv *s, uint64_t id);                    /* absent ids are fine */
@@ -104,6 +104,14 @@ err_code kv_truncate(kv_seq *q, uint32_t row, err *e);
 /* A new sequence `child` with the committed rows of q; pages are shared until one side writes (copy on write). ERR_STATE
  * when the id is in use. */
 err_code kv_fork(kv_seq *q, uint64_t child, err *e);
+
+/* One prompt for several policies. A watching sequence is exact: its rows stay raw, and what attention leaves behind for scores
+ * (see: KV_SEE_*; window: queries) is there when the prompt's last row is committed. It takes no row behind its prompt, but
+ * kv_seq_prompt may make that longer. kv_fork_policy: a new sequence `child` under p that has settled, bit for bit as if it had
+ * been opened under p and computed the prompt itself. ERR_STATE before the prompt's end; ERR_CONFIG when p needs more than was
+ * watched, or what kv_seq_open_policy refuses. */
+err_code kv_seq_open_watch(kv *s, uint64_t id, uint32_t see, uint32_t window, uint32_t n_prompt, kv_seq **out, err *e);
+err_code kv_fork_policy(kv_seq *q, uint64_t child, const kv_policy *p, err *e);
 
 uint32_t kv_rows(const kv_seq *q);                        /* committed */
 uint32_t kv_rows_tentative(const kv_seq *q);
@@ -141,4 +149,9 @@ typedef struct {
     uint64_t prefix_pages, prefix, prefix_hits, prefix_misses; /* shared blocks; rows taken from them; those that were gone */
 } kv_usage;
 kv_usage kv_bytes(const kv *s);
+
+/* Of one sequence, as if it were alone: pages it has rows in, whole, those that forks share too; identities, page tables, positions
+ * and weights of packed rows, kept channels; seen: what scores need, not in meta. */
+typedef struct { uint64_t data, meta, seen; } kv_seq_usage;
+kv_seq_usage kv_seq_bytes(const kv_seq *q);
 #endif

@@ -12,7 +12,10 @@ uint32_t kv_policy_boundary(const kv_policy *p, uint32_t n_prompt, uint32_t comm
     return committed / KV_INTERVAL * KV_INTERVAL + KV_INTERVAL;
 }
 
-uint32_t lossy_boundary(const kv_lossy *y, uint32_t committed) { return kv_policy_boundary(&y->policy, y->n_prompt, committed); }
+uint32_t lossy_boundary(const kv_lossy *y, uint32_t committed)
+{
+    return y->watch ? y->n_prompt : kv_policy_boundary(&y->policy, y->n_prompt, committed);
+}
 
 /* ---- how things are packed ----------------------------------------------------------------------------------------- */
 
@@ -208,6 +211,7 @@ err_code lossy_fork(kv_seq *child, const kv_seq *q, err *e)
     size_t units = lossy_units(q->store);
     memcpy(c->code, y->code, sizeof c->code);
     child->base = q->base;
+    c->watch = y->watch;
     c->d_pruned = y->d_pruned;
     bool ok = copy_of((void **)&c->channel, y->channel, units * y->d_pruned * sizeof *y->channel);
     for (uint32_t u = 0; ok && u < units; u++) ok = shelf_fork(child, &c->shelf[u], &y->shelf[u]);
@@ -215,6 +219,26 @@ err_code lossy_fork(kv_seq *child, const kv_seq *q, err *e)
     if (!rc) rc = observe_fork(&c->see, &y->see, e);
     if (rc) lossy_close(child);
     return rc;
+}
+
+err_code lossy_adopt(kv_seq *child, const kv_seq *q, const kv_policy *p, err *e)
+{
+    const kv_lossy *y = q->lossy;
+    if ((p->see & ~y->policy.see) || ((p->see & KV_SEE_QUERIES) && p->window_queries > y->policy.window_queries))
+        return err_set(e, ERR_CONFIG, "KV policy %s needs more than the sequence watches", p->name);
+    err_code rc = lossy_open(child, p, y->n_prompt, e);
+    if (!rc) rc = observe_take(&child->lossy->see, &y->see, y->n_prompt, e);
+    if (rc) lossy_close(child);
+    return rc;
+}
+
+uint64_t lossy_data(const kv_seq *q)
+{
+    uint64_t n = 0;
+    for (uint32_t u = 0; u < lossy_units(q->store); u++)
+        for (uint32_t i = 0; i < q->lossy->shelf[u].panes; i++)
+            for (int side = 0; side < KV_SIDES; side++) n += q->lossy->code[side][q->lossy->shelf[u].pane[i].code].class->page;
+    return n;
 }
 
 uint64_t lossy_meta(const kv_seq *q)
@@ -306,7 +330,7 @@ err_code lossy_after_commit(kv_seq *q, err *e)
 {
     kv_lossy *y = q->lossy;
     uint32_t n = q->cells.committed;
-    if (n == q->base || (n != y->n_prompt && (n < y->n_prompt || n % KV_INTERVAL))) return ERR_OK;
+    if (y->watch || n == q->base || (n != y->n_prompt && (n < y->n_prompt || n % KV_INTERVAL))) return ERR_OK;
     err_code rc = lossy_settle(q, n == y->n_prompt, e);
     if (rc) y->broken = true;
     return rc;

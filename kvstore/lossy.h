@@ -40,6 +40,7 @@ struct kv_lossy {
     kv_policy policy;
     uint32_t n_prompt;         /* rows of the prompt, 0: unknown, so only multiples of KV_INTERVAL count */
     bool arriving;             /* an imported state waits for more layers */
+    bool watch;                /* kv_seq_open_watch: it never settles */
     bool broken;               /* a settlement stopped half way: the sequence can only be closed */
     side_code code[KV_SIDES][CODES];
     uint32_t levels;           /* of the staircase, 0: none */
@@ -61,6 +62,10 @@ static inline bool lossy_prunes(const kv_lossy *y) { return y->channel != NULL; 
 err_code lossy_open(kv_seq *q, const kv_policy *p, uint32_t n_prompt, err *e);
 void lossy_close(kv_seq *q);
 err_code lossy_fork(kv_seq *child, const kv_seq *q, err *e);
+/* Of a watching sequence whose prompt is there: the child is under p, and has yet to settle. */
+err_code lossy_adopt(kv_seq *child, const kv_seq *q, const kv_policy *p, err *e);
+/* Pages of packed rows, whole. */
+uint64_t lossy_data(const kv_seq *q);
 /* kv.c's calls, before and after what the identity does. */
 err_code lossy_check_rows(const kv_seq *q, uint32_t staged, err *e);   /* may these rows be tentative now? */
 err_code lossy_reserve(kv_seq *q, err *e);                             /* they are */

@@ -207,6 +207,41 @@ void observe_settled(observe *o, uint32_t boundary)
     o->query0 = from;
 }
 
+static bool copy_array(void **to, const void *from, size_t bytes)
+{
+    if (!(*to = malloc(bytes + 1))) return false;
+    memcpy(*to, from, bytes);
+    return true;
+}
+
+/* The newest `window` queries. */
+static bool take_queries(observe *to, const observe *o, uint32_t n)
+{
+    uint32_t from = n > to->window ? n - to->window : 0;
+    if (from < o->query0) from = o->query0;
+    to->query0 = from;
+    to->queries = n - from;
+    size_t row = o->width * sizeof *o->query, mine = to->queries * row;
+    if (!(to->query = malloc(o->layers * mine + 1))) return false;
+    for (uint32_t l = 0; l < o->layers; l++)
+        memcpy((char *)to->query + l * mine, (const char *)o->query + ((size_t)l * o->queries + from - o->query0) * row, mine);
+    return true;
+}
+
+err_code observe_take(observe *to, const observe *o, uint32_t n, err *e)
+{
+    size_t entries = units_of(o) * o->stride;
+    bool ok = true;
+    if (!to->what) return ERR_OK;
+    to->stride = o->stride;
+    if (to->what & KV_SEE_SUMS) ok = copy_array((void **)&to->sum, o->sum, entries * sizeof *o->sum);
+    if (ok && (to->what & KV_SEE_SUMS)) ok = (to->pend = calloc(entries + 1, sizeof *to->pend)) != NULL;
+    if (ok && (to->what & KV_SEE_LAST)) ok = copy_array((void **)&to->last, o->last, entries * sizeof *o->last);
+    if (ok && (to->what & KV_SEE_ENTROPY)) ok = copy_array((void **)&to->entropy, o->entropy, entries * sizeof *o->entropy);
+    if (ok && (to->what & KV_SEE_QUERIES)) ok = take_queries(to, o, n);
+    return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for what a fork has seen");
+}
+
 err_code observe_fork(observe *child, const observe *o, err *e)
 {
     *child = *o;

@@ -39,6 +39,8 @@ void observe_open(observe *o, uint32_t what, uint32_t window, uint32_t layers, u
 void observe_close(observe *o);
 uint64_t observe_bytes(const observe *o);
 err_code observe_fork(observe *child, const observe *o, err *e);
+/* *to (open, nothing seen yet) takes of what o saw until row n is committed as much as it wants. o wants all of it and more. */
+err_code observe_take(observe *to, const observe *o, uint32_t n, err *e);
 
 /* Before slots [committed, used) attend: entries entries a unit, the next boundary. ERR_NOMEM changes nothing that matters. */
 err_code observe_reserve(observe *o, uint32_t committed, uint32_t used, uint32_t entries, uint32_t boundary, err *e);

@@ -284,6 +284,89 @@ Test(kv_lossy, forks_go_on_like_the_whole)
     }
 }
 
+enum { SEE_ALL = KV_SEE_SUMS | KV_SEE_LAST | KV_SEE_QUERIES | KV_SEE_ENTROPY, EARLY = 41 };
+
+static void go_unseen(kv *s, const kv_geometry *g, kv_seq *q, const uint32_t *tokens, uint32_t n, uint32_t chunk)
+{
+    float *out = new_out(g, n);
+    go(s, g, q, tokens, n, chunk, out);
+    free(out);
+}
+
+static kv_seq *watcher(kv *s, const kv_geometry *g, const uint32_t *tokens, uint32_t n, uint32_t chunk)
+{
+    kv_seq *q;
+    err e = { 0 };
+    cr_assert_eq(kv_seq_open_watch(s, 1, SEE_ALL, 32, n, &q, &e), ERR_OK, "%s", e.text);
+    go_unseen(s, g, q, tokens, n, chunk);
+    return q;
+}
+
+/* The rest of a line under p, behind rows that a watcher had; want: those of a sequence that was under p from the start. */
+static void goes_on(kv *s, const kv_geometry *g, kv_seq *q, const kv_policy *p, const uint32_t *tokens, uint32_t from, const char *text)
+{
+    err e = { 0 };
+    kv *alone = open_store(g);
+    kv_seq *whole = open_under(alone, 9, p, from);
+    float *want = new_out(g, ROWS), *got = new_out(g, ROWS);
+    go(alone, g, whole, tokens, from, 64, want);
+    cr_assert_eq(kv_fork_policy(q, 2, p, &e), ERR_OK, "%s: %s", text, e.text);
+    kv_seq *f = kv_seq_find(s, 2);
+    cr_expect_eq(kv_rows(f), from);
+    kv_seq_usage a = kv_seq_bytes(f), b = kv_seq_bytes(whole);
+    cr_expect(a.data == b.data && a.seen <= b.seen, "%s: %llu and %llu bytes, alone %llu and %llu", text, (unsigned long long)a.data,
+              (unsigned long long)a.seen, (unsigned long long)b.data, (unsigned long long)b.seen);
+    if (p->lossy) cr_expect_eq(kv_bytes(alone).data, b.data, "%s", text);
+    go(alone, g, whole, tokens + from, ROWS - from, 5, want);
+    go(s, g, f, tokens + from, ROWS - from, 7, got);
+    cr_expect(same(got, want, (ROWS - from) * out_floats(g)), "from row %u on other bits: %s", from, text);
+    kv_seq_close(s, 2);
+    kv_close(&alone);
+    free(want);
+    free(got);
+}
+
+Test(kv_lossy, a_policy_taken_up_at_the_prompts_end_goes_on_as_one_from_the_start)
+{
+    uint32_t tokens[ROWS];
+    err e = { 0 };
+    pick_tokens(tokens, ROWS, 5);
+    for (uint32_t i = 0; i <= POLICIES; i++) {
+        kv_policy p = i < POLICIES ? policy(texts[i]) : kv_policy_identity();
+        const char *text = i < POLICIES ? texts[i] : "identity";
+        kv_geometry g = geometry_of(i % 3 ? 16 : 48, KV_F16, ISA_PLAIN);
+        kv *s = open_store(&g);
+        kv_seq *q = watcher(s, &g, tokens, EARLY, 9);
+        if (i % 3 == 0) goes_on(s, &g, q, &p, tokens, EARLY, text);
+        cr_assert_eq(kv_seq_prompt(q, PROMPT, &e), ERR_OK, "%s", e.text);
+        go_unseen(s, &g, q, tokens + EARLY, PROMPT - EARLY, 64);
+        goes_on(s, &g, q, &p, tokens, PROMPT, text);
+        kv_seq_close(s, 1);
+        cr_expect_eq(kv_bytes(s).pages_used, 0, "%s", text);
+        kv_close(&s);
+    }
+}
+
+Test(kv_lossy, a_watcher_takes_no_more_than_its_prompt_and_gives_no_more_than_it_saw)
+{
+    uint32_t tokens[ROWS], slots[2];
+    kv_geometry g = geometry_of(16, KV_F16, ISA_PLAIN);
+    kv_policy h2o = policy("[keep]\nscore=h2o\nrows=40\n"), snap = policy("[keep]\nscore=snapkv\nrows=40\nqueries=33\n");
+    err e = { 0 };
+    pick_tokens(tokens, ROWS, 5);
+    kv *s = open_store(&g);
+    kv_seq *q = watcher(s, &g, tokens, EARLY, 64), *few;
+    kv_row row = { .row = EARLY, .pos = EARLY, .parent = KV_ROW_NONE };
+    cr_expect_eq(kv_reserve(q, &row, 1, slots, &e), ERR_STATE);
+    cr_expect_eq(kv_fork_policy(q, 2, &snap, &e), ERR_CONFIG);
+    cr_assert_eq(kv_seq_open_watch(s, 3, KV_SEE_LAST, 32, EARLY, &few, &e), ERR_OK);
+    cr_expect_eq(kv_fork_policy(few, 2, &h2o, &e), ERR_STATE, "before the prompt is there");
+    go_unseen(s, &g, few, tokens, EARLY, 64);
+    cr_expect_eq(kv_fork_policy(few, 2, &h2o, &e), ERR_CONFIG);
+    cr_expect_null(kv_seq_find(s, 2));
+    kv_close(&s);
+}
+
 /* Rows that are sent again, and branches that are not taken, leave no trace. */
 Test(kv_lossy, tentative_rows_leave_no_trace)
 {
