@@ -16,7 +16,9 @@ enum {
     CMD_BENCH = 1 << 19,
     CMD_PLAN = 1 << 20,
     CMD_REPLAY = 1 << 21, CMD_KEYGEN = 1 << 22,
-    CMD_ALL = (1 << 23) - 1,
+    CMD_PROFILE = 1 << 23,
+    CMD_CALIBRATE = 1 << 24,
+    CMD_ALL = (1 << 25) - 1,
     CMD_RARE = 1 << 30                /* no command: an option with this bit is left out of the short help */
 };
 

@@ -91,6 +91,10 @@ const command commands[] = {
       "info|random|quantize|split|merge", "sluice model info model.gguf",
       "info prints metadata and tensors; random makes a file of a real shape for measurements; quantize stores the weights in "
       "another type; split and merge part a file and put its parts together." },
+    { "profile", CMD_PROFILE, cmd_profile, "look into a model's profile", "info [FILE] [-m MODEL]", "info", "sluice profile info model.profile.gguf",
+      "The profile is what sluice calibrate found out about a model: sections with their versions, the digests of the model and of the "
+      "auxiliary model they belong to, tensors by layer. Without FILE it is the one beside the model (NAME.profile.gguf); with -m it is "
+      "refused when it is another model's." },
     { "keygen", CMD_KEYGEN, cmd_keygen, "make a pair of keys for a host or a person", "-o FILE [--force]", "", "sluice keygen -o host.key",
       "FILE gets the secret key (mode 0600), FILE.pub the public one, which is printed, too. The public key goes into the list of the "
       "coordinator (--allow: a line `stage pk_... name`, or client), the coordinator's own to its workers and clients (--server-key).\n"
