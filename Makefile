@@ -15,6 +15,8 @@ PKGS    := libzmq libsodium jansson sqlite3 libpcre2-8 libutf8proc inih libxxhas
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 EDIT_LIBS  := $(shell pkg-config --libs libedit 2>/dev/null)
+# Calibration: only what calls it needs it at run time.
+BLAS_LIBS  := -Wl,--push-state,--as-needed -llapacke -lopenblas -Wl,--pop-state
 
 CFLAGS.release := -O2 -DNDEBUG
 CFLAGS.debug   := -O0
@@ -88,7 +90,7 @@ $(B)/sluice-coordinator: $(call obj,coordinator/main.c $(CO_SRC)) $(LIB)
 $(B)/sluice-stage: $(call obj,workers/stage/main.c $(ST_SRC)) $(LIB)
 $(B)/sluice-rag: $(call obj,workers/rag/main.c $(RAG_SRC)) $(LIB)
 # Of the programs only the one that talks to people edits lines; tests and tools may take parts of it.
-$(B)/sluice $(TESTS) $(TOOLS): LIBS += $(EDIT_LIBS)
+$(B)/sluice $(TESTS) $(TOOLS): LIBS += $(EDIT_LIBS) $(BLAS_LIBS)
 $(BINS):
 	$(Q)echo "  LD    $@"; $(LINK) $(LIBS)
 # Tests, benches and tools link the programs' parts as an archive: each takes only the objects that it names.

@@ -27,6 +27,7 @@ struct runner {
     float *logits;                              /* [RUNNER_HEAD_ROWS][V] */
     float *scratch;                             /* [threads][kv_scratch_floats] */
     size_t n_scratch;
+    runner_tap tap;
     row_run *run;
     uint32_t n_runs;
     const forward_row *rows;                    /* of the step under way */
@@ -206,6 +207,16 @@ static void head_norms(const runner *r, float *x, uint32_t heads, const float *w
     for (uint32_t h = 0; w && h < heads; h++) r->k->vec->rms_norm(x + h * d, x + h * d, w, d, r->m->shape.rms_eps);
 }
 
+static void listen(const worker *k, uint32_t t, const float *key, const float *val)
+{
+    const runner *r = k->r;
+    uint32_t kd = r->m->shape.K * r->m->shape.d, D = r->m->shape.D;
+    size_t at = (size_t)(k->l - r->m->part.first) * r->max_rows + t;
+    if (r->tap.k) memcpy(r->tap.k + at * kd, key, kd * sizeof *key);
+    if (r->tap.v) memcpy(r->tap.v + at * kd, val, kd * sizeof *val);
+    if (r->tap.h) memcpy(r->tap.h + at * D, r->h + (size_t)t * D, D * sizeof *r->h);
+}
+
 static void phase_append(const worker *k)
 {
     runner *r = k->r;
@@ -217,6 +228,7 @@ static void phase_append(const worker *k)
         if (w->bq) r->k->vec->add(q, w->bq, hd);
         if (w->bk) r->k->vec->add(key, w->bk, kd);
         if (w->bv) r->k->vec->add(val, w->bv, kd);
+        listen(k, t, key, val);
         head_norms(r, q, s->H, w->q_norm);
         head_norms(r, key, s->K, w->k_norm);
         kv_append(r->rows[t].seq, k->l, r->rows[t].slot, key, val, 0, s->K);
@@ -314,6 +326,11 @@ static void all_layers(void *arg, uint32_t tid, uint32_t n)
         k.w = &r->m->layer[k.l - r->m->part.first];
         layer(&k);
     }
+}
+
+void runner_listen(runner *r, const runner_tap *to)
+{
+    r->tap = to ? *to : (runner_tap){ 0 };
 }
 
 void runner_layers(runner *r, const forward_row *rows, uint32_t T, float *h)

@@ -35,6 +35,12 @@ typedef struct runner runner;
 err_code runner_open(runner **out, const model *m, kv *store, pool *p, isa i, uint32_t max_rows, err *e);
 void runner_close(runner **r);
 
+/* What layers make of the rows of a step, for whoever maps or fits it: K behind its bias and before its norm and RoPE, V, and the
+ * layer's input, [last - first][max_rows][width]; NULL: not wanted. Row t of the step is row t here. */
+typedef struct { float *k, *v, *h; } runner_tap;
+/* From the next runner_layers on; NULL: no more. The arrays must outlive that. */
+void runner_listen(runner *r, const runner_tap *to);
+
 /* h [T][D] <- embedding rows of ids [T]. ids must be < V (checked by the caller at the message door). */
 void runner_embed(runner *r, const uint32_t *ids, uint32_t T, float *h);
 /* h [T][D] through layers [first,last) of the shard, in place. */

@@ -133,9 +133,9 @@ $(FB)/short: FORCE
 $(FB)/corpus/%/stamp: $(wildcard tests/fuzz/corpus/*.tar.gz)
 	$(Q)mkdir -p $(@D) && { test ! -f tests/fuzz/corpus/$*.tar.gz || tar -xzf tests/fuzz/corpus/$*.tar.gz -C $(@D); } && touch $@
 $(FUZZ_NAMES:%=$(FB)/fuzz_%): $(FB)/%: $(FB)/obj/tests/fuzz/%.o $(call fobj,$(FUZZ_HELP)) $(FB)/libproduct.a
-	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(FUZZ_CC) -fsanitize=fuzzer,address,undefined -pthread $^ -o $@ $(LIBS) $(EDIT_LIBS)
+	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(FUZZ_CC) -fsanitize=fuzzer,address,undefined -pthread $^ -o $@ $(LIBS) $(EDIT_LIBS) $(BLAS_LIBS)
 $(FUZZ_NAMES:%=$(B)/tests/fuzz/fuzz_%): $(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(call obj,$(FUZZ_HELP) tests/fuzz/replay.c) $(PARTS) $(LIB)
-	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(LIBS) $(EDIT_LIBS)
+	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(LIBS) $(EDIT_LIBS) $(BLAS_LIBS)
 $(FB)/flags.stamp: FORCE
 	@$(call stamp,$(FUZZ_CC) $(FUZZ_CF) $(FUZZ_PART))
 $(FB)/libproduct.a: $(call fobj,$(FUZZ_PART))

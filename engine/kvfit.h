@@ -1,0 +1,31 @@
+#ifndef ENGINE_KVFIT_H
+#define ENGINE_KVFIT_H
+/* Learns the maps of engine/kvmap.h: for every layer and side a ridge regression with bias, by normal equations in f64 that
+ * are added up batch after batch, so that memory depends on the models and not on the text. lambda is relative to the mean
+ * variance of an input, chosen by the error on held-out rows; the map is then solved over all rows. The bias is the last
+ * input, always 1 and not penalised. Two layers with the same inputs share their Gram matrix.
+ *
+ * Owns sums and solutions; refuses to run a model or to write a file. One thread calls, the pool's work inside. */
+#include "engine/kvmap.h"
+
+typedef struct kvfit kvfit;
+
+/* Bytes that fitting base layers [l0, l1) takes. */
+uint64_t kvfit_bytes(const kvmap_shape *s, uint32_t l0, uint32_t l1, const pool *p);
+/* The most layers from l0 on whose fit takes at most `bytes`; at least one. Returns one past the last. */
+uint32_t kvfit_fits(const kvmap_shape *s, uint32_t l0, uint64_t bytes, const pool *p);
+
+err_code kvfit_open(kvfit **out, const kvmap_shape *s, uint32_t l0, uint32_t l1, pool *p, err *e);
+void kvfit_close(kvfit **f);
+/* Rows [from, T) of a step of both models over the same tokens, as their runners laid them down (runner_listen; max_rows: those
+ * runners'). held: they choose lambda. */
+void kvfit_add(kvfit *f, const runner_tap *aux, const runner_tap *base, uint32_t max_rows, uint32_t from, uint32_t T, bool held);
+
+typedef struct {
+    double lambda;
+    double error;    /* sum of squared errors on held-out rows / their variance around the mean: 0 perfect, 1 no better than the mean */
+    uint64_t rows;   /* that the map was solved over */
+} kvfit_note;
+/* w [out][kvmap_width], b [out]. ERR_INPUT: no rows, or none held out; ERR_STATE: no lambda makes the equations solvable. */
+err_code kvfit_solve(kvfit *f, uint32_t layer, int side, float *w, float *b, kvfit_note *note, err *e);
+#endif
