@@ -34,6 +34,8 @@ struct runner {
     uint32_t T;
     float *h;                                   /* [T][D] */
     struct { const uint32_t *pick; uint32_t n; row_stats *stats; const float *h; } head;
+    forward_watch *watch;                       /* NULL: nobody */
+    void *watch_arg;
 };
 
 kv_geometry forward_kv(const model_shape *s, uint32_t first, uint32_t last)
@@ -290,23 +292,42 @@ static void phase_gate_up(const worker *k)
     }
 }
 
+void runner_watch(runner *r, forward_watch *fn, void *arg)
+{
+    r->watch = fn;
+    r->watch_arg = arg;
+}
+
+/* Between two barriers: until the next one nobody writes what is shown. */
+static void show(const worker *k, forward_place at)
+{
+    const runner *r = k->r;
+    if (!r->watch || k->tid) return;
+    r->watch(r->watch_arg, at, &(forward_view){ .layer = k->l, .T = r->T, .rows = r->rows, .h = r->h, .q = r->q, .k = r->key,
+                                                .v = r->val, .att = r->x_att, .ld_att = r->att.ld });
+}
+
 static void layer(worker *k)
 {
     runner *r = k->r;
     const layer_weights *w = k->w;
     bool q_in = any_quant((mat[]){ w->wq, w->wk, w->wv }, 3), q_ffn = any_quant((mat[]){ w->gate, w->up }, 2);
+    show(k, FORWARD_IN);
     phase_norm(k, w->attn_norm, q_in);
     pool_barrier(r->pool);
     phase_qkv(k);
     pool_barrier(r->pool);
     phase_append(k);
     pool_barrier(r->pool);
+    show(k, FORWARD_QKV);
     phase_attend(k);
     pool_barrier(r->pool);
+    show(k, FORWARD_ATTENDED);
     quantize(r, &r->att, any_quant(&w->wo, 1), k->t0, k->t1);
     pool_barrier(r->pool);
     phase_project(k, LORA_O, &w->wo, &r->att, w->attn_post);
     pool_barrier(r->pool);
+    show(k, FORWARD_MIDDLE);
     phase_norm(k, w->ffn_norm, q_ffn);
     pool_barrier(r->pool);
     phase_gate_up(k);

@@ -43,6 +43,25 @@ void runner_listen(runner *r, const runner_tap *to);
 
 /* h [T][D] <- embedding rows of ids [T]. ids must be < V (checked by the caller at the message door). */
 void runner_embed(runner *r, const uint32_t *ids, uint32_t T, float *h);
+/* For calibration: what passes through a layer, shown to one function at four places of it. It is called by the thread that called
+ * runner_layers, while others may go on; everything it is shown is read-only and gone when it returns.
+ *   FORWARD_IN        h: the layer's input
+ *   FORWARD_QKV       and q, k, v: before RoPE, with biases and head norms, as they go to the cache
+ *   FORWARD_ATTENDED  and att: what attention gave, before its projection
+ *   FORWARD_MIDDLE    h: input of the FFN's norm */
+typedef enum { FORWARD_IN, FORWARD_QKV, FORWARD_ATTENDED, FORWARD_MIDDLE } forward_place;
+typedef struct {
+    uint32_t layer, T;
+    const forward_row *rows;   /* [T] */
+    const float *h;            /* [T][D] */
+    const float *q, *k, *v;    /* [T][H*d], [T][K*d], [T][K*d] */
+    const float *att;          /* [T][ld_att], H*d of each */
+    size_t ld_att;
+} forward_view;
+typedef void forward_watch(void *arg, forward_place at, const forward_view *v);
+/* fn NULL: nobody watches (and nothing is slower). */
+void runner_watch(runner *r, forward_watch *fn, void *arg);
+
 /* h [T][D] through layers [first,last) of the shard, in place. */
 void runner_layers(runner *r, const forward_row *rows, uint32_t T, float *h);
 /* logits [n][V] of rows h[pick[i]] (final norm, head), and stats [n]; n <= RUNNER_HEAD_ROWS. Of rows[i] only path and

@@ -84,6 +84,8 @@ void profile_put_numbers(profile_writer *w, profile_section s, const char *name,
 /* x [n1][n0] stored as F32, F16 or Q8_0 (n0 a multiple of 32). The data goes to a file at once; names lower-case. */
 void profile_put_floats(profile_writer *w, profile_section s, uint32_t layer, const char *name, wtype type, uint64_t n0,
                         uint64_t n1, const float *x);
+/* Only now is it known which auxiliary model it is. ERR_NOMEM. */
+err_code profile_writer_auxiliary(profile_writer *w, const char *digest, err *e);
 err_code profile_writer_commit(profile_writer *w, err *e);
 
 /* `sluice profile info`: sections, versions, digests, tensors by layer, bytes. */

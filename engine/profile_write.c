@@ -96,6 +96,15 @@ void profile_writer_close(profile_writer **wp)
     *wp = NULL;
 }
 
+err_code profile_writer_auxiliary(profile_writer *w, const char *digest, err *e)
+{
+    char *is = strdup(digest);
+    if (!is) return err_set(e, ERR_NOMEM, "%s: out of memory", w->file);
+    free(w->auxiliary);
+    w->auxiliary = is;
+    return ERR_OK;
+}
+
 /* ---- put ----------------------------------------------------------------------------------------------------------- */
 
 static void fail(profile_writer *w, err_code c, const char *what, const char *name)

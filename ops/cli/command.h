@@ -40,6 +40,7 @@ err_code cmd_index(settings *s, err *e);
 err_code cmd_model(settings *s, err *e);
 err_code cmd_keygen(settings *s, err *e);
 err_code cmd_profile(settings *s, err *e);
+err_code cmd_calibrate(settings *s, err *e);
 err_code cmd_config(settings *s, err *e);
 err_code cmd_completion(settings *s, err *e);
 

@@ -91,6 +91,13 @@ const command commands[] = {
       "info|random|quantize|split|merge", "sluice model info model.gguf",
       "info prints metadata and tensors; random makes a file of a real shape for measurements; quantize stores the weights in "
       "another type; split and merge part a file and put its parts together." },
+    { "calibrate", CMD_CALIBRATE, cmd_calibrate, "find out about a model what its profile says",
+      "[-m MODEL] -f TEXT [-o PROFILE] [--only kv|route|predict,...]", "", "sluice calibrate -m model.gguf -f text.txt --only kv",
+      "The model reads the text, and what passes through its layers is measured: which heads look things up, how values are spread, what "
+      "a layer is worth. The profile (NAME.profile.gguf beside the model) belongs to this model file and this arithmetic.\n"
+      "--only makes some sections anew and leaves the others in the file as they are. The text should be like what the model will read, "
+      "and must not be what it is measured with afterwards. 30,000 tokens are plenty; --sample takes that many from the front.\n"
+      "A run that is stopped leaves PROFILE.partial, and the same command goes on from there. The same model, text and options give the same file." },
     { "profile", CMD_PROFILE, cmd_profile, "look into a model's profile", "info [FILE] [-m MODEL]", "info", "sluice profile info model.profile.gguf",
       "The profile is what sluice calibrate found out about a model: sections with their versions, the digests of the model and of the "
       "auxiliary model they belong to, tensors by layer. Without FILE it is the one beside the model (NAME.profile.gguf); with -m it is "
