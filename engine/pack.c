@@ -211,28 +211,39 @@ pack_file *pack_open(const gguf *g, const pack_options *o, uint32_t threads, con
     return NULL;
 }
 
-/* Map a tensor; NULL when it cannot be, or its bytes are not those that were written. */
-static void *map_checked(const pack_file *p, const pack_tensor *t)
+/* Whole huge pages around the tensor, as far as the file goes: its neighbours' bytes are mapped too, and cost nothing. */
+static gguf_range map_around(const pack_file *p, const pack_tensor *t)
 {
-    void *base = mmap(NULL, t->bytes, PROT_READ, MAP_SHARED, p->fd, (off_t)t->offset);
-    if (base == MAP_FAILED) return NULL;
+    uint64_t lo = t->offset / PACK_HUGE * PACK_HUGE, hi = (t->offset + t->bytes + PACK_HUGE - 1) / PACK_HUGE * PACK_HUGE;
+    size_t n = (size_t)((hi < p->head.bytes ? hi : p->head.bytes) - lo);
+    void *base = mmap(NULL, n, PROT_READ, MAP_SHARED, p->fd, (off_t)lo);
+    if (base == MAP_FAILED) return (gguf_range){ 0 };
+    madvise(base, n, MADV_HUGEPAGE);                  /* a wish: the kernel then reads, keeps and maps huge pages */
 #ifdef MADV_POPULATE_READ
-    madvise(base, t->bytes, MADV_POPULATE_READ);       /* one call instead of a fault every few pages; may fail */
+    madvise(base, n, MADV_POPULATE_READ);             /* one call instead of a fault every few pages; may fail */
 #endif
-    if (XXH3_64bits(base, t->bytes) == t->hash) return base;
+    return (gguf_range){ base, n, (uint8_t *)base + (t->offset - lo) };
+}
+
+/* Map a tensor; false when it cannot be, or its bytes are not those that were written. */
+static bool map_checked(const pack_file *p, const pack_tensor *t, gguf_range *r)
+{
+    *r = map_around(p, t);
+    if (!r->base) return false;
+    if (XXH3_64bits(r->data, t->bytes) == t->hash) return true;
     LOG(LOG_WARN, "PACK-DAMAGED", "file=%s tensor=%s: its hash is wrong, the weights are taken from the model file", p->path.ptr,
         t->name);
     discard(p);
-    munmap(base, t->bytes);
-    return NULL;
+    gguf_unmap(r);
+    return false;
 }
 
 static bool all_right(const pack_file *p)
 {
     for (uint32_t i = 0; i < p->head.count; i++) {
-        void *base = map_checked(p, &p->tensor[i]);
-        if (!base) return false;
-        munmap(base, p->tensor[i].bytes);
+        gguf_range r;
+        if (!map_checked(p, &p->tensor[i], &r)) return false;
+        gguf_unmap(&r);
     }
     return true;
 }
@@ -266,9 +277,7 @@ bool pack_find(const pack_file *p, const char *name, wtype type, uint64_t n_out,
 {
     const pack_tensor *t = p ? tensor_named(p, name) : NULL;
     if (!t || t->type != wtypes[type].ggml_id || t->n_out != n_out || t->n_in != n_in) return false;
-    void *base = map_checked(p, t);
-    if (!base) return false;
-    *r = (gguf_range){ base, t->bytes, base };
-    *w = (mat){ type, (uint32_t)n_out, (uint32_t)n_in, wtype_row_bytes(type, (uint32_t)n_in), base, true };
+    if (!map_checked(p, t, r)) return false;
+    *w = (mat){ type, (uint32_t)n_out, (uint32_t)n_in, wtype_row_bytes(type, (uint32_t)n_in), r->data, true };
     return true;
 }

@@ -8,7 +8,7 @@
 
 #define PACK_MAGIC "SLUPACK1"
 #define PACK_SUFFIX ".pack"
-enum { PACK_PAGE = 4096, PACK_TENSORS_MAX = 1 << 16 };
+enum { PACK_PAGE = 4096, PACK_HUGE = 2 << 20, PACK_TENSORS_MAX = 1 << 16 };
 
 typedef struct {
     char magic[8];

@@ -13,7 +13,7 @@
 
 enum {
     SAMPLE = 4096,               /* bytes hashed at the beginning, the middle and the end of a tensor */
-    CHUNK = 4 << 20,             /* bytes packed between two writes, at least a group */
+    WINDOW = 32 << 20,           /* bytes packed between two writes, at least a group */
 };
 
 bool pack_wants(const gguf *g, const gguf_tensor *t, wtype *type)
@@ -108,17 +108,25 @@ uint64_t pack_size(const gguf *g)
     return n && n <= PACK_TENSORS_MAX ? end : 0;
 }
 
+/* The file from front to back, in writes that begin and end at whole huge pages: then the kernel keeps (Linux 6.16, ext4 and
+ * others) and maps it in huge pages, and reading it takes a fraction of the TLB misses. */
 typedef struct {
     int fd;
+    uint8_t *buf;                /* [room] */
+    size_t n, room;
+    uint64_t at;                 /* place of buf[0] in the file */
+} sink;
+
+typedef struct {
     const gguf *g;
     pack_tensor *tensor;
     uint32_t n, at;              /* tensors; the one under way */
+    uint32_t g0, g1;             /* its groups that are packed now */
     mat from;
-    uint8_t *buf;                /* [threads][room] */
-    size_t room;
+    sink out;
     const pack_meter *meter;
     uint64_t done, total;
-    atomic_int error;            /* errno of the first write that failed */
+    atomic_int error;            /* errno of the first mapping that failed */
 } writer;
 
 static int write_all(int fd, const uint8_t *p, size_t n, uint64_t at)
@@ -134,20 +142,53 @@ static int write_all(int fd, const uint8_t *p, size_t n, uint64_t at)
     return 0;
 }
 
-/* One thread's groups of the tensor under way, a few at a time. */
+/* All whole huge pages go out (`end`: everything), the rest moves to the front. */
+static err_code sink_flush(sink *s, bool end, err *e)
+{
+    uint64_t to = end ? s->at + s->n : (s->at + s->n) / PACK_HUGE * PACK_HUGE;
+    if (to <= s->at) return ERR_OK;
+    size_t k = (size_t)(to - s->at);
+    int bad = write_all(s->fd, s->buf, k, s->at);
+    if (bad) return err_set(e, ERR_IO, "%s", strerror(bad));
+    memmove(s->buf, s->buf + k, s->n - k);
+    s->n -= k;
+    s->at = to;
+    return ERR_OK;
+}
+
+/* Zeros up to place `to` of the file, which is less than a window away. */
+static err_code sink_pad(sink *s, uint64_t to, err *e)
+{
+    err_code rc = to - s->at > s->room ? sink_flush(s, false, e) : ERR_OK;
+    if (rc) return rc;
+    memset(s->buf + s->n, 0, (size_t)(to - s->at) - s->n);
+    s->n = (size_t)(to - s->at);
+    return ERR_OK;
+}
+
+/* One thread's groups of those packed now. */
 static void pack_part(void *arg, uint32_t tid, uint32_t threads)
 {
     writer *w = arg;
+    uint32_t lo, hi;
+    pool_part(w->g1 - w->g0, 1, tid, threads, &lo, &hi);
+    packed_make(&w->from, w->g0 + lo, w->g0 + hi, w->out.buf + w->out.n + lo * PACKED_GROUP * w->from.row_bytes);
+}
+
+static err_code pack_groups(writer *w, pool *team, err *e)
+{
     size_t group = PACKED_GROUP * w->from.row_bytes;
-    uint32_t lo, hi, step = (uint32_t)(w->room / group), groups = (w->from.n_out + PACKED_GROUP - 1) / PACKED_GROUP;
-    uint8_t *buf = w->buf + tid * w->room;
-    pool_part(groups, 1, tid, threads, &lo, &hi);
-    for (uint32_t g = lo, n; g < hi && !w->error; g += n) {
-        n = hi - g < step ? hi - g : step;
-        packed_make(&w->from, g, g + n, buf);
-        int bad = write_all(w->fd, buf, n * group, w->tensor[w->at].offset + g * group), none = 0;
-        if (bad) atomic_compare_exchange_strong(&w->error, &none, bad);
+    uint32_t groups = (w->from.n_out + PACKED_GROUP - 1) / PACKED_GROUP;
+    err_code rc = ERR_OK;
+    for (w->g0 = 0; !rc && w->g0 < groups; w->g0 = w->g1) {
+        if (w->out.room - w->out.n < group) rc = sink_flush(&w->out, false, e);
+        if (rc) break;
+        uint64_t fit = (w->out.room - w->out.n) / group;
+        w->g1 = groups - w->g0 < fit ? groups : w->g0 + (uint32_t)fit;
+        pool_run(team, pack_part, w);
+        w->out.n += (w->g1 - w->g0) * group;
     }
+    return rc;
 }
 
 static err_code pack_one(writer *w, pool *team, err *e)
@@ -163,9 +204,10 @@ static err_code pack_one(writer *w, pool *team, err *e)
     if (rc) return rc;
     madvise(r.base, r.len, MADV_SEQUENTIAL);
     w->from.data = r.data;
-    pool_run(team, pack_part, w);
+    rc = sink_pad(&w->out, t->offset, e);
+    if (!rc) rc = pack_groups(w, team, e);
     gguf_unmap(&r);
-    if (w->error) return err_set(e, ERR_IO, "%s", strerror(w->error));
+    if (rc) return rc;
     w->done += t->bytes;
     if (w->meter && w->meter->fn && !w->meter->fn(w->meter->arg, w->done, w->total)) return err_set(e, ERR_GONE, "given up");
     return ERR_OK;
@@ -177,7 +219,7 @@ static void hash_part(void *arg, uint32_t tid, uint32_t threads)
     writer *w = arg;
     for (uint32_t i = tid; i < w->n; i += threads) {
         pack_tensor *t = &w->tensor[i];
-        void *p = mmap(NULL, t->bytes, PROT_READ, MAP_SHARED, w->fd, (off_t)t->offset);
+        void *p = mmap(NULL, t->bytes, PROT_READ, MAP_SHARED, w->out.fd, (off_t)t->offset);
         if (p == MAP_FAILED) {
             w->error = errno;
             return;
@@ -194,30 +236,32 @@ static err_code write_head(writer *w, const uint8_t key[16], err *e)
     memcpy(h.key, key, sizeof h.key);
     h.hash = XXH3_64bits(w->tensor, w->n * sizeof *w->tensor);
     strncpy(h.model, gguf_path(w->g), sizeof h.model - 1);
-    int bad = write_all(w->fd, (const uint8_t *)w->tensor, w->n * sizeof *w->tensor, sizeof h);
-    if (!bad) bad = write_all(w->fd, (const uint8_t *)&h, sizeof h, 0);
+    int bad = write_all(w->out.fd, (const uint8_t *)w->tensor, w->n * sizeof *w->tensor, sizeof h);
+    if (!bad) bad = write_all(w->out.fd, (const uint8_t *)&h, sizeof h, 0);
     return bad ? err_set(e, ERR_IO, "%s", strerror(bad)) : ERR_OK;
 }
 
-/* Room for the largest group of any tensor. */
-static size_t buffer_size(const writer *w)
+/* A window, or the largest group of any tensor, behind less than a huge page that waits to be whole. */
+static size_t window_size(const writer *w)
 {
-    size_t room = CHUNK;
+    size_t room = WINDOW;
     for (uint32_t i = 0; i < w->n; i++) {
         size_t group = w->tensor[i].bytes / ((w->tensor[i].n_out + PACKED_GROUP - 1) / PACKED_GROUP);
         room = group > room ? group : room;
     }
-    return room;
+    return room + PACK_HUGE + PACK_PAGE;
 }
 
 static err_code write_tensors(writer *w, const uint8_t key[16], uint32_t threads, err *e)
 {
     pool *team = NULL;
-    w->room = buffer_size(w);
-    w->buf = malloc(threads * w->room);
-    if (!w->buf) return err_set(e, ERR_NOMEM, "out of memory");
+    w->out.room = window_size(w);
+    w->out.buf = malloc(w->out.room);
+    if (!w->out.buf) return err_set(e, ERR_NOMEM, "out of memory");
     err_code rc = pool_open(&team, threads, NULL, NULL, e);
     for (w->at = 0; !rc && w->at < w->n; w->at++) rc = pack_one(w, team, e);
+    if (!rc) rc = sink_pad(&w->out, w->total, e);
+    if (!rc) rc = sink_flush(&w->out, true, e);
     if (!rc) pool_run(team, hash_part, w);
     if (!rc && w->error) rc = err_set(e, ERR_IO, "%s", strerror(w->error));
     if (team) pool_close(&team);
@@ -226,7 +270,7 @@ static err_code write_tensors(writer *w, const uint8_t key[16], uint32_t threads
 
 err_code pack_write(int fd, const gguf *g, const uint8_t key[16], uint32_t threads, const pack_meter *m, err *e)
 {
-    writer w = { .fd = fd, .g = g, .meter = m, .total = pack_size(g) };
+    writer w = { .out.fd = fd, .g = g, .meter = m, .total = pack_size(g) };
     /* All of the room at once: a full disk is known now, and a file without holes cannot fault later. */
     if (fallocate(fd, 0, 0, (off_t)w.total) && (errno != EOPNOTSUPP || ftruncate(fd, (off_t)w.total)))
         return err_set(e, ERR_IO, "%s", strerror(errno));
@@ -234,7 +278,7 @@ err_code pack_write(int fd, const gguf *g, const uint8_t key[16], uint32_t threa
     if (!w.tensor) return err_set(e, ERR_NOMEM, "out of memory");
     w.n = lay_out(g, w.tensor, &w.total);
     err_code rc = write_tensors(&w, key, threads ? threads : 1, e);
-    free(w.buf);
+    free(w.out.buf);
     free(w.tensor);
     return rc;
 }
