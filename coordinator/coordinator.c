@@ -53,6 +53,7 @@ static err_code load(coordinator *c, err *e)
     if (!rc) rc = tokenizer_open(&c->tok, c->file, e);
     if (!rc) rc = choose_kv(c, e);
     if (!rc) rc = choose_path(c, e);
+    if (!rc && c->set->skip) rc = skip_rule_load(c->skip, c->set->skip, e);
     if (rc) return rc;
     c->adapters.shape = &c->shape;
     c->n_ctx = c->set->ctx ? (uint32_t)c->set->ctx : c->shape.n_ctx;
@@ -177,7 +178,7 @@ err_code prefill_start(coordinator *c, session *s, err *e)
         if (rc) return rc;
     }
     uint32_t chunk = s->job->ask.chunk && s->job->ask.chunk < c->chunk ? (uint32_t)s->job->ask.chunk : c->chunk;
-    return prefill_add(c->prefill, &(prefill_work){ s->id, s->tokens.id, s->n_prompt - 1, chunk, session_prompt_rows(s), &s->job->kv }, e);
+    return prefill_add(c->prefill, &(prefill_work){ s->id, s->tokens.id, s->n_prompt - 1, chunk, session_prompt_rows(s), &s->job->kv, s->mask }, e);
 }
 
 void prefill_cancel(coordinator *c, uint64_t id)

@@ -39,6 +39,7 @@ typedef struct {                /* a worker that is here or was started */
 typedef struct {                /* a step on its way, whole, so that it can be sent again */
     uint64_t step, t_sent;
     bool decode, probe, sent;
+    bool everywhere;            /* its operations concern every stage */
     step_row *rows;             /* [max_rows] */
     step_op *ops;               /* [cap_ops] */
     hop_rec *hops;              /* [512] */
@@ -63,7 +64,7 @@ typedef struct {
     uint64_t t_result, t_again; /* last word of a step; when those on their way are sent again */
     uint64_t patience, usual;   /* ns: until then; a step takes */
     uint32_t fruitless;         /* plans in a row under which no step came back */
-    uint64_t resent;
+    uint64_t resent, passed_by; /* passed_by: hops that steps went around */
     uint64_t decode_steps, decode_rows, prompt_steps, prompt_rows;
 } pump;
 
@@ -95,6 +96,7 @@ typedef struct coordinator {
     uint32_t n_ctx, max_rows, chunk;
     kv_format kv;               /* of exact rows */
     kv_policy kv_policy;        /* of jobs that ask for none */
+    char skip[SKIP_TEXT + 1];   /* likewise the rule by which layers are left out, "": none are */
     path_id path;
     hub *hub;
     link_t *client, *control, *control_tcp, *result, *result_tcp;

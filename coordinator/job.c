@@ -56,6 +56,10 @@ static err_code fill(job *j, const packet *in, uint32_t V, err *e)
     if (a->adapter) return err_set(e, ERR_INPUT, "adapter %" PRIu64 " is not known", a->adapter);
     j->kv = kv_policy_identity();
     if (a->kv_policy[0] && kv_policy_parse(&j->kv, a->kv_policy, strlen(a->kv_policy), a->kv, e)) return e->code;
+    skip_rule rule;
+    if (a->skip[0] && skip_rule_parse(&rule, a->skip, e)) return e->code = ERR_INPUT;
+    if (a->prompt_rows && (a->kind != 1 || a->role || a->prompt_rows > a->n_tokens))
+        return err_set(e, ERR_INPUT, "%" PRIu64 " prompt rows of %" PRIu64 " scored tokens", a->prompt_rows, a->n_tokens);
     if (a->n_tokens && in->frame[SUBMIT_PROMPT].len) return err_set(e, ERR_INPUT, "both a text prompt and %" PRIu64 " tokens", a->n_tokens);
     if (a->cache[0] && a->cache[0] != '/') return err_set(e, ERR_INPUT, "prompt cache \"%.200s\" is no absolute path", a->cache);
     if (a->kind == 1 && (!a->n_tokens || a->n != 1)) return err_set(e, ERR_INPUT, "scoring wants token ids and n = 1");
@@ -82,6 +86,7 @@ void job_free(job *j)
     }
     free(j->choice);
     free(j->bias);
+    free(j->mask);
     free(j->score);
     watch_drop_all(&j->watch);
     log_free(&j->log);
@@ -235,7 +240,7 @@ view job_passages(const job *j) { return in_log(j, EVENT_PASSAGES, (view){ "", 0
 
 size_t job_bytes(const job *j)
 {
-    size_t n = sizeof *j + j->prompt.cap + j->tokens.cap * sizeof *j->tokens.id + j->stop.cap + j->full.cap
+    size_t n = sizeof *j + (j->mask ? sizeof *j->mask : 0) + j->prompt.cap + j->tokens.cap * sizeof *j->tokens.id + j->stop.cap + j->full.cap
                + j->ask.n_bias * sizeof *j->bias;
     for (uint32_t i = 0; i < j->log.n; i++) n += j->log.at[i].payload.cap;
     for (uint32_t i = 0; i < j->n_choices; i++) {

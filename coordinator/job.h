@@ -7,6 +7,7 @@
 #include "coordinator/stops.h"
 #include "coordinator/watch.h"
 #include "engine/kernels.h"
+#include "engine/skip_rule.h"
 #include "engine/tokenizer.h"
 #include "kvstore/policy.h"
 #include "proto/finish.h"
@@ -53,6 +54,7 @@ typedef struct job {
     uint32_t n_prompt;           /* how many they were, of a finished job from the journal, which does not keep them */
     text stop;                   /* stop strings, each with its NUL */
     kv_policy kv;                /* when ask.kv is given; once it runs: its own, the cluster's, or its log's */
+    layer_mask *mask;            /* layers left out, rows counted from the prompt's end; NULL: none */
     sample_bias *bias;
     sample_params sample;
     choice *choice;              /* [n_choices] */

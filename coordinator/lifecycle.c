@@ -4,6 +4,7 @@
 #include "coordinator/prefix.h"
 #include "coordinator/prompt_cache.h"
 #include "coordinator/room.h"
+#include "coordinator/route.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <inttypes.h>
@@ -123,6 +124,7 @@ static err_code fix_path(coordinator *c, job *j, err *e)
     err_code rc = job_follow(c, j, e);
     bool has_log = log_find(&j->log, EVENT_PATH) != NULL;
     if (!rc) rc = fix_kv(c, j, has_log, e);
+    if (!rc) rc = route_fix(c, j, has_log, e);
     if (rc || has_log) return rc;
     return log_add_path(&j->log, &here) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
 }
@@ -142,7 +144,9 @@ static void open_everywhere(coordinator *c, session *s)
     snprintf(m.session_open.policy, sizeof m.session_open.policy, "%s", s->job->kv.name);
     if (s->job->kv.lossy) kv_policy_print(&s->job->kv, m.session_open.kv_policy);
     m.session_open.prefix = prefix_for(c, s, &s->prefix_asked);
-    fleet_send_all(c, &m, &(view){ NULL, 0 });
+    mask_rec recs[MASK_LAYERS];
+    m.session_open.n_mask = route_records(s, recs);
+    fleet_send_all(c, &m, &(view){ recs, m.session_open.n_mask * sizeof *recs });
 }
 
 void job_begin(coordinator *c, job *j)

@@ -2,6 +2,7 @@
  * with the job and is sent when it can take it. Takes no requests. */
 #include "coordinator/front.h"
 #include "coordinator/record.h"
+#include "coordinator/route.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <inttypes.h>
@@ -71,12 +72,17 @@ static err_code send_done(coordinator *c, const job *j, watcher *w, uint32_t ind
 {
     message m = msg_init(MSG_DONE);
     m.done = job_done_message(j, index);
+    view rule, mask;
+    route_said(j, &rule, &mask);
+    snprintf(m.done.skip, sizeof m.done.skip, "%.*s", (int)rule.len, (const char *)rule.ptr);
+    m.done.skipped = route_share(c, j, index);
     m.done.last = is_last(j, w, index);
     if (!j->choice[index].done) m.done.finish = FINISH_NONE;
     _Static_assert(sizeof(id_rec) == sizeof *j->tokens.id, "prompt ids go out as they are");
     view f[MSG_FRAMES_MAX] = { [DONE_TEXT] = { j->failure.text, j->failure.code ? strlen(j->failure.text) : 0 },
                                [DONE_PASSAGES] = job_passages(j),
-                               [DONE_PROMPT] = { j->tokens.id, m.done.n_prompt * sizeof(id_rec) } };
+                               [DONE_PROMPT] = { j->tokens.id, m.done.n_prompt * sizeof(id_rec) },
+                               [DONE_MASK] = mask };
     err_code rc = front_send(c, &w->to, &m, f, e);
     if (!rc) w->at[index].done = true;
     return rc;

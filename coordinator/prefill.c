@@ -11,6 +11,7 @@ typedef struct task {
     uint64_t session;
     uint32_t n, chunk, n_prompt;
     kv_policy policy;
+    layer_mask mask;            /* n 0: no layer is left out */
     bool dropped;
     struct task *next;
     uint32_t token[];
@@ -61,14 +62,15 @@ static bool given_up(prefill *p, const task *t)
     return up;
 }
 
-static err_code run_chunk(prefill *p, kv_seq *q, const uint32_t *token, uint32_t first, uint32_t n, err *e)
+static err_code run_chunk(prefill *p, kv_seq *q, const task *t, uint32_t first, uint32_t n, err *e)
 {
+    const layer_mask *mask = t->mask.n ? &t->mask : NULL;
     for (uint32_t i = 0; i < n; i++)
         p->rows[i] = (kv_row){ .row = first + i, .pos = first + i, .parent = i ? first + i - 1 : KV_ROW_NONE, .path = (uint8_t)p->o.path };
     err_code rc = kv_reserve(q, p->rows, n, p->slots, e);
     if (rc) return rc;
-    for (uint32_t i = 0; i < n; i++) p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = (path_id)p->o.path };
-    runner_embed(p->runner, token + first, n, p->h);
+    for (uint32_t i = 0; i < n; i++) p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = (path_id)p->o.path, .mask = mask, .row = first + i };
+    runner_embed(p->runner, t->token + first, n, p->h);
     runner_layers(p->runner, p->fwd, n, p->h);
     return kv_commit(q, first + n - 1, e);
 }
@@ -106,11 +108,13 @@ static err_code run_task(prefill *p, const task *t, err *e)
 {
     kv_seq *q;
     bool state = t->policy.see != 0;
-    err_code rc = kv_seq_open_policy(p->store, t->session, &t->policy, t->n_prompt, &q, e);
+    uint32_t from[MASK_LAYERS];
+    for (uint32_t l = 0; l < t->mask.n; l++) from[l] = t->mask.at[l].attn;
+    err_code rc = kv_seq_open_skipping(p->store, t->session, &t->policy, t->n_prompt, t->mask.n ? from : NULL, &q, e);
     for (uint32_t at = 0, n; !rc && at < t->n && !given_up(p, t); at += n) {
         n = t->n - at < t->chunk ? t->n - at : t->chunk;
         bool last = at + n == t->n;
-        rc = run_chunk(p, q, t->token, at, n, e);
+        rc = run_chunk(p, q, t, at, n, e);
         if (!rc && (!state || last)) rc = push(p, q, t->session, state ? 0 : at, at + n, state, last, e);
     }
     kv_seq_close(p->store, t->session);
@@ -309,6 +313,7 @@ err_code prefill_add(prefill *p, const prefill_work *w, err *e)
     task *t = malloc(sizeof *t + w->n * sizeof *t->token);
     if (!t) return err_set(e, ERR_NOMEM, "out of memory for %u tokens", w->n);
     *t = (task){ .session = w->session, .n = w->n, .chunk = w->chunk, .n_prompt = w->n_prompt, .policy = *w->policy };
+    if (w->mask) t->mask = *w->mask;
     memcpy(t->token, w->tokens, w->n * sizeof *w->tokens);
     pthread_mutex_lock(&p->lock);
     task **at = &p->tasks;

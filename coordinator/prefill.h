@@ -4,6 +4,7 @@
  * its own thread with its own sockets, so that it disturbs neither the event loop nor stages that decode. It computes every
  * prompt row but the last, which goes through the pipeline and brings the logits; the bits are the pipeline's.
  * Calls from the main thread only. Failures arrive as FAIL on the inbox link. */
+#include "core/mask.h"
 #include "engine/pack.h"
 #include "kvstore/policy.h"
 #include <stdbool.h>
@@ -34,6 +35,7 @@ typedef struct {
     const uint32_t *tokens;
     uint32_t n, chunk, n_prompt;
     const kv_policy *policy;
+    const layer_mask *mask;         /* copied; NULL: no layer is left out */
 } prefill_work;
 err_code prefill_add(prefill *p, const prefill_work *w, err *e);
 /* Give up a session's work, queued or under way (at the next chunk). */

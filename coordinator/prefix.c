@@ -1,6 +1,7 @@
 #include "coordinator/prefix.h"
 #include "coordinator/coordinator.h"
 #include "coordinator/prefill.h"
+#include "coordinator/route.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,7 +74,13 @@ static XXH128_hash_t key_first(const coordinator *c, const job *j)
                      gguf_digest(c->file), path_name(j->path), kv_format_name(c->kv),
                      r->scaling == ROPE_LONG && c->n_ctx > r->orig_ctx ? "long" : "short", j->ask.tenant, j->ask.lora_digest,
                      j->ask.lora[0] ? j->ask.lora_scale : 0.0);
-    return XXH3_128bits(line, (size_t)n);
+    XXH128_hash_t key = XXH3_128bits(line, (size_t)n);
+    text mask = { 0 };
+    bool ok = route_prompt_text(j, &mask);
+    if (mask.len) key = XXH3_128bits_withSeed(mask.ptr, mask.len, key.low64 ^ key.high64);
+    if (!ok) key = (XXH128_hash_t){ .low64 = j->id, .high64 = ~key.high64 }; /* without memory it shares with nobody */
+    text_free(&mask);
+    return key;
 }
 
 static XXH128_hash_t key_next(XXH128_hash_t before, const uint32_t *token)

@@ -5,7 +5,8 @@
  *
  * The key of a block is a chain, XXH3-128 throughout: key(-1) = hash of a line that says all a row's bits depend on beside
  * tokens: "sluice-prefix/1 model=DIGEST path=NAME rows=FORMAT ctx=short|long base=0 segment=0 tenant=N lora=DIGEST scale=X"
- * (the RoPE settings are the model's, short or long by the context), and
+ * (the RoPE settings are the model's, short or long by the context); of a job whose prompt rows leave out layers, the hash of that
+ * mask's text with this key folded into the seed; and
  *     key(i) = hash of 16 bytes key(i-1), high half first, little-endian, then 64 token ids as u32.
  * Tokens are stored and compared, so equal keys alone share nothing. */
 #include "coordinator/session.h"

@@ -75,6 +75,10 @@ bool prompt_cache_begin(coordinator *c, session *s)
         err_set(&e, ERR_STATE, "a prompt cache holds exact rows, and KV policy %s keeps others", s->job->kv.name);
         return note(s, &e), false;
     }
+    if (s->mask) {
+        err_set(&e, ERR_STATE, "a prompt cache holds rows of all layers, and this job leaves some out");
+        return note(s, &e), false;
+    }
     if (!(s->cache = calloc(1, sizeof *s->cache))) return false;
     struct prompt_cache *p = s->cache;
     err_code rc = cache_read_open(&p->in, s->job->ask.cache, &k, &e);

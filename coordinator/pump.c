@@ -3,6 +3,7 @@
 #include "coordinator/coordinator.h"
 #include "coordinator/prefix.h"
 #include "coordinator/result_check.h"
+#include "coordinator/route.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <inttypes.h>
@@ -12,6 +13,7 @@
 #define SCORE_BYTES (16u << 20)   /* whole rows of logits in one RESULT: enough to be efficient, far below the message limit */
 #define COPY_KEPT (4u << 20)       /* whole rows of logits are rare: their copy is given back */
 #define KEEPS 256u                /* blocks of shared rows that one step may make: 16,000 rows of prompts */
+#define SKIPS (4u * MASK_LAYERS) /* operations that tell masks anew in one step: of two sessions of the largest model */
 #define HELD_BYTES (64u << 20)    /* scored rows that wait for a slow client before its job pauses */
 #define AGAIN_MIN_NS 200000000u   /* a step is not missed sooner: a stage that pages in weights takes so long */
 #define AGAIN_MAX_NS 2000000000u  /* nor later: sending one again costs little */
@@ -32,7 +34,7 @@ err_code pump_open(coordinator *c, err *e)
         flight *f = &p->at[i];
         f->part = calloc(2 * p->cap_ops, sizeof *f->part);
         f->rows = calloc(c->max_rows, sizeof *f->rows);
-        f->ops = calloc(p->cap_ops + KEEPS, sizeof *f->ops);
+        f->ops = calloc(p->cap_ops + KEEPS + SKIPS, sizeof *f->ops);
         f->hops = calloc(512, sizeof *f->hops);
         ok = f->part && f->rows && f->ops && f->hops;
     }
@@ -56,7 +58,7 @@ void pump_close(coordinator *c)
 
 /* ---- building a step ---------------------------------------------------------------------------------------------- */
 
-typedef struct { coordinator *c; flight *f; uint64_t full; uint32_t keeps; } build; /* keeps: KEEP operations left */
+typedef struct { coordinator *c; flight *f; uint64_t full; uint32_t keeps, skips; } build; /* keeps, skips: KEEP and SKIP operations left */
 
 static void mention(build *b, session *s, uint32_t first, uint32_t n)
 {
@@ -80,6 +82,7 @@ static void add_pending(build *b)
         mention(b, p->op[i].a, 0, 0);
         p->op[i].a->refs--; /* the one it held while it waited */
         if (p->op[i].b) mention(b, p->op[i].b, 0, 0), p->op[i].b->refs--;
+        b->f->everywhere = true;
     }
     p->n_op = 0;
 }
@@ -90,6 +93,12 @@ static void add_rows(build *b, session *s, const session_rows *r)
     if (s->slide || (s->again && !r->first)) add_op(b, s->id, session_prompt_rows(s), 0, OP_TRUNCATE);
     else if (s->trim) add_op(b, s->id, r->first ? 0 : session_prompt_rows(s), r->first, OP_TRUNCATE);
     else if (r->first) add_op(b, s->id, 0, r->first - 1, OP_COMMIT);
+    if (s->slide && s->mask) { /* rows begin anew, and the schedule with them */
+        uint32_t skips = route_tell(s, b->f->ops + b->f->n_ops);
+        b->f->n_ops += skips;
+        b->skips -= skips;
+    }
+    b->f->everywhere = b->f->everywhere || s->slide;
     uint32_t keeps = prefix_keep(b->c, s, r->first, b->f->ops + b->f->n_ops, b->keeps);
     b->f->n_ops += keeps;
     b->keeps -= keeps;
@@ -170,7 +179,7 @@ static void add_decode(build *b)
 static void add_prompt(build *b)
 {
     uint32_t room = b->c->chunk < b->c->max_rows ? b->c->chunk : b->c->max_rows;
-    for (session *s; b->f->n_rows < room && (s = next_session(b->c, false, b->full));) {
+    for (session *s; b->f->n_rows < room && b->skips >= 2 * MASK_LAYERS && (s = next_session(b->c, false, b->full));) {
         session_rows r = session_next(s, room - b->f->n_rows, score_max(b->c));
         add_rows(b, s, &r);
         if (s->state == SESSION_PROMPT) return; /* its next chunk is another step */
@@ -188,11 +197,13 @@ static bool choose(const coordinator *c, bool *decode)
     return true;
 }
 
-/* Every stage is a hop; its number of this step there goes with it. */
+/* Every stage is a hop that has something to do; its number of this step there goes with it. */
 static void set_hops(coordinator *c, flight *f)
 {
-    f->n_hops = c->n_stages;
-    for (uint32_t i = 0; i < f->n_hops; i++) f->hops[i] = (hop_rec){ i, ++c->pump.seq[i] };
+    f->n_hops = 0;
+    for (uint32_t i = 0; i < c->n_stages; i++)
+        if (route_visits(c, f, i)) f->hops[f->n_hops++] = (hop_rec){ i, ++c->pump.seq[i] };
+    c->pump.passed_by += c->n_stages - f->n_hops;
 }
 
 static err_code send_flight(coordinator *c, const flight *f, err *e)
@@ -228,7 +239,7 @@ static flight *new_flight(coordinator *c)
     pump *p = &c->pump;
     flight *f = &p->at[p->n++];
     f->n_rows = f->n_ops = f->n_parts = 0;
-    f->decode = f->probe = f->sent = false;
+    f->decode = f->probe = f->sent = f->everywhere = false;
     f->step = p->next_step++;
     f->t_sent = clock_ns();
     f->top = 64;
@@ -241,7 +252,7 @@ static void start_step(coordinator *c, bool decode)
     pump *p = &c->pump;
     flight *f = new_flight(c);
     f->decode = decode;
-    build b = { .c = c, .f = f, .keeps = KEEPS };
+    build b = { .c = c, .f = f, .keeps = KEEPS, .skips = SKIPS };
     add_pending(&b);
     if (decode) add_decode(&b);
     else add_prompt(&b);
@@ -268,7 +279,7 @@ void pump_probe(coordinator *c)
 {
     flight *f = new_flight(c);
     uint32_t bos = tokenizer_bos(c->tok);
-    f->probe = true;
+    f->probe = f->everywhere = true;
     f->n_rows = 1;
     f->rows[0] = (step_row){ .session = PROBE_SESSION, .parent = MSG_NO_ROW, .token = bos < c->shape.V ? bos : 0, .target = MSG_NO_ROW,
                              .path = (uint8_t)c->path, .want = WANT_CANDIDATES };

@@ -69,7 +69,7 @@ bool report_status(coordinator *c, text *out)
         if (c->member[i].hello_seen && !c->member[i].rag && c->member[i].stage == STAGE_NONE) json_array_append_new(spares, json_string(c->member[i].name));
     const pump *p = &c->pump;
     json_t *o = json_pack(
-        "{s:s,s:b,s:I,s:s,s:{s:s,s:s,s:s,s:i,s:i,s:i},s:i,s:s,s:s,s:o,s:o,s:o?,s:o,s:i,s:{s:I,s:I,s:I,s:I,s:i,s:I,s:I}}", "schema", "sluice.status/1", "ready",
+        "{s:s,s:b,s:I,s:s,s:{s:s,s:s,s:s,s:i,s:i,s:i},s:i,s:s,s:s,s:o,s:o,s:o?,s:o,s:i,s:{s:I,s:I,s:I,s:I,s:i,s:I,s:I,s:I}}", "schema", "sluice.status/1", "ready",
         c->state == COORD_READY, "pid", num((uint64_t)getpid()), "control", link_addr(c->control_tcp ? c->control_tcp : c->control), "model", "file",
         gguf_path(c->file), "name", c->shape.name, "digest", c->shape.digest, "layers", (int)c->shape.L, "vocab", (int)c->shape.V, "context", (int)c->n_ctx,
         "epoch", (int)(c->epoch % (1u << EPOCH_BITS)), "path", path_name(c->path), "kv",
@@ -77,7 +77,7 @@ bool report_status(coordinator *c, text *out)
         c->rag ? json_pack("{s:s,s:s,s:I,s:s}", "name", c->rag->name, "sandbox", on_off(c->rag->took.sandbox), "pid", num(c->rag->hello.pid), "corpus", c->set->rag ? c->set->rag : "") : NULL, "jobs",
         jobs_count(c), "sessions", (int)c->sessions.n, "pump", "decode_steps", num(p->decode_steps), "decode_rows", num(p->decode_rows), "prompt_steps",
         num(p->prompt_steps), "prompt_rows", num(p->prompt_rows), "in_flight", (int)p->width, "resent", num(p->resent), "refused_results",
-        num(p->refused));
+        num(p->refused), "passed_by", num(p->passed_by));
     if (o) json_object_set_new(o, "trust", trust_json(c));
     return put(o, out);
 }

@@ -1,4 +1,5 @@
 #include "coordinator/room.h"
+#include "coordinator/route.h"
 #include "kvstore/format.h"
 
 #define BYTES_A_TOKEN 3u        /* of a prompt that is not tokenized yet: text has more, so the guess is on the safe side */
@@ -22,16 +23,30 @@ uint64_t room_rows(const coordinator *c, const job *j)
     return pages(first) + (j->n_choices - 1) * (pages(more) + KV_PAGE_ROWS);
 }
 
+/* KV bytes that a job may come to hold in a stage: of the layers that it does not leave out. */
+static uint64_t room_bytes(const coordinator *c, const job *j, const member *m)
+{
+    uint32_t first = m->part.first, last = m->part.last, layers = last - first;
+    uint64_t row = m->took.kv_row_bytes, rows = room_rows(c, j);
+    if (layers) row = row / layers * route_layers(j, first, last);
+    return row && rows > UINT64_MAX / 2 / row ? UINT64_MAX / 2 : rows * row;
+}
+
+static uint64_t plus(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
+
 bool room_for(const coordinator *c, const job *j)
 {
-    uint64_t budget = c->set->kv_mem << 20, rows = room_rows(c, j);
-    bool alone = true;
-    for (const job *k = c->jobs.head; k; k = k->next)
-        if (k != j && (k->n_open || k->state == JOB_RUNNING || k->state == JOB_RETRIEVING)) rows += room_rows(c, k), alone = false;
-    if (!budget || alone) return true;
+    uint64_t budget = c->set->kv_mem << 20;
+    if (!budget) return true;
     for (uint32_t i = 0; i < c->n_stages; i++) {
-        uint64_t row = c->by_stage[i] ? c->by_stage[i]->took.kv_row_bytes : 0;
-        if (row && rows > budget / row) return false;
+        if (!c->by_stage[i]) continue;
+        uint64_t bytes = room_bytes(c, j, c->by_stage[i]);
+        bool alone = true;
+        for (const job *k = c->jobs.head; k; k = k->next)
+            if (k != j && (k->n_open || k->state == JOB_RUNNING || k->state == JOB_RETRIEVING))
+                bytes = plus(bytes, room_bytes(c, k, c->by_stage[i])), alone = false;
+        if (alone) return true;
+        if (bytes > budget) return false;
     }
     return true;
 }

@@ -20,13 +20,16 @@ err_code session_new(session_list *l, job *j, uint32_t index, session **out, err
     err_code rc = stops_open(&s->stops, j->stop.ptr, j->stop.len, e);
     for (size_t i = 0; !rc && i < j->tokens.n; i++)
         if (!token_list_add(&s->tokens, j->tokens.id[i])) rc = err_set(e, ERR_NOMEM, "out of memory for %zu tokens", j->tokens.n);
+    if (!rc && j->mask && !(s->mask = malloc(sizeof *s->mask))) rc = err_set(e, ERR_NOMEM, "out of memory for a session's mask");
     if (rc) {
         token_list_free(&s->tokens);
         if (s->stops) stops_close(&s->stops);
+        free(s->mask);
         free(s);
         return rc;
     }
-    s->n_prompt = (uint32_t)s->tokens.n;
+    s->n_prompt = j->ask.kind == 1 && j->ask.prompt_rows ? (uint32_t)j->ask.prompt_rows : (uint32_t)s->tokens.n;
+    if (s->mask) mask_bind(s->mask, j->mask, session_prompt_rows(s), 0);
     s->born = s->tokens.n;
     s->detok.started = true; /* the answer goes on from the prompt: its first space is kept */
     s->want_row = sample_wants_row(&s->sample);
@@ -56,6 +59,7 @@ void session_free(session_list *l, session *s)
     sample_scratch_free(&s->scratch);
     text_free(&s->detok.pending);
     stops_close(&s->stops);
+    free(s->mask);
     free(s);
 }
 
@@ -99,7 +103,7 @@ static uint8_t wants(const session *s, uint32_t i)
 
 step_row session_row(const session *s, uint32_t i, const session_rows *r, path_id prompt, path_id decode)
 {
-    bool role = s->job->ask.kind == 1 ? s->job->ask.role == 1 : i >= s->n_prompt;
+    bool role = (s->job->ask.kind == 1 && s->job->ask.role == 1) || i >= s->n_prompt;
     step_row w = { .session = s->id, .row = i, .pos = i, .parent = i == r->first ? MSG_NO_ROW : i - 1, .token = s->tokens.id[i],
                    .target = MSG_NO_ROW, .path = (uint8_t)(role ? decode : prompt), .want = wants(s, i) };
     if (s->job->ask.kind == 1) /* every scored row brings at least its log-sum-exp: the last one has no target of its own */
@@ -196,6 +200,7 @@ static void slide_context(session *s)
     memmove(s->tokens.id + keep, s->tokens.id + keep + cut, (n - keep - cut) * sizeof *s->tokens.id);
     s->tokens.n = n - cut;
     s->n_prompt = (uint32_t)s->tokens.n;
+    if (s->mask) mask_bind(s->mask, s->job->mask, s->n_prompt, s->made);
     s->cursor = 0;
     s->slide = true;
     s->state = SESSION_PROMPT;

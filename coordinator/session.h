@@ -44,6 +44,7 @@ typedef struct session {
     detok detok;
     stops *stops;
     struct prompt_cache *cache;    /* of --prompt-cache, or NULL (coordinator/prompt_cache.h) */
+    layer_mask *mask;              /* layers that its rows leave out, NULL: none */
     struct session *next;
 } session;
 

@@ -6,7 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { uint32_t lo, hi; path_id path; } row_run;   /* neighbouring rows with the same path */
+typedef struct { uint32_t lo, hi; path_id path; } row_run;   /* neighbouring rows of a set with the same path */
+typedef struct {               /* the rows of a step that run a half of a layer; scratch has them one after the other */
+    uint32_t n, n_runs;
+    uint32_t *at;              /* [n] places in the step, ascending */
+    row_run *run;              /* [n_runs] */
+} row_set;
+enum { HALF_ATTN, HALF_FFN, HALVES };
 typedef struct { uint32_t layer; lora_mat which; } place;    /* a matrix, as adapters name it */
 
 enum { ATTEND_ROWS = 8 };                                    /* rows whose attention shares a load of K and V */
@@ -28,8 +34,11 @@ struct runner {
     float *scratch;                             /* [threads][kv_scratch_floats] */
     size_t n_scratch;
     runner_tap tap;
-    row_run *run;
-    uint32_t n_runs;
+    row_set all;                                /* every row of the step */
+    row_set *half;                              /* [layers][HALVES], of a step with masks */
+    uint32_t *at_mem;                           /* [1 + layers x HALVES][max_rows], and */
+    row_run *run_mem;                           /* as many runs: of the sets */
+    bool masked;                                /* some row leaves out something here */
     const forward_row *rows;                    /* of the step under way */
     uint32_t T;
     float *h;                                   /* [T][D] */
@@ -77,6 +86,20 @@ static bool alloc_f(float **p, size_t n)
     return *p != NULL;
 }
 
+/* Pages of sets that no step needs are never touched. */
+static bool sets_alloc(runner *r, size_t n)
+{
+    size_t sets = (r->m->part.last - r->m->part.first) * (size_t)HALVES;
+    r->half = calloc(sets + 1, sizeof *r->half);
+    r->at_mem = malloc((sets + 1) * n * sizeof *r->at_mem);
+    r->run_mem = malloc((sets + 1) * n * sizeof *r->run_mem);
+    if (!r->half || !r->at_mem || !r->run_mem) return false;
+    r->all = (row_set){ .at = r->at_mem, .run = r->run_mem };
+    for (uint32_t t = 0; t < n; t++) r->all.at[t] = t;
+    for (size_t i = 0; i < sets; i++) r->half[i] = (row_set){ .at = r->at_mem + (i + 1) * n, .run = r->run_mem + (i + 1) * n };
+    return true;
+}
+
 static bool runner_alloc(runner *r, uint32_t n)
 {
     const model_shape *s = &r->m->shape;
@@ -89,8 +112,7 @@ static bool runner_alloc(runner *r, uint32_t n)
              && alloc_f(&r->out, (size_t)n * s->D) && alloc_f(&r->scratch, pool_threads(r->pool) * r->n_scratch);
     }
     if (r->m->part.head) ok = ok && alloc_f(&r->logits, (size_t)RUNNER_HEAD_ROWS * s->V);
-    r->run = calloc(n + 1, sizeof *r->run);
-    return ok && r->run;
+    return sets_alloc(r, n < RUNNER_HEAD_ROWS ? RUNNER_HEAD_ROWS : n) && ok;
 }
 
 err_code runner_open(runner **out, const model *m, kv *store, pool *p, isa i, uint32_t max_rows, err *e)
@@ -120,39 +142,64 @@ void runner_close(runner **rp)
     act_free(&r->ffn, r->x_ffn);
     float *f[] = { r->q, r->key, r->val, r->up, r->out, r->logits, r->scratch };
     for (size_t i = 0; i < sizeof f / sizeof *f; i++) free(f[i]);
-    free(r->run);
+    free(r->half);
+    free(r->at_mem);
+    free(r->run_mem);
     free(r);
     *rp = NULL;
 }
 
 /* ---- pieces every phase is made of ------------------------------------------------------------------------------- */
 
-static void find_runs(runner *r, uint32_t T)
+static void find_runs(const runner *r, row_set *s)
 {
-    r->n_runs = 0;
-    for (uint32_t t = 0; t < T; t++) {
-        row_run *last = r->n_runs ? &r->run[r->n_runs - 1] : NULL;
-        if (last && last->path == r->rows[t].path) last->hi = t + 1;
-        else r->run[r->n_runs++] = (row_run){ t, t + 1, r->rows[t].path };
+    s->n_runs = 0;
+    for (uint32_t i = 0; i < s->n; i++) {
+        row_run *last = s->n_runs ? &s->run[s->n_runs - 1] : NULL;
+        path_id path = r->rows[s->at[i]].path;
+        if (last && last->path == path) last->hi = i + 1;
+        else s->run[s->n_runs++] = (row_run){ i, i + 1, path };
+    }
+}
+
+static bool runs_half(const forward_row *row, uint32_t layer, int half)
+{
+    if (!row->mask || layer >= row->mask->n) return true;
+    const mask_layer *l = &row->mask->at[layer];
+    return row->row < (half == HALF_ATTN ? l->attn : l->ffn);
+}
+
+/* Who runs what in this step. */
+static void find_sets(runner *r)
+{
+    const shard *p = &r->m->part;
+    r->masked = false;
+    for (uint32_t t = 0; t < r->T && !r->masked; t++) r->masked = r->rows[t].mask != NULL;
+    for (uint32_t i = 0; r->masked && i < (p->last - p->first) * HALVES; i++) {
+        row_set *s = &r->half[i];
+        s->n = 0;
+        for (uint32_t t = 0; t < r->T; t++)
+            if (runs_half(&r->rows[t], p->first + i / HALVES, i % HALVES)) s->at[s->n++] = t;
+        find_runs(r, s);
     }
 }
 
 /* What a row's adapter adds to a product, whatever the row's path. Every thread computes u = A x for itself: that is less
  * work than a barrier and scratch for all rows. */
-static void adapt(const runner *r, const place *p, uint32_t t, const act *a, float *y, uint32_t o0, uint32_t o1)
+static void adapt(const runner *r, const row_set *s, const place *p, uint32_t t, const act *a, float *y, uint32_t o0, uint32_t o1)
 {
-    const forward_row *row = &r->rows[t];
+    const forward_row *row = &r->rows[s->at[t]];
     const lora_pair *pair = row->adapter ? lora_find(row->adapter, p->layer, p->which) : NULL;
     if (pair) lora_apply(pair, r->k->vec, row->adapter_scale, a->x + t * a->ld, y, o0, o1);
 }
 
-/* y [T][ldy], outputs [o0,o1): one product for each run of rows with the same path, then what adapters add. The weights are
+/* y [n][ldy], outputs [o0,o1): one product for each run of rows with the same path, then what adapters add. The weights are
  * read once for rows with different adapters. */
-static void product(const runner *r, place p, const mat *w, const act *a, float *y, size_t ldy, uint32_t o0, uint32_t o1)
+static void product(const runner *r, const row_set *s, place p, const mat *w, const act *a, float *y, size_t ldy, uint32_t o0, uint32_t o1)
 {
     if (o0 == o1) return;
-    for (uint32_t i = 0; i < r->n_runs; i++) {
-        const row_run *u = &r->run[i];
+    for (uint32_t i = 0; i < s->n_runs; i++) {
+        const row_run *u = &s->run[i];
         act b = *a;
         b.x += u->lo * a->ld;
         b.q += u->lo * a->ld;
@@ -160,7 +207,7 @@ static void product(const runner *r, place p, const mat *w, const act *a, float 
         b.s += u->lo * (a->ld / 16);
         b.z += u->lo * (a->ld / 32);
         kernels_matmul(r->k, u->path, w, &b, u->hi - u->lo, y + u->lo * ldy, ldy, o0, o1);
-        for (uint32_t t = u->lo; t < u->hi; t++) adapt(r, &p, t, a, y + t * ldy, o0, o1);
+        for (uint32_t t = u->lo; t < u->hi; t++) adapt(r, s, &p, t, a, y + t * ldy, o0, o1);
     }
 }
 
@@ -178,14 +225,15 @@ static bool any_quant(const mat *w, uint32_t n)
 
 /* ---- one layer, phase by phase ----------------------------------------------------------------------------------- */
 
-typedef struct { runner *r; uint32_t l, tid, n, t0, t1; const layer_weights *w; } worker; /* one thread's place in it */
+/* One thread's place in it: rows [t0, t1) of the set s are its own where rows are dealt out. */
+typedef struct { runner *r; uint32_t l, tid, n, t0, t1; const layer_weights *w; const row_set *s; } worker;
 
 static void phase_norm(const worker *k, const float *weight, bool quant)
 {
     runner *r = k->r;
     uint32_t D = r->m->shape.D;
     for (uint32_t t = k->t0; t < k->t1; t++)
-        r->k->vec->rms_norm(r->x_in + t * r->in.ld, r->h + (size_t)t * D, weight, D, r->m->shape.rms_eps);
+        r->k->vec->rms_norm(r->x_in + t * r->in.ld, r->h + (size_t)k->s->at[t] * D, weight, D, r->m->shape.rms_eps);
     quantize(r, &r->in, quant, k->t0, k->t1);
 }
 
@@ -199,7 +247,7 @@ static void phase_qkv(const worker *k)
     for (int i = 0; i < 3; i++) {
         uint32_t lo, hi, n = out[i].w->n_out;
         pool_part(n, KERNELS_GRAIN, k->tid, k->n, &lo, &hi);
-        product(r, (place){ k->l, out[i].which }, out[i].w, &r->in, out[i].y, n, lo, hi);
+        product(r, k->s, (place){ k->l, out[i].which }, out[i].w, &r->in, out[i].y, n, lo, hi);
     }
 }
 
@@ -230,18 +278,23 @@ static void phase_append(const worker *k)
         if (w->bq) r->k->vec->add(q, w->bq, hd);
         if (w->bk) r->k->vec->add(key, w->bk, kd);
         if (w->bv) r->k->vec->add(val, w->bv, kd);
-        listen(k, t, key, val);
+        listen(k, k->s->at[t], key, val);
         head_norms(r, q, s->H, w->q_norm);
         head_norms(r, key, s->K, w->k_norm);
-        kv_append(r->rows[t].seq, k->l, r->rows[t].slot, key, val, 0, s->K);
+        const forward_row *row = &r->rows[k->s->at[t]];
+        kv_append(row->seq, k->l, row->slot, key, val, 0, s->K);
     }
 }
 
-/* Rows from t on, below hi, that follow each other in one sequence. */
-static uint32_t line_of_rows(const runner *r, uint32_t t, uint32_t hi)
+/* Rows of the set from t on, below hi, that follow each other in one sequence. */
+static uint32_t line_of_rows(const worker *k, uint32_t t, uint32_t hi)
 {
+    const forward_row *rows = k->r->rows, *first = &rows[k->s->at[t]];
     uint32_t n = 1;
-    while (t + n < hi && r->rows[t + n].seq == r->rows[t].seq && r->rows[t + n].slot == r->rows[t].slot + n) n++;
+    for (; t + n < hi; n++) {
+        const forward_row *next = &rows[k->s->at[t + n]];
+        if (next->seq != first->seq || next->slot != first->slot + n) break;
+    }
     return n;
 }
 
@@ -250,12 +303,13 @@ static void phase_attend(const worker *k)
 {
     runner *r = k->r;
     const model_shape *s = &r->m->shape;
-    uint32_t hd = s->H * s->d, parts = (r->T + ATTEND_ROWS - 1) / ATTEND_ROWS;
+    uint32_t hd = s->H * s->d, T = k->s->n, parts = (T + ATTEND_ROWS - 1) / ATTEND_ROWS;
     for (uint32_t i = k->tid; i < parts * s->K; i += k->n) {
-        uint32_t h = i % s->K, t = i / s->K * ATTEND_ROWS, hi = t + ATTEND_ROWS < r->T ? t + ATTEND_ROWS : r->T;
+        uint32_t h = i % s->K, t = i / s->K * ATTEND_ROWS, hi = t + ATTEND_ROWS < T ? t + ATTEND_ROWS : T;
         for (uint32_t n; t < hi; t += n) {
-            n = line_of_rows(r, t, hi);
-            kv_attend_rows(r->rows[t].seq, k->l, r->rows[t].slot, n, r->q + (size_t)t * hd, hd, r->x_att + t * r->att.ld, r->att.ld,
+            n = line_of_rows(k, t, hi);
+            const forward_row *row = &r->rows[k->s->at[t]];
+            kv_attend_rows(row->seq, k->l, row->slot, n, r->q + (size_t)t * hd, hd, r->x_att + t * r->att.ld, r->att.ld,
                            h, h + 1, r->scratch + k->tid * r->n_scratch);
         }
     }
@@ -268,13 +322,13 @@ static void phase_project(const worker *k, lora_mat which, const mat *w, const a
     const vec_ops *v = r->k->vec;
     uint32_t lo, hi, D = r->m->shape.D;
     pool_part(D, KERNELS_GRAIN, k->tid, k->n, &lo, &hi);
-    product(r, (place){ k->l, which }, w, a, r->out, D, lo, hi);
+    product(r, k->s, (place){ k->l, which }, w, a, r->out, D, lo, hi);
     if (post) pool_barrier(r->pool);
-    for (uint32_t t = 0; !post && t < r->T; t++) v->add(r->h + (size_t)t * D + lo, r->out + (size_t)t * D + lo, hi - lo);
+    for (uint32_t t = 0; !post && t < k->s->n; t++) v->add(r->h + (size_t)k->s->at[t] * D + lo, r->out + (size_t)t * D + lo, hi - lo);
     for (uint32_t t = k->t0; post && t < k->t1; t++) {
         float *y = r->out + (size_t)t * D;
         v->rms_norm(y, y, post, D, r->m->shape.rms_eps);
-        v->add(r->h + (size_t)t * D, y, D);
+        v->add(r->h + (size_t)k->s->at[t] * D, y, D);
     }
 }
 
@@ -284,9 +338,9 @@ static void phase_gate_up(const worker *k)
     void (*gate)(float *, const float *, const float *, uint32_t) = r->m->shape.gelu ? r->k->vec->gelu_mul : r->k->vec->silu_mul;
     uint32_t lo, hi, F = r->m->shape.F;
     pool_part(F, KERNELS_GRAIN, k->tid, k->n, &lo, &hi);
-    product(r, (place){ k->l, LORA_GATE }, &k->w->gate, &r->in, r->x_ffn, r->ffn.ld, lo, hi);
-    product(r, (place){ k->l, LORA_UP }, &k->w->up, &r->in, r->up, F, lo, hi);
-    for (uint32_t t = 0; t < r->T; t++) {
+    product(r, k->s, (place){ k->l, LORA_GATE }, &k->w->gate, &r->in, r->x_ffn, r->ffn.ld, lo, hi);
+    product(r, k->s, (place){ k->l, LORA_UP }, &k->w->up, &r->in, r->up, F, lo, hi);
+    for (uint32_t t = 0; t < k->s->n; t++) {
         float *g = r->x_ffn + t * r->ffn.ld + lo;
         gate(g, g, r->up + (size_t)t * F + lo, hi - lo);
     }
@@ -302,18 +356,17 @@ void runner_watch(runner *r, forward_watch *fn, void *arg)
 static void show(const worker *k, forward_place at)
 {
     const runner *r = k->r;
-    if (!r->watch || k->tid) return;
+    if (!r->watch || k->tid || r->masked) return;
     r->watch(r->watch_arg, at, &(forward_view){ .layer = k->l, .T = r->T, .rows = r->rows, .h = r->h, .q = r->q, .k = r->key,
                                                 .v = r->val, .att = r->x_att, .ld_att = r->att.ld });
 }
 
-static void layer(worker *k)
+static void attention(const worker *k)
 {
     runner *r = k->r;
     const layer_weights *w = k->w;
-    bool q_in = any_quant((mat[]){ w->wq, w->wk, w->wv }, 3), q_ffn = any_quant((mat[]){ w->gate, w->up }, 2);
     show(k, FORWARD_IN);
-    phase_norm(k, w->attn_norm, q_in);
+    phase_norm(k, w->attn_norm, any_quant((mat[]){ w->wq, w->wk, w->wv }, 3));
     pool_barrier(r->pool);
     phase_qkv(k);
     pool_barrier(r->pool);
@@ -327,8 +380,14 @@ static void layer(worker *k)
     pool_barrier(r->pool);
     phase_project(k, LORA_O, &w->wo, &r->att, w->attn_post);
     pool_barrier(r->pool);
+}
+
+static void feed_forward(const worker *k)
+{
+    runner *r = k->r;
+    const layer_weights *w = k->w;
     show(k, FORWARD_MIDDLE);
-    phase_norm(k, w->ffn_norm, q_ffn);
+    phase_norm(k, w->ffn_norm, any_quant((mat[]){ w->gate, w->up }, 2));
     pool_barrier(r->pool);
     phase_gate_up(k);
     pool_barrier(r->pool);
@@ -338,14 +397,23 @@ static void layer(worker *k)
     pool_barrier(r->pool);
 }
 
+/* The rows of this half, and this thread's part of them; false: nobody runs it. Every thread sees the same. */
+static bool take_set(worker *k, int half)
+{
+    const runner *r = k->r;
+    k->s = r->masked ? &r->half[(k->l - r->m->part.first) * HALVES + (uint32_t)half] : &r->all;
+    pool_part(k->s->n, 1, k->tid, k->n, &k->t0, &k->t1);
+    return k->s->n > 0;
+}
+
 static void all_layers(void *arg, uint32_t tid, uint32_t n)
 {
     runner *r = arg;
     worker k = { .r = r, .tid = tid, .n = n };
-    pool_part(r->T, 1, tid, n, &k.t0, &k.t1);
     for (k.l = r->m->part.first; k.l < r->m->part.last; k.l++) {
         k.w = &r->m->layer[k.l - r->m->part.first];
-        layer(&k);
+        if (take_set(&k, HALF_ATTN)) attention(&k);
+        if (take_set(&k, HALF_FFN)) feed_forward(&k);
     }
 }
 
@@ -354,13 +422,20 @@ void runner_listen(runner *r, const runner_tap *to)
     r->tap = to ? *to : (runner_tap){ 0 };
 }
 
+static void set_all(runner *r, uint32_t n)
+{
+    r->all.n = n;
+    find_runs(r, &r->all);
+}
+
 void runner_layers(runner *r, const forward_row *rows, uint32_t T, float *h)
 {
     if (!T || r->m->part.first == r->m->part.last) return;
     r->rows = rows;
     r->T = T;
     r->h = h;
-    find_runs(r, T);
+    set_all(r, T);
+    find_sets(r);
     pool_run(r->pool, all_layers, r);
 }
 
@@ -386,7 +461,7 @@ static void head_rows(void *arg, uint32_t tid, uint32_t n)
     pool_barrier(r->pool);
     uint32_t o0, o1;
     pool_part(s->V, KERNELS_GRAIN, tid, n, &o0, &o1);
-    product(r, (place){ 0, LORA_HEAD }, &r->m->head, &r->in, r->logits, s->V, o0, o1);
+    product(r, &r->all, (place){ 0, LORA_HEAD }, &r->m->head, &r->in, r->logits, s->V, o0, o1);
     for (uint32_t i = 0; s->final_cap > 0 && i < r->head.n; i++)
         r->k->vec->soft_cap(r->logits + (size_t)i * s->V + o0, o1 - o0, s->final_cap);
     pool_barrier(r->pool);
@@ -397,7 +472,7 @@ const float *runner_head(runner *r, const float *h, const uint32_t *pick, const 
 {
     if (n > RUNNER_HEAD_ROWS) n = RUNNER_HEAD_ROWS;
     r->rows = rows;
-    find_runs(r, n);
+    set_all(r, n);
     r->head.pick = pick;
     r->head.n = n;
     r->head.stats = stats;

@@ -2,8 +2,9 @@
 #define ENGINE_FORWARD_H
 /* One step over a batch of rows: embed, layers, head. The same code runs in a stage and in the coordinator's local prefill.
  * A runner owns the scratch of one compute loop (sized at open: a step allocates nothing); one thread calls it, the pool's
- * threads work inside. Rows may belong to different sequences and have different paths and adapters; what a row gives
- * depends on neither its neighbours nor theirs. */
+ * threads work inside. Rows may belong to different sequences and have different paths, adapters and masks; what a row gives
+ * depends on neither its neighbours nor theirs. Weights of a half of a layer that every row leaves out are not read. */
+#include "core/mask.h"
 #include "core/pool.h"
 #include "engine/lora.h"
 #include "engine/model.h"
@@ -15,6 +16,8 @@ typedef struct {
     path_id path;
     const lora *adapter;       /* NULL: the model as it is */
     float adapter_scale;
+    const layer_mask *mask;    /* NULL: no layer is left out */
+    uint32_t row;              /* index in its session, for the mask */
 } forward_row;
 
 typedef struct {               /* what the head says of one row of logits */
@@ -44,7 +47,8 @@ void runner_listen(runner *r, const runner_tap *to);
 /* h [T][D] <- embedding rows of ids [T]. ids must be < V (checked by the caller at the message door). */
 void runner_embed(runner *r, const uint32_t *ids, uint32_t T, float *h);
 /* For calibration: what passes through a layer, shown to one function at four places of it. It is called by the thread that called
- * runner_layers, while others may go on; everything it is shown is read-only and gone when it returns.
+ * runner_layers, while others may go on; everything it is shown is read-only and gone when it returns. A step in which rows leave
+ * out layers is not shown.
  *   FORWARD_IN        h: the layer's input
  *   FORWARD_QKV       and q, k, v: before RoPE, with biases and head norms, as they go to the cache
  *   FORWARD_ATTENDED  and att: what attention gave, before its projection

@@ -46,6 +46,7 @@ void kernels_matmul(const kernels *k, path_id p, const mat *w, const act *a, uin
     assert(o0 <= o1 && o1 <= w->n_out && a->n_in == w->n_in && o0 % KERNELS_GRAIN == 0);
     assert(o1 % KERNELS_GRAIN == 0 || o1 == w->n_out);
     if (o0 == o1 || T == 0) return;
+    atomic_fetch_add_explicit(&counted[KERNEL_weights_read], (uint64_t)(o1 - o0) * w->row_bytes, memory_order_relaxed);
     bool quant = kernels_wants_q(p, w->type);
     if (w->packed) (quant ? k->packed_quant : k->packed_float)(w, a, T, y, ldy, o0, o1);
     else (quant ? k->matmul_quant : k->matmul_float)(w, a, T, y, ldy, o0, o1);

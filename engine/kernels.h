@@ -56,8 +56,9 @@ typedef struct {
     act_sums *z;          /* [T][ld/32] */
 } act;
 
-#define KERNEL_COUNTERS(X) X(float_few) X(float_many) X(quant_few) X(quant_many)
-/* Calls since start, per kind ("many": a multi-row kernel ran), for tests and --json; relaxed atomics. */
+#define KERNEL_COUNTERS(X) X(float_few) X(float_many) X(quant_few) X(quant_many) X(weights_read)
+/* Calls since start, per kind ("many": a multi-row kernel ran), and bytes of weights that products went over; for tests and
+ * --json; relaxed atomics. */
 typedef struct {
 #define X(n) uint64_t n;
     KERNEL_COUNTERS(X)

@@ -1,6 +1,7 @@
 /* The door: stores and sequences, and every change of which rows there are. Decisions are cells.c's, memory is pages.c's;
  * this file only carries the one out in the other. It computes nothing. */
 #include "kvstore/lossy.h"
+#include "kvstore/skip.h"
 #include "kvstore/tile.h"
 #include "core/rng.h"
 #include <math.h>
@@ -120,6 +121,7 @@ static kv_seq **seq_link(kv *s, uint64_t id)
 static void seq_free(kv_seq *q)
 {
     lossy_close(q);
+    skips_close(q);
     table_close(&q->table, &q->store->pages);
     cells_close(&q->cells);
     free(q->have);
@@ -156,26 +158,43 @@ static err_code seq_make(kv *s, uint64_t id, kv_seq **out, err *e)
     return *out ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for sequence %llu", (unsigned long long)id);
 }
 
-err_code kv_seq_open(kv *s, uint64_t id, kv_seq **out, err *e)
+/* Room for one page in each layer that has any. */
+static err_code first_pages(kv *s, const uint32_t *from, err *e)
+{
+    uint32_t n = 0;
+    for (uint32_t l = s->g.first; l < s->g.last; l++) n += !from || from[l];
+    err_code rc;
+    do rc = pages_ensure(&s->pages, n, e);
+    while (rc == ERR_FULL && kv_make_room(s));
+    return rc;
+}
+
+err_code kv_seq_open_skipping(kv *s, uint64_t id, const kv_policy *p, uint32_t n_prompt, const uint32_t *from, kv_seq **out, err *e)
 {
     *out = NULL;
-    err_code rc;
-    do rc = pages_ensure(&s->pages, kv_layers(s), e);
-    while (rc == ERR_FULL && kv_make_room(s));
-    if (rc == ERR_OK) rc = seq_make(s, id, out, e);
-    if (rc == ERR_OK) seq_add(s, *out);
-    return rc;
+    kv_seq *q = NULL;
+    err_code rc = first_pages(s, from, e);
+    if (rc == ERR_OK) rc = seq_make(s, id, &q, e);
+    if (rc == ERR_OK && from) rc = skips_open(q, from, e);
+    if (rc == ERR_OK && p->lossy) rc = lossy_open(q, p, n_prompt, e);
+    if (rc != ERR_OK) {
+        if (q) seq_free(q);
+        return rc;
+    }
+    seq_add(s, q);
+    *out = q;
+    return ERR_OK;
 }
 
 err_code kv_seq_open_policy(kv *s, uint64_t id, const kv_policy *p, uint32_t n_prompt, kv_seq **out, err *e)
 {
-    err_code rc = kv_seq_open(s, id, out, e);
-    if (rc != ERR_OK || !p->lossy) return rc;
-    rc = lossy_open(*out, p, n_prompt, e);
-    if (rc == ERR_OK) return rc;
-    kv_seq_close(s, id);
-    *out = NULL;
-    return rc;
+    return kv_seq_open_skipping(s, id, p, n_prompt, NULL, out, e);
+}
+
+err_code kv_seq_open(kv *s, uint64_t id, kv_seq **out, err *e)
+{
+    kv_policy identity = kv_policy_identity();
+    return kv_seq_open_skipping(s, id, &identity, 0, NULL, out, e);
 }
 
 err_code kv_seq_open_watch(kv *s, uint64_t id, uint32_t see, uint32_t window, uint32_t n_prompt, kv_seq **out, err *e)
@@ -264,10 +283,11 @@ bool kv_make_room(kv *s)
 }
 
 /* Slots of the table count from the sequence's base. */
-err_code kv_grow(kv_seq *q, uint32_t from, uint32_t to, err *e)
+err_code kv_grow(kv_seq *q, uint32_t from, uint32_t to, uint32_t row, err *e)
 {
+    const uint8_t *off = skips_off(q, row);
     for (;;) {
-        err_code rc = table_grow(&q->table, &q->store->pages, from - q->base, to - q->base, e);
+        err_code rc = table_grow(&q->table, &q->store->pages, from - q->base, to - q->base, off, e);
         if (rc != ERR_FULL || !kv_make_room(q->store)) return rc;
     }
 }
@@ -276,18 +296,19 @@ err_code kv_reserve(kv_seq *q, const kv_row *rows, uint32_t n, uint32_t *slots, 
 {
     err_code rc = cells_stage(&q->cells, rows, n, e);
     if (rc == ERR_OK && q->lossy) rc = lossy_check_rows(q, n, e);
-    if (rc == ERR_OK) rc = kv_grow(q, q->cells.used, q->cells.used + n, e);
+    if (rc == ERR_OK && n) skips_release(q, rows[0].row);
+    if (rc == ERR_OK) rc = kv_grow(q, q->cells.used, q->cells.used + n, n ? rows[0].row : 0, e);
     if (rc != ERR_OK) return rc;
     cells_add(&q->cells, slots);
     return q->lossy ? lossy_reserve(q, e) : ERR_OK;
 }
 
-/* One row's data to a lower slot, in every layer. */
+/* One row's data to a lower slot, in every layer that has it. */
 static void row_move(kv_seq *q, uint32_t from, uint32_t to)
 {
     const kv *s = q->store;
     for (uint32_t l = s->g.first; l < s->g.last; l++)
-        for (int side = 0; side < KV_SIDES; side++)
+        for (int side = 0; side < KV_SIDES && kv_has_row(q, l, from - q->base); side++)
             for (uint32_t k = 0; k < s->g.K; k++)
                 memcpy(kv_row_at(q, l, side, k, to - q->base), kv_row_at(q, l, side, k, from - q->base), s->layout.row);
     if (q->lossy) lossy_move(q, from, to);
@@ -309,7 +330,8 @@ err_code kv_commit(kv_seq *q, uint32_t row, err *e)
 err_code kv_truncate(kv_seq *q, uint32_t row, err *e)
 {
     uint32_t had = q->cells.committed;
-    err_code rc = q->lossy ? lossy_truncate(q, row, e) : ERR_OK;
+    err_code rc = skips_truncate(q, row, e);
+    if (rc == ERR_OK && q->lossy) rc = lossy_truncate(q, row, e);
     if (rc != ERR_OK) return rc;
     cells_truncate(&q->cells, row);
     if (q->cells.committed < had) q->tail = 0; /* what it keeps from here on would not hang on that block */
@@ -325,6 +347,7 @@ err_code kv_fork(kv_seq *q, uint64_t child, err *e)
     err_code rc = seq_make(s, child, &c, e);
     if (rc != ERR_OK) return rc;
     rc = cells_fork(&c->cells, &q->cells, e);
+    if (rc == ERR_OK) rc = skips_fork(c, q, e);
     if (rc == ERR_OK && q->lossy) rc = lossy_fork(c, q, e);
     if (rc == ERR_OK) rc = table_share(&c->table, &q->table, &s->pages, c->cells.committed - c->base, e);
     if (rc == ERR_OK) seq_add(s, c);
@@ -387,7 +410,7 @@ kv_usage kv_bytes(const kv *s)
     uint64_t raw = u.data;
     for (uint32_t i = 0; i < s->classes; i++) count_pages(&u, &s->class[i]);
     u.packed = u.data - raw;
-    u.prefix_pages = s->prefixes.blocks * KV_BLOCK_PAGES * kv_layers(s);
+    u.prefix_pages = s->prefixes.pages;
     u.prefix = u.prefix_pages * s->pages.page;
     u.prefix_hits = s->prefixes.hits;
     u.prefix_misses = s->prefixes.misses;
@@ -396,7 +419,7 @@ kv_usage kv_bytes(const kv *s)
               + (s->books ? (uint64_t)kv_layers(s) * KV_SIDES * KV_BOOKS * sizeof *s->books : 0);
     for (int b = 0; b < KV_BUCKETS; b++)
         for (const kv_seq *q = s->bucket[b]; q; q = q->next) {
-            u.meta += sizeof *q + kv_layers(s) + cells_bytes(&q->cells) + table_bytes(&q->table);
+            u.meta += sizeof *q + kv_layers(s) + cells_bytes(&q->cells) + table_bytes(&q->table) + skips_bytes(q);
             if (!q->lossy) continue;
             u.seen += observe_bytes(&q->lossy->see);
             u.meta += lossy_meta(q) + observe_bytes(&q->lossy->see);

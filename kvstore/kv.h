@@ -69,6 +69,15 @@ err_code kv_seq_open(kv *s, uint64_t id, kv_seq **out, err *e);
  * when the prompt's last row is committed, and at multiples of KV_INTERVAL rows behind it. ERR_CONFIG: the profile lacks what
  * the policy needs. */
 err_code kv_seq_open_policy(kv *s, uint64_t id, const kv_policy *p, uint32_t n_prompt, kv_seq **out, err *e);
+/* The same for a session that leaves out layers: rows with an index of from[l] on have nothing in layer l of the model and take
+ * no room there (UINT32_MAX: all rows have); from [n_layers], copied, NULL: none is left out. A layer that no later row reads
+ * gives its pages back when the first such row is reserved. The caller appends and attends only where a row has a place. */
+err_code kv_seq_open_skipping(kv *s, uint64_t id, const kv_policy *p, uint32_t n_prompt, const uint32_t *from, kv_seq **out, err *e);
+/* From now on so. ERR_STATE when rows that are here would have been kept otherwise: a layer comes back only to a sequence that is
+ * empty, or whose rows were all in it. */
+err_code kv_skip(kv_seq *q, const uint32_t *from, err *e);
+/* The session goes on without this store, at row `row`: layers that no such row reads give their pages back. */
+void kv_release(kv_seq *q, uint32_t row);
 /* Rows the sequence may hold before the next settlement, tentative ones included: reserve refuses more (ERR_STATE) until the
  * row at the boundary is committed. UINT32_MAX for the identity. */
 uint32_t kv_boundary(const kv_seq *q);

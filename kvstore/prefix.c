@@ -1,5 +1,6 @@
 #include "kvstore/prefix.h"
 #include "kvstore/lossy.h"
+#include "kvstore/skip.h"
 #include "core/rng.h"
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,11 @@ static void list_newest(prefixes *p, kv_block *b)
 static void drop(kv *s, kv_block *b)
 {
     prefixes *p = &s->prefixes;
-    for (uint32_t i = 0; i < KV_BLOCK_PAGES * kv_layers(s); i++) pages_drop(&s->pages, b->page[i]);
+    for (uint32_t i = 0; i < KV_BLOCK_PAGES * kv_layers(s); i++) {
+        if (b->page[i] == TABLE_NONE) continue;
+        pages_drop(&s->pages, b->page[i]);
+        p->pages--;
+    }
     *link_of(p, b->id) = b->next;
     unlist(p, b);
     if (b->parent) b->parent->children--;
@@ -57,6 +62,24 @@ uint64_t prefixes_bytes(const kv *s)
     return s->prefixes.blocks * (sizeof(kv_block) + KV_BLOCK_PAGES * kv_layers(s) * sizeof(uint32_t));
 }
 
+/* Every layer has its rows, but those that the sequence leaves out from its first row on: sessions that share the block leave out the
+ * same ones (coordinator/prefix.h). */
+static bool is_whole(const kv_seq *q)
+{
+    const kv_geometry *g = &q->store->g;
+    for (uint32_t l = g->first; l < g->last; l++)
+        if (skips_absent(q, l) && q->skips->from[l]) return false;
+    return true;
+}
+
+static bool fits(const kv_seq *q, const kv_block *b)
+{
+    const kv_geometry *g = &q->store->g;
+    for (uint32_t l = g->first; l < g->last; l++)
+        if ((b->page[l - g->first] == TABLE_NONE) != (q->skips && !q->skips->from[l])) return false;
+    return true;
+}
+
 /* A block that hangs on the tail of what the sequence has taken and kept so far. */
 void kv_prefix_keep(kv_seq *q, uint64_t id, uint32_t end)
 {
@@ -68,7 +91,7 @@ void kv_prefix_keep(kv_seq *q, uint64_t id, uint32_t end)
         q->tail = id;
         return;
     }
-    if (!id || !p->max_blocks || q->base || end % KV_BLOCK_ROWS || end < KV_BLOCK_ROWS || end > q->cells.committed) return;
+    if (!id || !p->max_blocks || q->base || !is_whole(q) || end % KV_BLOCK_ROWS || end < KV_BLOCK_ROWS || end > q->cells.committed) return;
     if ((first == 0) != (parent == NULL)) return;           /* its parent went, or was never kept */
     while (p->blocks >= p->max_blocks && prefixes_drop_one(s)) {}
     if (parent && *link_of(p, q->tail) != parent) return;   /* it was the oldest itself */
@@ -79,8 +102,10 @@ void kv_prefix_keep(kv_seq *q, uint64_t id, uint32_t end)
     memcpy(b->row, q->cells.row + first, sizeof b->row);
     for (uint32_t i = 0; i < KV_BLOCK_PAGES; i++)
         for (uint32_t l = 0; l < layers; l++) {
-            b->page[i * layers + l] = q->table.id[(size_t)(first / KV_PAGE_ROWS + i) * layers + l];
-            pages_hold(&s->pages, b->page[i * layers + l]);
+            uint32_t page = b->page[i * layers + l] = q->table.id[(size_t)(first / KV_PAGE_ROWS + i) * layers + l];
+            if (page == TABLE_NONE) continue;
+            pages_hold(&s->pages, page);
+            p->pages++;
         }
     if (parent) parent->children++;
     b->next = NULL;
@@ -117,7 +142,7 @@ uint32_t kv_prefix_take(kv_seq *q, uint64_t id)
     err quiet;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t end = (i + 1) * KV_BLOCK_ROWS;
-        if (end >= kv_boundary(q) || cells_check_chain(&q->cells, chain[i]->row, KV_BLOCK_ROWS, &quiet)) break;
+        if (!fits(q, chain[i]) || end >= kv_boundary(q) || cells_check_chain(&q->cells, chain[i]->row, KV_BLOCK_ROWS, &quiet)) break;
         if (table_append(&q->table, &s->pages, chain[i]->page, KV_BLOCK_PAGES, &quiet)) break;
         cells_pend(&q->cells, chain[i]->row, KV_BLOCK_ROWS);
         cells_pend_commit(&q->cells);

@@ -20,7 +20,7 @@ typedef struct kv_block {
 typedef struct {
     kv_block *bucket[KV_BLOCK_BUCKETS];
     kv_block *newest, *oldest;
-    uint64_t blocks, max_blocks;
+    uint64_t blocks, max_blocks, pages;
     uint64_t hits, misses, dropped;        /* rows taken; takes of a block that is gone; blocks that went */
 } prefixes;
 

@@ -1,8 +1,17 @@
 /* The driver of a settlement: a layer at a time, so that what one layer gives back is there for the next. */
 #include "kvstore/settle.h"
+#include "kvstore/skip.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* A budget is shared out among the layers that have rows. */
+static uint32_t rank_of(const kv_seq *q, uint32_t layer)
+{
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < layer; l++) n += !q->skips || q->skips->from[l] > 0;
+    return n;
+}
 
 static kv_layer_view layer_view(const settlement *w)
 {
@@ -10,7 +19,8 @@ static kv_layer_view layer_view(const settlement *w)
     const kv_tables *t = s->g.tables;
     bool local = s->rope_local.cos && kv_is_local(s, w->layer);
     uint32_t layers = s->g.n_layers ? s->g.n_layers : s->g.last;
-    kv_layer_view v = { .policy = &w->q->lossy->policy, .layer = w->layer, .layers = layers, .active = layers, .rank = w->layer,
+    kv_layer_view v = { .policy = &w->q->lossy->policy, .layer = w->layer, .layers = layers, .active = w->q->skips ? w->q->skips->active : layers,
+                        .rank = rank_of(w->q, w->layer),
                         .heads = s->g.K, .head = w->view, .seen = w->q->cells.committed, .prompt_end = w->prompt_end,
                         .rope = local ? &s->rope_local : &s->rope, .neox = s->g.rope.neox,
                         .scale = s->g.look.scale > 0 ? s->g.look.scale : 1.0f / sqrtf((float)s->g.d),
@@ -94,7 +104,8 @@ err_code lossy_settle(kv_seq *q, bool prompt_end, err *e)
 {
     settlement w = { .q = q, .prompt_end = prompt_end };
     err_code rc = scratch(&w, e);
-    for (w.layer = q->store->g.first; !rc && w.layer < q->store->g.last; w.layer++) rc = settle_layer(&w, e);
+    for (w.layer = q->store->g.first; !rc && w.layer < q->store->g.last; w.layer++)
+        if (!skips_absent(q, w.layer)) rc = settle_layer(&w, e);
     free(w.rows);
     free(w.tmp);
     if (rc) return rc;

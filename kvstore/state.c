@@ -14,6 +14,7 @@
  *   check     u64 xxh3 of everything before it */
 #include "core/rope_math.h"
 #include "kvstore/lossy.h"
+#include "kvstore/skip.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,6 +79,9 @@ static void raw_rows(const kv_seq *q, wire *w, uint32_t layer, uint32_t n)
         }
 }
 
+/* A layer that the sequence leaves out has no rows. */
+static uint32_t raw_of(const kv_seq *q, uint32_t layer, uint32_t rows) { return skips_absent(q, layer) ? 0 : rows; }
+
 static void observed_head(const observe *o, wire *w, uint32_t unit, uint32_t entries)
 {
     size_t at = (size_t)unit * o->stride;
@@ -113,7 +117,7 @@ static void put_layer(const kv_seq *q, wire *w, uint32_t layer)
 {
     const kv *s = q->store;
     kv_lossy *y = q->lossy;
-    uint32_t unit = (layer - s->g.first) * s->g.K, raw = q->cells.committed - q->base;
+    uint32_t unit = (layer - s->g.first) * s->g.K, raw = raw_of(q, layer, q->cells.committed - q->base);
     for (uint32_t k = 0; k < s->g.K; k++) put_shelf(q, w, &y->shelf[unit + k]);
     if (y->channel) move_bytes(w, y->channel + (size_t)unit * y->d_pruned, (size_t)s->g.K * y->d_pruned * sizeof *y->channel);
     raw_rows(q, w, layer, raw);
@@ -317,11 +321,11 @@ static err_code channels_check(const kv_seq *q, const head *h, const unsigned ch
     return ERR_OK;
 }
 
-static err_code layer_get(kv_seq *q, wire *w, const head *h, shelf *shelves, layer_part *part, err *e)
+static err_code layer_get(kv_seq *q, wire *w, const head *h, uint32_t layer, shelf *shelves, layer_part *part, err *e)
 {
     const kv *s = q->store;
     const observe *o = &q->lossy->see;
-    uint32_t raw = h->committed - h->base;
+    uint32_t raw = raw_of(q, layer, h->committed - h->base);
     size_t entries = 0;
     err_code rc = ERR_OK;
     for (uint32_t k = 0; !rc && k < s->g.K; k++) rc = shelf_get(q, w, h, &shelves[k], e);
@@ -339,7 +343,7 @@ static void layer_put(kv_seq *q, const head *h, uint32_t layer, shelf *shelves, 
 {
     const kv *s = q->store;
     kv_lossy *y = q->lossy;
-    uint32_t l = layer - s->g.first, unit = l * s->g.K, raw = h->committed - h->base;
+    uint32_t l = layer - s->g.first, unit = l * s->g.K, raw = raw_of(q, layer, h->committed - h->base);
     memcpy(&y->shelf[unit], shelves, s->g.K * sizeof *shelves);
     memset(shelves, 0, s->g.K * sizeof *shelves);
     if (part->channel) memcpy(y->channel + (size_t)unit * h->d_pruned, part->channel, (size_t)s->g.K * h->d_pruned * 2);
@@ -380,7 +384,7 @@ static err_code begin(kv_seq *q, const head *h, const kv_row *rows, uint32_t mos
     if (rc || y->arriving) return rc;
     q->base = h->base;
     if (h->queries) rc = queries_room(&y->see, h, e);
-    return rc ? rc : kv_grow(q, h->base, h->committed, e);
+    return rc ? rc : kv_grow(q, h->base, h->committed, h->committed ? rows[0].row : 0, e);
 }
 
 /* ---- import -------------------------------------------------------------------------------------------------------- */
@@ -428,10 +432,11 @@ static void arrival_close(kv_seq *q, arrival *a)
 
 static void finish(kv_seq *q)
 {
-    uint32_t layers = kv_layers(q->store);
-    if (memchr(q->have, 0, layers)) return;
+    const kv_geometry *g = &q->store->g;
+    for (uint32_t l = g->first; l < g->last; l++)
+        if (!q->have[l - g->first] && !skips_absent(q, l)) return;
     cells_pend_commit(&q->cells);
-    memset(q->have, 0, layers);
+    memset(q->have, 0, kv_layers(q->store));
     q->lossy->arriving = false;
 }
 
@@ -445,7 +450,7 @@ static err_code arrival_read(kv_seq *q, arrival *a, const head *h, wire *w, err 
     if (rc) return rc;
     move_bytes(w, a->rows, (size_t)h->committed * ROW_BYTES);
     if (w->bad) return broken(e, "end at byte", w->used);
-    for (uint32_t i = 0; !rc && i < h->l1 - h->l0; i++) rc = layer_get(q, w, h, a->shelves + (size_t)i * h->K, &a->part[i], e);
+    for (uint32_t i = 0; !rc && i < h->l1 - h->l0; i++) rc = layer_get(q, w, h, h->l0 + i, a->shelves + (size_t)i * h->K, &a->part[i], e);
     if (!rc && w->used != w->len) rc = broken(e, "end at byte", w->used);
     return rc ? rc : begin(q, h, a->rows, most_entries(a->shelves, a->n, h), e);
 }

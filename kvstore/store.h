@@ -22,6 +22,7 @@ struct kv_seq {
     uint32_t base;             /* committed rows that are not in the table: they have settled (lossy.h); else 0 */
     uint64_t tail;             /* last block of shared rows that it took or kept, 0: none */
     kv_lossy *lossy;           /* NULL: the identity */
+    struct kv_skips *skips;    /* layers that it leaves out (skip.h), NULL: none */
 };
 
 /* Page sizes of packed rows: two sides, and codes that a policy mixes. Many sessions share few policies. */
@@ -52,14 +53,20 @@ struct kv {
 
 /* Make room when pages are out: memory that holds no row, then shared blocks. false: there is nothing more to give. */
 bool kv_make_room(kv *s);
-/* Slots [from, to) of the sequence become writable (table_grow). */
-err_code kv_grow(kv_seq *q, uint32_t from, uint32_t to, err *e);
+/* Slots [from, to) of the sequence become writable (table_grow); `row` is the index of the first of these rows. */
+err_code kv_grow(kv_seq *q, uint32_t from, uint32_t to, uint32_t row, err *e);
 static inline uint32_t kv_layers(const kv *s) { return s->g.last - s->g.first; }
 
 static inline bool kv_is_local(const kv *s, uint32_t layer)
 {
     const kv_look *a = &s->g.look;
     return a->window && (!a->global_every || (layer + 1) % a->global_every);
+}
+
+/* Has the layer a place for the row in `slot`? layer as in the model. */
+static inline bool kv_has_row(const kv_seq *q, uint32_t layer, uint32_t slot)
+{
+    return q->table.id[(size_t)(slot / KV_PAGE_ROWS) * q->table.layers + layer - q->store->g.first] != TABLE_NONE;
 }
 
 /* Row `slot` of a head, K or V, counted from the sequence's base; the rows up to the page's end follow, layout.row bytes apart.

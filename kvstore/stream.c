@@ -6,6 +6,7 @@
  *   data    [l1-l0][K][K side, V side][to-from][d] elements of the format
  *   check   u64 xxh3 of everything before it */
 #include "kvstore/lossy.h"
+#include "kvstore/skip.h"
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -33,6 +34,23 @@ static uint64_t data_bytes(const kv *s, uint32_t layers, uint32_t rows)
     return (uint64_t)layers * s->g.K * KV_SIDES * rows * s->layout.row;
 }
 
+/* Layers that the sequence leaves out have no data in a stream; both sides leave out the same ones. */
+static uint32_t layers_with(const kv_seq *q, uint32_t l0, uint32_t l1)
+{
+    uint32_t n = 0;
+    for (uint32_t l = l0; l < l1; l++) n += !skips_absent(q, l);
+    return n;
+}
+
+/* Which those are, folded into what both sides compare. */
+static uint64_t print_of(const kv_seq *q, uint32_t l0, uint32_t l1)
+{
+    uint64_t h = q->store->rope_print;
+    for (uint32_t l = l0; l < l1; l++)
+        if (skips_absent(q, l)) h = XXH3_64bits_withSeed(&l, sizeof l, h);
+    return h;
+}
+
 static uint64_t stream_bytes(const kv *s, uint32_t layers, uint32_t rows)
 {
     return HEAD_BYTES + (uint64_t)rows * ROW_BYTES + data_bytes(s, layers, rows) + CHECK_BYTES;
@@ -50,12 +68,15 @@ static err_code range_check(const kv_seq *q, uint32_t l0, uint32_t l1, uint32_t 
     if (from < q->base)
         return err_set(e, ERR_INPUT, "export of rows [%u,%u): the first %u have settled and are no longer exact", from, to,
                        q->base);
+    for (uint32_t l = l0; l < l1; l++)
+        if (skips_absent(q, l) && q->skips->from[l])
+            return err_set(e, ERR_INPUT, "export of layer %u: its rows were given back, no later one reads them", l);
     return ERR_OK;
 }
 
 size_t kv_export_bytes(const kv_seq *q, uint32_t l0, uint32_t l1, uint32_t from, uint32_t to)
 {
-    return range_check(q, l0, l1, from, to, NULL) == ERR_OK ? stream_bytes(q->store, l1 - l0, to - from) : 0;
+    return range_check(q, l0, l1, from, to, NULL) == ERR_OK ? stream_bytes(q->store, layers_with(q, l0, l1), to - from) : 0;
 }
 
 /* Where a stream's data meets the pages: out of them when `out` is set, else from `in` to them. */
@@ -64,7 +85,7 @@ static void data_walk(const kv_seq *q, const head *h, unsigned char *out, const 
     const kv *s = q->store;
     size_t at = 0;
     for (uint32_t l = h->l0; l < h->l1; l++)
-        for (uint32_t i = 0; i < s->g.K * KV_SIDES; i++)
+        for (uint32_t i = 0; i < s->g.K * KV_SIDES && !skips_absent(q, l); i++)
             for (uint32_t slot = h->from, n; slot < h->to; slot += n) {
                 n = kv_layout_run(slot - q->base, h->to - q->base);
                 void *rows = kv_row_at(q, l, i % KV_SIDES, i / KV_SIDES, slot - q->base);
@@ -79,7 +100,8 @@ err_code kv_export(const kv_seq *q, uint32_t l0, uint32_t l1, uint32_t from, uin
     err_code rc = range_check(q, l0, l1, from, to, e);
     if (rc != ERR_OK) return rc;
     const kv *s = q->store;
-    head h = { STREAM_VERSION, s->g.format, l0, l1, s->g.K, s->g.d, from, to, s->rope_print, stream_bytes(s, l1 - l0, to - from) };
+    head h = { STREAM_VERSION, s->g.format, l0, l1, s->g.K, s->g.d, from, to, print_of(q, l0, l1),
+               stream_bytes(s, layers_with(q, l0, l1), to - from) };
     if (len != h.bytes) return err_set(e, ERR_INPUT, "export into %zu bytes: it takes %llu", len, (unsigned long long)h.bytes);
 
     unsigned char *at = buf;
@@ -96,8 +118,9 @@ err_code kv_export(const kv_seq *q, uint32_t l0, uint32_t l1, uint32_t from, uin
 /* ---- import ---- */
 
 /* The head's numbers against this store's, each with both values. */
-static err_code head_check(const kv *s, const head *h, err *e)
+static err_code head_check(const kv_seq *q, const head *h, err *e)
 {
+    const kv *s = q->store;
     const struct { const char *what; uint32_t got, want; } same[] = {
         { "version", h->version, STREAM_VERSION },
         { "format (0 f16, 1 f32)", h->format, s->g.format },
@@ -107,24 +130,25 @@ static err_code head_check(const kv *s, const head *h, err *e)
     for (size_t i = 0; i < sizeof same / sizeof *same; i++)
         if (same[i].got != same[i].want)
             return err_set(e, ERR_INPUT, "KV stream: %s is %u, this store has %u", same[i].what, same[i].got, same[i].want);
-    if (h->rope != s->rope_print)
-        return err_set(e, ERR_INPUT, "KV stream: rotary table %016llx, this store has %016llx", (unsigned long long)h->rope,
-                       (unsigned long long)s->rope_print);
     if (h->l0 < s->g.first || h->l0 >= h->l1 || h->l1 > s->g.last)
         return err_set(e, ERR_INPUT, "KV stream: layers [%u,%u), this store has [%u,%u)", h->l0, h->l1, s->g.first, s->g.last);
+    if (h->rope != print_of(q, h->l0, h->l1))
+        return err_set(e, ERR_INPUT, "KV stream: rotary table and layers left out %016llx, this sequence has %016llx", (unsigned long long)h->rope,
+                       (unsigned long long)print_of(q, h->l0, h->l1));
     if (h->from > h->to || h->to > s->g.n_ctx)
         return err_set(e, ERR_INPUT, "KV stream: rows [%u,%u), a sequence here holds %u", h->from, h->to, s->g.n_ctx);
     return ERR_OK;
 }
 
-static err_code stream_check(const kv *s, const unsigned char *buf, size_t len, head *h, err *e)
+static err_code stream_check(const kv_seq *q, const unsigned char *buf, size_t len, head *h, err *e)
 {
+    const kv *s = q->store;
     if (len < HEAD_BYTES + CHECK_BYTES || memcmp(buf, magic, sizeof magic))
         return err_set(e, ERR_INPUT, "KV stream: %zu bytes that do not begin with a head", len);
     memcpy(h, buf + sizeof magic, sizeof *h);
-    err_code rc = head_check(s, h, e);
+    err_code rc = head_check(q, h, e);
     if (rc != ERR_OK) return rc;
-    uint64_t want = stream_bytes(s, h->l1 - h->l0, h->to - h->from);
+    uint64_t want = stream_bytes(s, layers_with(q, h->l0, h->l1), h->to - h->from);
     if (h->bytes != want || len != want)
         return err_set(e, ERR_INPUT, "KV stream: %zu bytes, its head says %llu, its rows make %llu", len,
                        (unsigned long long)h->bytes, (unsigned long long)want);
@@ -153,7 +177,7 @@ static err_code rows_accept(kv_seq *q, const head *h, const kv_row *rows, err *e
     uint32_t n = h->to - h->from;
     err_code rc = cells_check_chain(&q->cells, rows, n, e);
     if (rc != ERR_OK || q->cells.pending) return rc;
-    rc = kv_grow(q, h->from, h->to, e);
+    rc = kv_grow(q, h->from, h->to, n ? rows[0].row : 0, e);
     if (rc == ERR_OK) cells_pend(&q->cells, rows, n);
     return rc;
 }
@@ -161,17 +185,18 @@ static err_code rows_accept(kv_seq *q, const head *h, const kv_row *rows, err *e
 /* All layers are here: the rows are as good as computed ones. */
 static void finish(kv_seq *q)
 {
-    uint32_t layers = kv_layers(q->store);
-    if (memchr(q->have, 0, layers)) return;
+    const kv_geometry *g = &q->store->g;
+    for (uint32_t l = g->first; l < g->last; l++)
+        if (!q->have[l - g->first] && !skips_absent(q, l)) return;
     cells_pend_commit(&q->cells);
-    memset(q->have, 0, layers);
+    memset(q->have, 0, kv_layers(q->store));
 }
 
 err_code kv_import(kv_seq *q, const void *buf, size_t len, err *e)
 {
     if (q->lossy && kv_state_is(buf, len)) return lossy_import(q, buf, len, e);
     head h;
-    err_code rc = stream_check(q->store, buf, len, &h, e);
+    err_code rc = stream_check(q, buf, len, &h, e);
     if (rc == ERR_OK) rc = place_check(q, &h, e);
     if (rc != ERR_OK) return rc;
     size_t n = h.to - h.from;

@@ -1,8 +1,6 @@
 #include "kvstore/table.h"
 #include <stdlib.h>
 
-#define TABLE_NONE UINT32_MAX
-
 void table_open(table *t, uint32_t layers)
 {
     *t = (table){ .layers = layers };
@@ -44,21 +42,28 @@ static uint32_t *tail_of(const table *t, uint32_t from)
     return from % KV_PAGE_ROWS ? t->id + (size_t)(from / KV_PAGE_ROWS) * t->layers : NULL;
 }
 
-err_code table_grow(table *t, pages *p, uint32_t from, uint32_t to, err *e)
+static bool is_shared(const pages *p, const uint32_t *tail, const uint8_t *off, uint32_t l)
+{
+    return !(off && off[l]) && tail[l] != TABLE_NONE && pages_refs(p, tail[l]) > 1;
+}
+
+err_code table_grow(table *t, pages *p, uint32_t from, uint32_t to, const uint8_t *off, err *e)
 {
     if (from >= to) return ERR_OK;
-    uint32_t want = pages_for(to), *tail = tail_of(t, from);
-    uint64_t need = want > t->used ? (uint64_t)(want - t->used) * t->layers : 0;
-    for (uint32_t l = 0; tail && l < t->layers; l++) need += pages_refs(p, tail[l]) > 1;
+    uint32_t want = pages_for(to), *tail = tail_of(t, from), on = 0;
+    for (uint32_t l = 0; l < t->layers; l++) on += !(off && off[l]);
+    uint64_t need = want > t->used ? (uint64_t)(want - t->used) * on : 0;
+    for (uint32_t l = 0; tail && l < t->layers; l++) need += is_shared(p, tail, off, l);
     err_code rc = room(t, want, e);
     if (rc == ERR_OK) rc = pages_ensure(p, need, e);
     if (rc != ERR_OK) return rc;
 
     tail = tail_of(t, from);
     for (uint32_t l = 0; tail && l < t->layers; l++)
-        if (pages_refs(p, tail[l]) > 1) tail[l] = pages_split(p, tail[l]);
+        if (is_shared(p, tail, off, l)) tail[l] = pages_split(p, tail[l]);
     for (; t->used < want; t->used++)
-        for (uint32_t l = 0; l < t->layers; l++) t->id[(size_t)t->used * t->layers + l] = pages_take(p);
+        for (uint32_t l = 0; l < t->layers; l++)
+            t->id[(size_t)t->used * t->layers + l] = off && off[l] ? TABLE_NONE : pages_take(p);
     return ERR_OK;
 }
 
@@ -67,7 +72,7 @@ void table_shrink(table *t, pages *p, uint32_t slots)
     for (uint32_t keep = pages_for(slots); t->used > keep; t->used--)
         for (uint32_t l = 0; l < t->layers; l++) {
             uint32_t id = t->id[(size_t)(t->used - 1) * t->layers + l];
-            if (id != TABLE_NONE) pages_drop(p, id);    /* a settlement that failed left holes */
+            if (id != TABLE_NONE) pages_drop(p, id);
         }
 }
 
@@ -76,7 +81,7 @@ err_code table_append(table *t, pages *p, const uint32_t *ids, uint32_t n, err *
     err_code rc = room(t, t->used + n, e);
     for (size_t i = 0; rc == ERR_OK && i < (size_t)n * t->layers; i++) {
         t->id[(size_t)t->used * t->layers + i] = ids[i];
-        pages_hold(p, ids[i]);
+        if (ids[i] != TABLE_NONE) pages_hold(p, ids[i]);
     }
     if (rc == ERR_OK) t->used += n;
     return rc;
@@ -103,7 +108,7 @@ err_code table_share(table *child, const table *t, pages *p, uint32_t slots, err
     if (rc != ERR_OK) return rc;
     for (size_t i = 0; i < (size_t)n * t->layers; i++) {
         child->id[i] = t->id[i];
-        pages_hold(p, t->id[i]);
+        if (t->id[i] != TABLE_NONE) pages_hold(p, t->id[i]);
     }
     child->used = n;
     return ERR_OK;

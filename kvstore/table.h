@@ -5,6 +5,8 @@
 #include "kvstore/format.h"
 #include "kvstore/pages.h"
 
+#define TABLE_NONE UINT32_MAX   /* the layer has no page for these slots */
+
 typedef struct {
     uint32_t *id;              /* [cap][layers] */
     uint32_t layers, used, cap;  /* pages a layer */
@@ -14,9 +16,9 @@ void table_open(table *t, uint32_t layers);
 void table_close(table *t, pages *p);
 uint64_t table_bytes(const table *t);
 
-/* Slots [from, to) become writable in every layer, `from` being the number of slots in use: takes pages, and copies the
- * page of slot `from` where a fork shares it. All or nothing (ERR_FULL, ERR_NOMEM). */
-err_code table_grow(table *t, pages *p, uint32_t from, uint32_t to, err *e);
+/* Slots [from, to) become writable in every layer but those with off[layer] (NULL: none), `from` being the number of slots in
+ * use: takes pages, and copies the page of slot `from` where a fork shares it. All or nothing (ERR_FULL, ERR_NOMEM). */
+err_code table_grow(table *t, pages *p, uint32_t from, uint32_t to, const uint8_t *off, err *e);
 /* Give back the pages behind the first `slots` slots. */
 void table_shrink(table *t, pages *p, uint32_t slots);
 /* Pages [n][layers] that others hold too come after those in use, which end with a full one. ERR_NOMEM. */

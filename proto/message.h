@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define PROTO_MAJOR 2u
+#define PROTO_MAJOR 3u
 #define PROTO_MINOR 0u
 #define MSG_HEADER_MAX 4096u     /* bytes of an encoded header; larger ones are refused before unpacking */
 #define MSG_FRAMES_MAX 4u        /* payload frames of the message that has most */
@@ -57,11 +57,11 @@ enum { RESULT_ROWS, RESULT_CANDS, RESULT_FULL, RESULT_HIDDEN };
 enum { SUBMIT_PROMPT, SUBMIT_TOKENS, SUBMIT_STOP, SUBMIT_BIAS };
 enum { TOKEN_TOKENS, TOKEN_TOP, TOKEN_TEXT };
 enum { SCORED_ROWS, SCORED_FULL };
-enum { DONE_TEXT, DONE_PASSAGES, DONE_PROMPT };
+enum { DONE_TEXT, DONE_PASSAGES, DONE_PROMPT, DONE_MASK };
 enum { PASSAGES_RECS, PASSAGES_BYTES };
 
 enum { WANT_CANDIDATES = 1, WANT_ROW = 2, WANT_HIDDEN = 4 };
-enum { OP_COMMIT = 1, OP_FORK = 2, OP_TRUNCATE = 3, OP_KEEP = 4 };
+enum { OP_COMMIT = 1, OP_FORK = 2, OP_TRUNCATE = 3, OP_KEEP = 4, OP_SKIP = 5 };
 
 const char *msg_name(msg_type t);
 /* A message with every optional field at its default. */

@@ -14,6 +14,7 @@ void answer_free(answer *a)
     free(a->choice);
     free(a->score);
     json_decref(a->passages);
+    text_free(&a->mask);
     *a = (answer){ 0 };
 }
 
@@ -93,6 +94,8 @@ static err_code take_done(answer *a, const packet *p, err *e)
     c->finished = true;
     take_failure(a, p);
     if (passages->len && !a->passages) a->passages = json_loadb(passages->ptr, passages->len, 0, NULL);
+    const view *mask = &p->frame[DONE_MASK];
+    if (mask->len && !a->mask.len && !text_add(&a->mask, mask->ptr, mask->len)) return no_memory(e);
     a->over = m->last;
     return ERR_OK;
 }

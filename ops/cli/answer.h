@@ -23,6 +23,7 @@ typedef struct {
     size_t n_scores;
     uint64_t n_full, vocab;  /* whole rows seen, and their columns; the rows themselves are the packet's */
     json_t *passages;        /* array or NULL */
+    text mask;               /* the layers left out (core/mask.h), empty: none */
     err fail;                /* code ERR_OK unless the job failed */
     bool over;
 } answer;
@@ -32,7 +33,7 @@ void answer_free(answer *a);
  * or rows are missing in between. */
 err_code answer_take(answer *a, const packet *p, bool *fresh, err *e);
 
-/* text, tokens, prompt_tokens, completion_tokens, finish_reason, timings, adapter (null or an object), passages, slides;
+/* text, tokens, prompt_tokens, completion_tokens, finish_reason, timings, adapter (null or an object), skip (likewise), passages, slides;
  * choices when there are several; with `logprobs` one object a token: id, text (with names), logprob, top. A new reference;
  * NULL when out of memory. */
 json_t *answer_json(const answer *a, bool logprobs, const tokenizer *names);

@@ -101,6 +101,17 @@ static json_t *adapter(const msg_done *d)
     return o;
 }
 
+/* What was left out, and the share of the weights that generated rows did not read for it. */
+static json_t *skipped(const answer *a, const msg_done *d)
+{
+    if (!d->skip[0]) return json_null();
+    json_t *o = json_object();
+    json_object_set_new(o, "rule", json_bytes(d->skip, strlen(d->skip)));
+    json_object_set_new(o, "mask", json_bytes(a->mask.ptr, a->mask.len));
+    json_object_set_new(o, "share", json_finite(d->skipped));
+    return o;
+}
+
 json_t *answer_json(const answer *a, bool logprobs, const tokenizer *names)
 {
     static const choice none;
@@ -112,6 +123,7 @@ json_t *answer_json(const answer *a, bool logprobs, const tokenizer *names)
     json_object_set_new(o, "cached_tokens", json_integer((json_int_t)first->done.cached));
     json_object_set_new(o, "timings", timings(&first->done));
     json_object_set_new(o, "adapter", adapter(&first->done));
+    json_object_set_new(o, "skip", skipped(a, &first->done));
     json_object_set_new(o, "passages", a->passages ? json_incref(a->passages) : json_array());
     for (uint32_t i = 0; list && i < a->n_choices; i++) {
         json_t *c = json_object();

@@ -1,4 +1,5 @@
 #include "ops/cli/request.h"
+#include "engine/skip_rule.h"
 #include "kvstore/kv.h"
 #include "kvstore/preset.h"
 #include <errno.h>
@@ -128,6 +129,7 @@ err_code request_init(request *r, const settings *s, err *e)
     for (size_t i = 0; rc == ERR_OK && i < s->stop.n; i++) rc = request_add_stop(r, s->stop.at[i], e);
     for (size_t i = 0; rc == ERR_OK && i < s->logit_bias.n; i++) rc = bias_option(r, s->logit_bias.at[i], e);
     if (rc == ERR_OK && s->kv) rc = request_set_kv(r, s->kv, e);
+    if (rc == ERR_OK && s->skip) rc = skip_rule_load(r->m.submit.skip, s->skip, e);
     if (rc == ERR_OK && s->prompt_cache) rc = request_set_cache(r, s->prompt_cache, e);
     return rc;
 }

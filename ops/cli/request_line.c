@@ -1,5 +1,6 @@
 #include "core/settings.h"
 #include "ops/cli/request.h"
+#include "engine/skip_rule.h"
 #include <jansson.h>
 #include <math.h>
 #include <stddef.h>
@@ -138,6 +139,13 @@ static err_code take_kv(request *r, const field *f, const json_t *v, err *e)
     return request_set_kv(r, json_string_value(v), e);
 }
 
+static err_code take_skip(request *r, const field *f, const json_t *v, err *e)
+{
+    if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v))
+        return err_set(e, ERR_INPUT, "\"%s\" wants a text: NAME or NAME:SETTINGS", f->name);
+    return skip_rule_load(r->m.submit.skip, json_string_value(v), e);
+}
+
 static err_code take_id(request *r, const field *f, const json_t *v, err *e)
 {
     size_t n = json_string_length(v);
@@ -167,6 +175,7 @@ static const field fields[] = {
     { "logit_bias", take_bias, 0, 0, 0 },
     { "lora", take_lora, 0, 0, 0 },
     { "kv", take_kv, 0, 0, 0 },
+    { "skip", take_skip, 0, 0, 0 },
     { "rag", take_bool, AT(rag), 0, 0 },
     { "rag_passages", take_uint, AT(rag_passages), 1, 64 },
     { "rag_tokens", take_uint, AT(rag_tokens), 1, 1 << 20 },

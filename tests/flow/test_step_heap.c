@@ -49,13 +49,24 @@ static void decode(low_rig *r, uint32_t row)
     for (uint32_t i = 0; i < SESSIONS; i++) cr_assert_eq(low_result_row(r, i).status, 0);
 }
 
-static void steps_on(uint32_t stages)
+/* Session `id` leaves out layer `masked` from row id x 50 on, the first two of them at a row of the warm part. */
+static void leave_out(low_rig *r, uint32_t masked)
+{
+    low_step s = low_begin(r);
+    for (uint64_t id = 1; id < SESSIONS; id++)
+        for (uint64_t half = 0; half < 2; half++) low_op(&s, OP_SKIP, id, (uint32_t)id * 50, 2 * masked + half);
+    low_send(r, &s);
+    low_result(r, &s);
+}
+
+static void steps_on(uint32_t stages, uint32_t masked)
 {
     low_rig r;
     own = true;
     low_open(&r, support_root("models/sluice-tiny-aux-Q8_0.gguf"), stages, isa_supported() >> ISA_AVX2 & 1 ? ISA_AVX2 : ISA_PLAIN, 256);
     for (uint64_t id = 1; id <= SESSIONS; id++) low_session(&r, id);
     uint32_t row = 0;
+    if (masked) leave_out(&r, masked);
     for (; row < WARM; row++) decode(&r, row);
     atomic_store(&armed, true);
     for (; row < WARM + COUNTED; row++) decode(&r, row);
@@ -65,8 +76,9 @@ static void steps_on(uint32_t stages)
     low_close(&r);
 }
 
-Test(step_heap, decoding_calls_it_never_on_one_stage) { steps_on(1); }
-Test(step_heap, nor_on_two) { steps_on(2); }
+Test(step_heap, decoding_calls_it_never_on_one_stage) { steps_on(1, 0); }
+Test(step_heap, nor_on_two) { steps_on(2, 0); }
+Test(step_heap, nor_where_sessions_leave_out_layers) { steps_on(2, 2); }
 
 static void *from_another_thread(void *arg)
 {

@@ -177,6 +177,30 @@ Test(survival, a_stage_that_is_killed_three_times_changes_no_token)
     down(&c);
 }
 
+/* Three stages, of which the middle one is passed by; it dies too. */
+Test(survival, sessions_that_leave_out_layers_outlive_their_stages)
+{
+    static const char *const skips[] = { "list:3,4,5,6,7,rows=decode", "skipdecode:max=11,min=4,over=400" };
+    for (unsigned k = 0; k < 2; k++) {
+        standing c = up(UP("--stages", "3"));
+        const char *const *words = ASK("-p", "The old house", "-n", "300", "--ignore-eos", "--temp", "0.9", "--seed", "7", "--logprobs", "2", "--skip", skips[k]);
+        char *want = ask(&c, words);
+        int64_t rows = number(&c, "pump.decode_rows");
+        program p = start(&c, words);
+        for (unsigned i = 0; i < 2; i++) {
+            rows = until(&c, "pump.decode_rows", rows + 50);
+            int64_t epoch = number(&c, "epoch");
+            hit(stage_pid(&c, 1 + i), SIGKILL);
+            until(&c, "epoch", epoch + 1);
+        }
+        expect_answer(&p, &c, want, skips[k]);
+        expect_rebuilt(&c, 2);
+        cr_expect_gt(number(&c, "pump.passed_by"), 0);
+        free(want);
+        down(&c);
+    }
+}
+
 Test(survival, a_stage_that_hangs_is_replaced)
 {
     standing c = up(UP("--stages", "2", "--stage-timeout", "1"));

@@ -66,6 +66,8 @@ void kept_done(kept *k, kept_reply *at, uint32_t seq, uint64_t step)
     if (seq) k->done = seq;
 }
 
+uint32_t kept_due(const kept *k) { return k->done + 1; }
+
 kept_reply *kept_unsent(kept *k)
 {
     kept_reply *first = NULL;

@@ -28,6 +28,8 @@ void kept_close(kept **k);
 kept_turn kept_take(kept *k, uint32_t seq, kept_reply **at);
 /* The reply in `at` is whole. */
 void kept_done(kept *k, kept_reply *at, uint32_t seq, uint64_t step);
+/* Number of the step that is awaited. */
+uint32_t kept_due(const kept *k);
 /* The oldest reply that waits for its peer; NULL: none. */
 kept_reply *kept_unsent(kept *k);
 #endif

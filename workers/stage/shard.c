@@ -49,6 +49,8 @@ err_code shard_open(shard_state **out, const gguf *g, const pack_file *packed, c
     if (!s) return err_set(e, ERR_NOMEM, "out of memory");
     s->id = (uint32_t)plan->model;
     s->plan = *plan;
+    s->masks = (masks){ .first = (uint32_t)plan->first, .last = (uint32_t)plan->last };
+    s->early.depth = (uint32_t)plan->in_flight;
     shard part = { (uint32_t)plan->first, (uint32_t)plan->last, plan->embed, plan->head };
     rc = model_open_packed(&s->model, g, packed, part, e);
     if (!rc) rc = open_store(s, i, e);
@@ -66,6 +68,8 @@ void shard_close(shard_state **sp)
     if (!s) return;
     runner_close(&s->runner);
     adapters_free(&s->adapters);
+    masks_free(&s->masks);
+    early_free(&s->early);
     kept_close(&s->kept);
     if (s->store) kv_close(&s->store);
     model_close(&s->model);

@@ -5,6 +5,8 @@
 #include "engine/forward.h"
 #include "proto/message.h"
 #include "workers/stage/adapters.h"
+#include "workers/stage/early.h"
+#include "workers/stage/masks.h"
 
 typedef struct shard_state {
     uint32_t id;                 /* model id in the cluster */
@@ -13,6 +15,8 @@ typedef struct shard_state {
     kv *store;                   /* NULL when the shard has no layers */
     runner *runner;
     adapters adapters;           /* of its sessions */
+    masks masks;                 /* likewise */
+    early early;                 /* steps before their turn */
     struct kept *kept;           /* replies of the last steps */
     step_row *rows;              /* [max_rows] */
     kv_row *kv_rows;             /* [max_rows] */

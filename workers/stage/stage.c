@@ -131,6 +131,23 @@ static void on_plan(stage *s)
 
 /* ---- sessions ------------------------------------------------------------------------------------------------------ */
 
+/* n 0: nothing is left out. */
+static err_code take_mask(const shard_state *sh, const msg_session_open *m, view recs, layer_mask *out, err *e)
+{
+    uint32_t L = sh->model->shape.L;
+    *out = (layer_mask){ 0 };
+    if (!m->n_mask) return ERR_OK;
+    if (m->n_mask != L || L > MASK_LAYERS)
+        return err_set(e, ERR_PROTO, "session %" PRIu64 ": a mask of %" PRIu64 " layers, the model has %u", m->session, m->n_mask, L);
+    out->n = L;
+    for (uint32_t l = 0; l < L; l++) {
+        mask_rec r;
+        memcpy(&r, (const uint8_t *)recs.ptr + l * sizeof r, sizeof r);
+        out->at[l] = (mask_layer){ r.attn, r.ffn };
+    }
+    return ERR_OK;
+}
+
 static err_code open_session(stage *s, const msg_session_open *m, view mask, err *e)
 {
     shard_state *sh = shard_find(s, m->model);
@@ -139,21 +156,25 @@ static err_code open_session(stage *s, const msg_session_open *m, view mask, err
     kv_policy policy = kv_policy_identity();
     if (m->kv_policy[0] && kv_policy_parse(&policy, m->kv_policy, strlen(m->kv_policy), m->policy, e)) return e->code;
     if (m->adapter) return err_set(e, ERR_CONFIG, "adapter %" PRIu64 " is not known to this stage", m->adapter);
-    for (size_t i = 0; i < mask.len; i++)
-        if (((const uint8_t *)mask.ptr)[i]) return err_set(e, ERR_CONFIG, "layer masks are not known to this stage");
+    layer_mask left_out;
+    if (take_mask(sh, m, mask, &left_out, e)) return e->code;
     adapter_want w = { m->session, m->lora, m->lora_digest, (float)m->lora_scale };
     if (m->lora[0] && adapters_take(&sh->adapters, sh->model, &w, e)) return err_wrap(e, "stage %s: adapter", s->o->name);
-    err_code rc = sh->store ? kv_seq_open_policy(sh->store, m->session, &policy, (uint32_t)m->prompt_rows, &q, e) : ERR_OK;
+    uint32_t from[MASK_LAYERS];
+    for (uint32_t l = 0; l < left_out.n; l++) from[l] = left_out.at[l].attn;
+    err_code rc = sh->store ? kv_seq_open_skipping(sh->store, m->session, &policy, (uint32_t)m->prompt_rows, left_out.n ? from : NULL, &q, e) : ERR_OK;
+    if (!rc && (rc = masks_take(&sh->masks, m->session, &left_out, e)) && sh->store) kv_seq_close(sh->store, m->session);
     if (rc) adapters_drop(&sh->adapters, m->session);
     return rc;
 }
 
-/* A shard without layers has every row. */
+/* A shard that has nothing to do has every row. */
 static uint64_t begin_with(stage *s, const msg_session_open *m)
 {
     shard_state *sh = shard_find(s, m->model);
     if (!m->prefix) return 0;
-    return sh->store ? kv_prefix_take(kv_seq_find(sh->store, m->session), m->prefix) : m->prompt_rows;
+    const mask_use *u = masks_find(&sh->masks, m->session);
+    return sh->store && !(u && !u->idle) ? kv_prefix_take(kv_seq_find(sh->store, m->session), m->prefix) : m->prompt_rows;
 }
 
 static void on_session_open(stage *s)
@@ -180,6 +201,7 @@ static void on_drop(stage *s)
     for (shard_state *p = s->shards; p; p = p->next) {
         if (p->store && kv_seq_find(p->store, id)) kv_seq_close(p->store, id), had = true;
         had = adapters_drop(&p->adapters, id) || had;
+        had = masks_drop(&p->masks, id) || had;
     }
     if (had && s->n_sessions) s->n_sessions--;
     LOG(LOG_INFO, "SESSION-DROP", "job=%" PRIu64 " session=%" PRIu64, id >> 6, id);
@@ -346,14 +368,14 @@ static void send_waiting(stage *s)
     }
 }
 
-static err_code compute(stage *s, shard_state *sh, kept_reply *r, uint32_t seq, err *e)
+static err_code compute(stage *s, shard_state *sh, const message *head, const view *frame, kept_reply *r, uint32_t seq, err *e)
 {
     uint64_t t = clock_ns();
-    err_code rc = step_run(sh, &s->in.head, s->in.frame, &r->out, e);
+    err_code rc = step_run(sh, head, frame, &r->out, e);
     if (!rc && r->out.failed_session) say_fail(s, &r->out.failure, r->out.failed_session, 0);
-    if (!rc) kept_done(sh->kept, r, seq, s->in.head.step.step);
+    if (!rc) kept_done(sh->kept, r, seq, head->step.step);
     s->steps++;
-    s->rows += s->in.head.step.n_rows;
+    s->rows += head->step.n_rows;
     uint64_t computed = clock_ns();
     s->busy_ns += computed - t;
     s->transfer_ns += t - s->t_taken;
@@ -362,14 +384,15 @@ static err_code compute(stage *s, shard_state *sh, kept_reply *r, uint32_t seq, 
 }
 
 /* ERR_STATE: of another plan. */
-static err_code take_step(stage *s, err *e)
+static err_code take_step(stage *s, const message *head, const view *frame, uint32_t *seq, err *e)
 {
-    const msg_step *m = &s->in.head.step;
+    const msg_step *m = &head->step;
     shard_state *sh = shard_find(s, m->model);
     hop_rec mine = { 0 };
     kept_reply *r;
+    *seq = 0;
     if (!sh) return err_set(e, ERR_STATE, "no shard of model %" PRIu64, m->model);
-    bool ours = m->epoch == sh->plan.epoch && step_hop(sh, &s->in.head, s->in.frame, &mine);
+    bool ours = m->epoch == sh->plan.epoch && step_hop(sh, head, frame, &mine);
     switch (kept_take(sh->kept, ours ? mine.seq : 0, &r)) {
     case KEPT_NEW: break;
     case KEPT_NOMEM: return err_set(e, ERR_NOMEM, "out of memory for step %" PRIu64, m->step);
@@ -377,24 +400,42 @@ static err_code take_step(stage *s, err *e)
         s->repeats++;
         return send_reply(s, r, e);
     case KEPT_EARLY:
+        early_keep(&sh->early, mine.seq, kept_due(sh->kept), head, frame);
+        return ERR_OK;
     case KEPT_PAST:
         LOG(LOG_INFO, "STEP-OUT-OF-TURN", "step=%" PRIu64 " seq=%u", m->step, mine.seq);
         return ERR_OK;
     }
-    err_code rc = compute(s, sh, r, ours ? mine.seq : 0, e);
+    err_code rc = compute(s, sh, head, frame, r, ours ? mine.seq : 0, e);
     if (!rc) rc = send_reply(s, r, e);
     s->n_unsent += !rc && r->unsent;
+    if (!rc && ours) *seq = mine.seq;
     return rc;
+}
+
+/* The step that came, and those that came before their turn and have it now. */
+static void take_steps(stage *s)
+{
+    const message *head = &s->in.head;
+    const view *frame = s->in.frame;
+    view held[MSG_FRAMES_MAX];
+    do {
+        err e = { 0 };
+        uint32_t seq;
+        if (take_step(s, head, frame, &seq, &e)) say_fail(s, &e, 0, head->step.step);
+        shard_state *sh = seq ? shard_find(s, head->step.model) : NULL;
+        head = sh ? early_take(&sh->early, seq + 1, held) : NULL;
+        frame = held;
+    } while (head);
 }
 
 static void on_step(stage *s)
 {
-    err e = { 0 };
     if (s->in.head.type != MSG_STEP) {
         LOG(LOG_WARN, "STAGE-STRAY", "data message=%s", msg_name(s->in.head.type));
         return;
     }
-    if (take_step(s, &e)) say_fail(s, &e, 0, s->in.head.step.step);
+    take_steps(s);
     s->transfer_ns += clock_ns() - s->t_taken;
 }
 

@@ -59,10 +59,48 @@ static void fail_session(shard_state *s, uint64_t n_rows, step_out *out, uint64_
     if (!out->failed_session) out->failed_session = session, out->failure = *why;
 }
 
+static void attention_of(const layer_mask *m, uint32_t from[static MASK_LAYERS])
+{
+    for (uint32_t l = 0; l < m->n; l++) from[l] = m->at[l].attn;
+}
+
+/* One half of one layer is left out from another row on. */
+static err_code do_skip(shard_state *s, const step_op *op, err *e)
+{
+    const mask_use *u = masks_find(&s->masks, op->session);
+    kv_seq *q = s->store ? kv_seq_find(s->store, op->session) : NULL;
+    layer_mask m = u ? *u->mask : mask_none(s->model->shape.L);
+    uint32_t from[MASK_LAYERS];
+    if (op->other / 2 >= m.n) return err_set(e, ERR_PROTO, "layer %" PRIu64 " is to be left out, the model has %u", op->other / 2, m.n);
+    *(op->other % 2 ? &m.at[op->other / 2].ffn : &m.at[op->other / 2].attn) = op->row;
+    attention_of(&m, from);
+    err_code rc = q ? kv_skip(q, from, e) : ERR_OK;
+    return rc ? rc : masks_change(&s->masks, op->session, &m, e);
+}
+
+/* What is beside the KV: forks inherit, and a session that begins anew has computed nothing. */
+static err_code do_op_beside(shard_state *s, const step_op *op, err *e)
+{
+    mask_use *u = op->kind == OP_TRUNCATE ? masks_find(&s->masks, op->session) : NULL;
+    if (u && op->row < u->rows) u->rows = op->row;
+    if (op->kind == OP_SKIP) return do_skip(s, op, e);
+    if (op->kind != OP_FORK) return ERR_OK;
+    err_code rc = adapters_fork(&s->adapters, op->session, op->other, e);
+    return rc ? rc : masks_fork(&s->masks, op->session, op->other, e);
+}
+
+/* A row that ran nothing here has left nothing to commit. */
+static bool is_idle(const shard_state *s, uint64_t session, uint32_t row)
+{
+    const mask_use *u = masks_find(&s->masks, session);
+    return u && row >= u->idle;
+}
+
 static err_code do_op(shard_state *s, const step_op *op, err *e)
 {
-    err_code rc = op->kind == OP_FORK ? adapters_fork(&s->adapters, op->session, op->other, e) : ERR_OK;
-    if (rc || !s->store) return rc;
+    err_code rc = do_op_beside(s, op, e);
+    if (rc || !s->store || op->kind == OP_SKIP) return rc;
+    if (op->kind == OP_COMMIT && is_idle(s, op->session, op->row)) return ERR_OK;
     kv_seq *q = kv_seq_find(s->store, op->session);
     if (!q) return err_set(e, ERR_ABSENT, "session %" PRIu64 " is not open here", op->session);
     switch (op->kind) {
@@ -95,26 +133,42 @@ static uint32_t stretch(const shard_state *s, uint32_t i, uint32_t n)
     return j;
 }
 
+/* What rows [i, j) of one session are for the engine; returns how many of them, the first ones, have anything to do here. */
+static uint32_t describe_rows(shard_state *s, uint32_t i, uint32_t j)
+{
+    uint64_t session = s->rows[i].session;
+    mask_use *u = masks_find(&s->masks, session);
+    forward_row f = { .seq = s->store ? kv_seq_find(s->store, session) : NULL, .mask = u ? u->mask : NULL };
+    f.adapter = adapters_of(&s->adapters, session, &f.adapter_scale);
+    uint32_t busy = 0;
+    for (uint32_t t = i; t < j; t++) {
+        const step_row *r = &s->rows[t];
+        s->kv_rows[t] = (kv_row){ .row = r->row, .pos = r->pos, .parent = r->parent, .segment = r->segment,
+                                  .provenance = r->provenance, .path = r->path };
+        f.row = r->row;
+        s->slots[t] = 0;
+        s->fwd[t] = f;
+        if (u && r->row >= u->rows) u->rows = r->row + 1;
+        busy += !u || (busy == t - i && r->row < u->idle);
+    }
+    return busy;
+}
+
 static void reserve_rows(shard_state *s, uint32_t n, step_out *out)
 {
     for (uint32_t i = 0, j; i < n; i = j) {
         j = stretch(s, i, n);
         if (s->rows[i].status) continue;
         err e;
-        forward_row f = { .seq = s->store ? kv_seq_find(s->store, s->rows[i].session) : NULL };
-        kv_seq *q = f.seq;
-        f.adapter = adapters_of(&s->adapters, s->rows[i].session, &f.adapter_scale);
-        for (uint32_t t = i; t < j; t++) {
-            const step_row *r = &s->rows[t];
-            s->kv_rows[t] = (kv_row){ .row = r->row, .pos = r->pos, .parent = r->parent, .segment = r->segment,
-                                      .provenance = r->provenance, .path = r->path };
-            s->fwd[t] = f;
-        }
+        uint32_t busy = describe_rows(s, i, j);
+        kv_seq *q = s->fwd[i].seq;
         if (!s->store) continue;
         if (!q) {
             err_set(&e, ERR_ABSENT, "session %" PRIu64 " is not open here", s->rows[i].session);
             fail_session(s, n, out, s->rows[i].session, &e);
-        } else if (kv_reserve(q, s->kv_rows + i, j - i, s->slots + i, &e)) {
+        } else if (!busy) {
+            kv_release(q, s->rows[i].row);
+        } else if (kv_reserve(q, s->kv_rows + i, busy, s->slots + i, &e)) {
             fail_session(s, n, out, s->rows[i].session, &e);
         }
     }

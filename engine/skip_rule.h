@@ -1,0 +1,36 @@
+#ifndef ENGINE_SKIP_RULE_H
+#define ENGINE_SKIP_RULE_H
+/* How a session's layers to leave out are chosen: a policy's name and its settings, as users write them (--skip) and as a job's log
+ * has them: "NAME", "NAME:key=value,key=value", "list:3,7a,9f" (a: attention only, f: FFN only), "random:4", "unified:4". Presets are
+ * files configs/route/NAME.ini with a line `policy = NAME` and one for each setting. Says nothing about which layers: that is
+ * coordinator/route_policies.c's. Any thread. */
+#include "core/mask.h"
+
+#define SKIP_KIND_MAP(X) X(NONE, "none") X(LIST, "list") X(RANDOM, "random") X(UNIFIED, "unified") X(SKIPDECODE, "skipdecode")
+typedef enum {
+#define X(N, n) SKIP_##N,
+    SKIP_KIND_MAP(X)
+#undef X
+    SKIP_KINDS
+} skip_kind;
+
+enum { SKIP_ATTN = 1, SKIP_FFN = 2, SKIP_BOTH = 3 };
+#define SKIP_TEXT 255u            /* of a rule at most */
+
+typedef struct {
+    skip_kind kind;
+    uint32_t layers;              /* how many to leave out; 0: by share */
+    double share;                 /* of all layers */
+    uint32_t what;                /* SKIP_ATTN | SKIP_FFN */
+    bool decode;                  /* prompts go through all layers (rows=decode), else all rows leave them out (rows=all) */
+    uint64_t seed;                /* random */
+    uint32_t most, least, warm, over;   /* skipdecode: layers run at first and at last, bottom layers always run, rows from one to the other */
+    bool ordered;                 /* skipdecode: by the profile's order, not the paper's bottom-up */
+    uint8_t list[MASK_LAYERS];    /* list: SKIP_ATTN | SKIP_FFN by layer */
+} skip_rule;
+
+/* ERR_CONFIG quotes what cannot be read, and lists the names there are. */
+err_code skip_rule_parse(skip_rule *out, const char *s, err *e);
+/* A policy's text, or a preset by name, or a file (with a '/' in it or .ini at its end): as its text. ERR_CONFIG, ERR_IO. */
+err_code skip_rule_load(char out[static SKIP_TEXT + 1], const char *name, err *e);
+#endif

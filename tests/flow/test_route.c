@@ -1,0 +1,222 @@
+/* Sessions that leave out layers keep the contract: the same bits whatever the stages (those that are passed by too), chunks, threads,
+ * prefill, and neighbours with other masks. What is left out is not read, has no KV, and does not come back unasked. */
+#include "tests/flow/rig.h"
+#include "tests/flow/rig_low.h"
+#include "tests/support.h"
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+TestSuite(route, .timeout = 300);
+
+enum { TOKENS = 24, PROMPT = 70 };
+
+static const char *model_file(void) { return support_root("models/sluice-tiny-Q8_0.gguf"); }
+static isa widest(void) { return isa_supported() >> ISA_AVX2 & 1 ? ISA_AVX2 : ISA_PLAIN; }
+
+typedef struct { uint32_t L, V, ids[PROMPT]; } world;
+
+static world world_of(const char *file)
+{
+    err e;
+    gguf *f;
+    model_shape s;
+    uint64_t seed = support_seed();
+    cr_assert_eq(gguf_open(&f, file, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(model_shape_read(&s, f, &e), ERR_OK, "%s", e.text);
+    world w = { .L = s.L, .V = s.V };
+    for (uint32_t i = 0; i < PROMPT; i++) w.ids[i] = (uint32_t)support_draw(seed, i, s.V);
+    gguf_close(&f);
+    return w;
+}
+
+static message job_with(const char *skip)
+{
+    message m = rig_generate(TOKENS);
+    m.submit.logprobs = 16;
+    m.submit.temperature = 0.8;
+    m.submit.seed = 3;
+    snprintf(m.submit.skip, sizeof m.submit.skip, "%s", skip);
+    return m;
+}
+
+static int64_t at(rig *r, const char *a, const char *b)
+{
+    json_t *o = rig_status(r);
+    int64_t n = json_integer_value(json_object_get(json_object_get(o, a), b));
+    json_decref(o);
+    return n;
+}
+
+/* ---- the contract ---------------------------------------------------------------------------------------------------- */
+
+static const char *const rules[] = { "none", "list:2,3", "list:2,3,4,5,rows=decode", "list:0a,3f", "unified:3", "random:4,seed=5",
+                                     "skipdecode:max=10,min=3,over=12", "list:1a,2a,3a,6f,7f" };
+enum { RULES = sizeof rules / sizeof *rules };
+
+typedef struct { uint32_t stages, threads, chunk; bool together, local; } way;
+
+typedef struct { rig *g; rig_job *job[RULES]; } answers;
+
+static answers run(const world *w, const way *y)
+{
+    answers a = { .g = rig_open(&(rig_options){ .model = model_file(), .stages = y->stages, .threads = y->threads, .use = widest(), .chunk = y->chunk,
+                                                .prefill = y->local ? "local" : "pipeline" }) };
+    for (int i = 0; i < RULES; i++) {
+        a.job[i] = rig_submit(a.g, job_with(rules[i]), &(rig_input){ .ids = w->ids, .n = PROMPT });
+        if (!y->together) rig_wait(a.g, a.job[i]);
+    }
+    rig_wait_all(a.g);
+    return a;
+}
+
+Test(route, the_bits_are_the_same_in_every_way)
+{
+    world w = world_of(model_file());
+    const way ways[] = { { 1, 1, 64, false, false }, { 2, 1, 64, false, false }, { 3, 1, 64, true, false },  { 6, 1, 64, true, false },
+                         { 6, 1, 7, false, false }, { 1, 2, 7, true, false },  { 2, 1, 64, false, true }, { 6, 1, 16, true, true } };
+    answers want = run(&w, &ways[0]);
+    for (int i = 0; i < RULES; i++) cr_assert_eq(want.job[i]->fail.code, ERR_OK, "%s: %s", rules[i], want.job[i]->fail.text);
+    for (int i = 1; i < RULES; i++)
+        cr_expect_neq(memcmp(want.job[i]->choice[0].top, want.job[0]->choice[0].top, 16 * sizeof(cand_rec) * 8), 0, "%s changed nothing", rules[i]);
+    for (size_t k = 1; k < sizeof ways / sizeof *ways; k++) {
+        answers got = run(&w, &ways[k]);
+        for (int i = 0; i < RULES; i++)
+            cr_expect(rig_same_choice(&got.job[i]->choice[0], &want.job[i]->choice[0], rules[i]), "%s: stages=%u threads=%u chunk=%u together=%d local=%d: %s",
+                      rules[i], ways[k].stages, ways[k].threads, ways[k].chunk, ways[k].together, ways[k].local, got.job[i]->fail.text);
+        if (ways[k].stages == 6) cr_expect_gt(at(got.g, "pump", "passed_by"), 0, "no stage was passed by");
+        cr_expect_eq(at(got.g, "pump", "resent"), 0, "a step that overtook another had to be sent again");
+        rig_close(&got.g);
+    }
+    rig_close(&want.g);
+}
+
+/* ---- what is saved ---------------------------------------------------------------------------------------------------- */
+
+Test(route, weights_that_are_left_out_are_not_read_and_have_no_kv)
+{
+    world w = world_of(model_file());
+    static const char *const masks[] = { "none", "list:1,2", "list:1a,2a", "list:1f,2f" };
+    uint64_t read[4];
+    int64_t pages[4];
+    for (int i = 0; i < 4; i++) {
+        rig *g = rig_open(&(rig_options){ .model = model_file(), .use = widest() });
+        uint64_t before = kernels_counted().weights_read;
+        rig_job *j = rig_do(g, job_with(masks[i]), &(rig_input){ .ids = w.ids, .n = PROMPT });
+        cr_assert_eq(j->fail.code, ERR_OK, "%s", j->fail.text);
+        read[i] = kernels_counted().weights_read - before;
+        json_t *o = rig_status(g);
+        pages[i] = json_integer_value(json_object_get(json_object_get(json_array_get(json_object_get(o, "stages"), 0), "kv"), "shared"));
+        json_decref(o);
+        cr_expect_float_eq(j->choice[0].end.skipped > 0, i > 0, 1e-9);
+        rig_close(&g);
+    }
+    printf("# weights read: all %llu, without two layers %llu, without their attention %llu, without their FFN %llu\n", (unsigned long long)read[0],
+           (unsigned long long)read[1], (unsigned long long)read[2], (unsigned long long)read[3]);
+    cr_expect_eq(read[0] - read[1], (read[0] - read[2]) + (read[0] - read[3]), "the halves are not the whole");
+    cr_expect_lt(read[1], read[0]);
+    cr_expect(read[2] < read[0] && read[3] < read[0]);
+    cr_expect_eq(pages[1] * (int64_t)w.L, pages[0] * (int64_t)(w.L - 2), "shared rows: %lld bytes of all layers, %lld without two", (long long)pages[0], (long long)pages[1]);
+    cr_expect_eq(pages[1], pages[2]);
+    cr_expect_eq(pages[3], pages[0]);
+}
+
+/* ---- what else jobs do ------------------------------------------------------------------------------------------------ */
+
+Test(route, choices_slides_and_scores_follow_the_mask)
+{
+    world w = world_of(model_file());
+    rig_job *want[3] = { 0 };
+    rig *first = NULL;
+    for (uint32_t stages = 1; stages <= 6; stages += 5) {
+        rig *g = rig_open(&(rig_options){ .model = model_file(), .stages = stages, .use = widest(), .ctx = 96 });
+        message m = job_with("skipdecode:max=10,min=3,over=40"), four = job_with("list:2,3,rows=decode");
+        m.submit.max_tokens = 90;
+        m.submit.full_policy = 1;
+        four.submit.n = 4;
+        rig_job *slid = rig_submit(g, m, &(rig_input){ .ids = w.ids, .n = PROMPT });
+        rig_job *choices = rig_submit(g, four, &(rig_input){ .ids = w.ids, .n = 40 });
+        rig_wait_all(g);
+        cr_assert_eq(slid->fail.code, ERR_OK, "%s", slid->fail.text);
+        cr_assert_eq(choices->fail.code, ERR_OK, "%s", choices->fail.text);
+        cr_expect_gt(slid->choice[0].end.slides, 0u);
+        if (!first) first = g, want[0] = slid, want[1] = choices;
+        else {
+            cr_expect(rig_same_choice(&slid->choice[0], &want[0]->choice[0], "slid"));
+            for (uint32_t i = 0; i < 4; i++) cr_expect(rig_same_choice(&choices->choice[i], &want[1]->choice[i], "choice"), "choice %u", i);
+            rig_close(&g);
+        }
+    }
+    rig_close(&first);
+}
+
+/* Rows behind the prompt play the decode role, whether they are generated or given. */
+Test(route, scoring_with_a_prompt_gives_what_generating_gave)
+{
+    world w = world_of(model_file());
+    rig *g = rig_open(&(rig_options){ .model = model_file(), .stages = 2, .use = widest() });
+    message m = rig_generate(TOKENS);
+    snprintf(m.submit.skip, sizeof m.submit.skip, "list:1,3,rows=decode");
+    rig_job *j = rig_do(g, m, &(rig_input){ .ids = w.ids, .n = 40 });
+    uint32_t ids[40 + TOKENS];
+    memcpy(ids, w.ids, 40 * sizeof *ids);
+    for (uint32_t i = 0; i < TOKENS; i++) ids[40 + i] = j->choice[0].tok[i].id;
+    message s = rig_score(0);
+    memcpy(s.submit.skip, m.submit.skip, sizeof s.submit.skip);
+    s.submit.prompt_rows = 40;
+    s.submit.score_rows = 0;
+    rig_job *k = rig_do(g, s, &(rig_input){ .ids = ids, .n = 40 + TOKENS });
+    cr_assert_eq(k->fail.code, ERR_OK, "%s", k->fail.text);
+    for (uint32_t i = 0; i < TOKENS; i++) {
+        const score_rec *r = &k->score[39 + i];
+        float got = r->target_logit - r->lse;
+        cr_expect(support_same(&got, &j->choice[0].tok[i].logprob, 1, "log-probability"), "token %u", i);
+    }
+    rig_close(&g);
+}
+
+Test(route, a_rule_the_model_cannot_follow_fails_its_job_alone)
+{
+    world w = world_of(model_file());
+    rig *g = rig_open(&(rig_options){ .model = model_file(), .use = widest() });
+    rig_job *bad = rig_submit(g, job_with("list:99"), &(rig_input){ .ids = w.ids, .n = 8 }), *ill = rig_submit(g, job_with("fist:9"), &(rig_input){ .ids = w.ids, .n = 8 });
+    rig_job *good = rig_submit(g, job_with("list:1"), &(rig_input){ .ids = w.ids, .n = 8 });
+    rig_wait_all(g);
+    cr_expect(bad->fail.code == ERR_INPUT && strstr(bad->fail.text, "layer 99"), "%s", bad->fail.text);
+    cr_expect(ill->fail.code == ERR_INPUT && strstr(ill->fail.text, "fist"), "%s", ill->fail.text);
+    cr_expect_eq(good->fail.code, ERR_OK, "%s", good->fail.text);
+    rig_close(&g);
+}
+
+/* ---- by hand ---------------------------------------------------------------------------------------------------------- */
+
+static void row(low_rig *r, uint32_t i, uint32_t layer, uint32_t from)
+{
+    low_step s = low_begin(r);
+    if (i) low_op(&s, OP_COMMIT, 1, i - 1, 0);
+    if (layer != UINT32_MAX) low_op(&s, OP_SKIP, 1, from, layer);
+    low_row(&s, 1, i, i, MSG_NO_ROW, i + 5);
+    low_send(r, &s);
+    low_result(r, &s);
+}
+
+Test(route, a_mask_that_grows_without_its_rows_computed_again_is_refused)
+{
+    low_rig r;
+    low_open(&r, model_file(), 2, widest(), 64);
+    for (int ffn = 0; ffn < 2; ffn++) {
+        low_session(&r, 1);
+        row(&r, 0, UINT32_MAX, 0);
+        row(&r, 1, 2 + ffn, 2);                     /* layer 1, from row 2 on */
+        cr_expect_eq(low_result_row(&r, 0).status, 0, "a mask may shrink");
+        row(&r, 2, UINT32_MAX, 0);
+        row(&r, 3, 2 + ffn, UINT32_MAX);
+        cr_expect_eq(low_result_row(&r, 0).status, ERR_STATE, "a layer came back, and row 2 has nothing there");
+        for (uint32_t i = 0; i < r.n; i++) {        /* every stage knows the mask */
+            const msg_fail *f = low_fail(&r, 5000);
+            cr_expect(f && strstr(f->text, "layer 1"), "%s", f ? f->text : "no word");
+        }
+        low_drop(&r, 1);
+    }
+    low_close(&r);
+}

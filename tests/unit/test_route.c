@@ -1,0 +1,204 @@
+/* Masks as numbers and as text, and from rules to masks: what is nested stays nested, what would grow is refused. */
+#include "coordinator/route_policies.h"
+#include "tests/support.h"
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+TestSuite(route, .timeout = 30);
+
+static layer_mask chosen(const char *rule, uint32_t L, uint32_t answer)
+{
+    skip_rule r;
+    layer_mask m;
+    err e = { 0 };
+    cr_assert_eq(skip_rule_parse(&r, rule, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(route_choose(&m, &r, &(route_world){ .L = L, .answer = answer }, &e), ERR_OK, "%s: %s", rule, e.text);
+    return m;
+}
+
+static uint32_t left_out(const layer_mask *m, uint32_t row)
+{
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < m->n; l++) n += m->at[l].attn <= row;
+    return n;
+}
+
+/* ---- masks ---------------------------------------------------------------------------------------------------------- */
+
+Test(route, a_mask_is_read_as_it_was_written)
+{
+    uint64_t seed = support_seed();
+    for (uint64_t i = 0; i < 200; i++) {
+        uint32_t L = 1 + (uint32_t)support_draw(seed, 4096 * i, 80);
+        layer_mask m = mask_none(L), back;
+        for (uint32_t l = 0; l < L; l++)
+            for (int half = 0; half < 2; half++) {
+                uint64_t kind = support_draw(seed, 4096 * i + 2 * l + half + 1, 6), row = support_draw(seed, 4096 * i + 512 + 2 * l + half, 5000);
+                uint32_t from = kind == 0 ? 0 : kind == 1 ? MASK_AFTER | (uint32_t)row : kind == 2 ? (uint32_t)row : MASK_NEVER;
+                *(half ? &m.at[l].ffn : &m.at[l].attn) = from;
+            }
+        text t = { 0 };
+        err e = { 0 };
+        cr_assert(mask_print(&m, &t));
+        cr_assert_eq(mask_parse(&back, L, t.ptr, t.len, &e), ERR_OK, "%s", e.text);
+        cr_assert_eq(memcmp(back.at, m.at, L * sizeof *m.at), 0, "%s", t.ptr);
+        text_free(&t);
+    }
+}
+
+Test(route, what_is_no_mask_is_quoted)
+{
+    static const char *const wrong[] = { "attn=", "attn=99", "attn=1,,2", "ffn=1+", "both=1", "attn=1 ", "attn=-1", "attn=1@99999999999", "none attn=1" };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        layer_mask m;
+        err e = { 0 };
+        bool trailing = !strcmp(wrong[i], "attn=1 ");
+        cr_expect_eq(mask_parse(&m, 12, wrong[i], strlen(wrong[i]), &e), trailing ? ERR_OK : ERR_INPUT, "\"%s\"", wrong[i]);
+        if (!trailing) cr_expect(strstr(e.text, wrong[i]), "%s", e.text);
+    }
+}
+
+Test(route, a_mask_that_grows_over_rows_that_are_there_is_refused)
+{
+    err e = { 0 };
+    layer_mask on = mask_none(4), off = mask_none(4), later = mask_none(4);
+    off.at[2].attn = 0;
+    later.at[2].ffn = 10;
+    cr_expect_eq(mask_change(&off, &on, 0, &e), ERR_OK);            /* no row is there yet */
+    cr_expect_eq(mask_change(&off, &on, 1, &e), ERR_STATE);
+    cr_expect(strstr(e.text, "layer 2"), "%s", e.text);
+    cr_expect_eq(mask_change(&on, &off, 1, &e), ERR_STATE);         /* nor may a row have run what it should not */
+    cr_expect_eq(mask_change(&on, &later, 10, &e), ERR_OK);         /* shrinking from the next row on */
+    cr_expect_eq(mask_change(&on, &later, 11, &e), ERR_STATE);
+    cr_expect_eq(mask_change(&later, &on, 10, &e), ERR_OK);         /* row 10 has not come */
+    cr_expect_eq(mask_change(&later, &on, 11, &e), ERR_STATE);
+}
+
+Test(route, a_stage_is_idle_from_the_row_at_which_its_last_half_goes)
+{
+    layer_mask m = mask_none(6);
+    for (uint32_t l = 2; l < 4; l++) m.at[l] = (mask_layer){ 5 * l, 7 };
+    cr_expect_eq(mask_idle(&m, 2, 4), 15u);
+    cr_expect_eq(mask_idle(&m, 2, 3), 10u);
+    cr_expect_eq(mask_idle(&m, 2, 5), MASK_NEVER);
+    cr_expect_eq(mask_idle(&m, 3, 3), 0u);
+    m.at[2] = m.at[3] = (mask_layer){ 0, 0 };
+    cr_expect_eq(mask_idle(&m, 2, 4), 0u);
+}
+
+/* ---- rules ---------------------------------------------------------------------------------------------------------- */
+
+Test(route, a_rule_that_cannot_be_is_refused_with_its_reason)
+{
+    static const struct { const char *rule, *says; } wrong[] = {
+        { "fist", "none, list" }, { "unified", "how many" }, { "unified:layers=-1", "wants 0" }, { "unified:layers=2.5", "whole" }, { "list:3b", "3b" },
+        { "list:600", "600" }, { "unified:colour=2", "colour" }, { "list:1,seed=3", "no setting seed" }, { "random:3,rows=some", "some" },
+        { "skipdecode:min=9,max=4", "min=9" }, { "none:3", "3" }, { "unified:2,what=all", "all" },
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        skip_rule r;
+        err e = { 0 };
+        cr_expect_eq(skip_rule_parse(&r, wrong[i].rule, &e), ERR_CONFIG, "%s was taken", wrong[i].rule);
+        cr_expect(strstr(e.text, wrong[i].says), "%s: %s", wrong[i].rule, e.text);
+    }
+}
+
+Test(route, a_model_without_the_layers_is_an_input_error)
+{
+    static const char *const rules[] = { "list:12", "unified:11", "random:99", "skipdecode:max=13", "skipdecode:warm=4,min=4,max=8" };
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        skip_rule r;
+        layer_mask m;
+        err e = { 0 };
+        cr_assert_eq(skip_rule_parse(&r, rules[i], &e), ERR_OK, "%s", e.text);
+        cr_expect_eq(route_choose(&m, &r, &(route_world){ .L = 12, .answer = 64 }, &e), ERR_INPUT, "%s", rules[i]);
+    }
+}
+
+Test(route, lists_take_halves_and_rows)
+{
+    layer_mask m = chosen("list:3,7a,9f,rows=decode", 12, 0);
+    cr_expect(m.at[3].attn == MASK_AFTER && m.at[3].ffn == MASK_AFTER);
+    cr_expect(m.at[7].attn == MASK_AFTER && m.at[7].ffn == MASK_NEVER);
+    cr_expect(m.at[9].attn == MASK_NEVER && m.at[9].ffn == MASK_AFTER);
+    m = chosen("list:3", 12, 0);
+    cr_expect(m.at[3].attn == 0 && m.at[3].ffn == 0 && left_out(&m, 0) == 1);
+}
+
+Test(route, random_and_unified_leave_out_so_many_and_keep_both_ends)
+{
+    uint64_t seed = support_seed();
+    for (uint32_t i = 0; i < 300; i++) {
+        char rule[64];
+        uint32_t L = 3 + (uint32_t)support_draw(seed, 4 * i, 60), n = 1 + (uint32_t)support_draw(seed, 4 * i + 1, L - 2);
+        snprintf(rule, sizeof rule, i % 2 ? "unified:%u" : "random:%u,seed=%u", n, i);
+        layer_mask m = chosen(rule, L, 0);
+        cr_assert_eq(left_out(&m, 0), n, "%s of %u layers", rule, L);
+        cr_assert(m.at[0].attn == MASK_NEVER && m.at[L - 1].attn == MASK_NEVER, "%s of %u layers", rule, L);
+    }
+    layer_mask a = chosen("random:4,seed=1", 40, 0), b = chosen("random:4,seed=1", 40, 0), c = chosen("random:4,seed=2", 40, 0);
+    cr_expect_eq(memcmp(&a, &b, sizeof a), 0);
+    cr_expect_neq(memcmp(&a, &c, sizeof a), 0);
+}
+
+/* arXiv:2307.02628: n(t) falls linearly from max to min over N rows; row t runs the lowest `warm` layers and the highest n(t) - warm.
+ * So every later row's layers are among every earlier one's. */
+Test(route, skipdecode_is_the_papers_schedule_and_nested)
+{
+    uint64_t seed = support_seed();
+    for (uint32_t i = 0; i < 200; i++) {
+        uint32_t L = 4 + (uint32_t)support_draw(seed, 8 * i, 60), warm = (uint32_t)support_draw(seed, 8 * i + 1, 3);
+        uint32_t least = warm + 1 + (uint32_t)support_draw(seed, 8 * i + 2, L - warm - 1);
+        uint32_t most = least + (uint32_t)support_draw(seed, 8 * i + 3, L - least + 1), over = 1 + (uint32_t)support_draw(seed, 8 * i + 4, 200);
+        uint32_t n_prompt = 1 + (uint32_t)support_draw(seed, 8 * i + 5, 300), before = L;
+        char rule[96];
+        snprintf(rule, sizeof rule, "skipdecode:max=%u,min=%u,warm=%u,over=%u", most, least, warm, over);
+        layer_mask m = chosen(rule, L, 7), at;
+        mask_bind(&at, &m, n_prompt, 0);
+        for (uint32_t row = 0; row < n_prompt + over + 3; row++) {
+            uint32_t t = row < n_prompt ? 0 : row - n_prompt, on = 0;
+            double n = (double)most - (double)(most - least) * (t < over ? t : over) / over;
+            uint32_t want = row < n_prompt ? L : (uint32_t)lround(n);
+            for (uint32_t l = 0; l < L; l++) {
+                bool runs = row < at.at[l].attn, should = l < warm || l >= L - (want - warm);
+                cr_assert_eq(runs, should, "%s, %u layers: row %u (t %u), layer %u", rule, L, row, t, l);
+                on += runs;
+            }
+            cr_assert(on == want && on <= before, "%s: row %u runs %u layers, the one before %u", rule, row, on, before);
+            before = on;
+        }
+    }
+}
+
+Test(route, a_schedule_goes_on_behind_a_slide)
+{
+    layer_mask m = chosen("skipdecode:max=8,min=4,over=40", 10, 0), at, slid;
+    mask_bind(&at, &m, 100, 0);
+    mask_bind(&slid, &m, 60, 25);
+    for (uint32_t k = 0; k < 30; k++) cr_assert_eq(left_out(&at, 125 + k), left_out(&slid, 60 + k), "%u rows on", k);
+}
+
+Test(route, any_order_of_layers_is_nested)
+{
+    uint32_t order[10] = { 4, 2, 7, 1, 8, 3, 5, 6, 0, 9 };
+    skip_rule r;
+    layer_mask m;
+    err e = { 0 };
+    cr_assert_eq(skip_rule_parse(&r, "skipdecode:max=9,min=5,over=16,order=learned", &e), ERR_OK, "%s", e.text);
+    cr_expect_eq(route_choose(&m, &r, &(route_world){ .L = 10 }, &e), ERR_CONFIG, "an order that nobody knows");
+    cr_assert_eq(route_choose(&m, &r, &(route_world){ .L = 10, .order = order }, &e), ERR_OK, "%s", e.text);
+    for (uint32_t i = 0; i < 5; i++) cr_expect(m.at[order[i]].attn != MASK_NEVER && (!i || m.at[order[i]].attn >= m.at[order[i - 1]].attn), "layer %u", order[i]);
+    for (uint32_t i = 5; i < 10; i++) cr_expect_eq(m.at[order[i]].attn, MASK_NEVER, "layer %u", order[i]);
+}
+
+Test(route, the_share_is_what_rows_leave_out)
+{
+    layer_mask m = mask_none(4);
+    m.at[1] = (mask_layer){ 0, 0 };
+    cr_expect_float_eq(mask_share(&m, 10, 20, 1, 3), 0.25, 1e-12);
+    m.at[2].ffn = 15;
+    cr_expect_float_eq(mask_share(&m, 10, 20, 1, 3), 0.25 + 0.25 * 0.75 * 0.5, 1e-12);
+    cr_expect_float_eq(mask_share(&m, 10, 10, 1, 3), 0, 0);
+}
