@@ -133,7 +133,7 @@ static err_code head_check(const kv_seq *q, const head *h, err *e)
     if (h->l0 < s->g.first || h->l0 >= h->l1 || h->l1 > s->g.last)
         return err_set(e, ERR_INPUT, "KV stream: layers [%u,%u), this store has [%u,%u)", h->l0, h->l1, s->g.first, s->g.last);
     if (h->rope != print_of(q, h->l0, h->l1))
-        return err_set(e, ERR_INPUT, "KV stream: rotary table and layers left out %016llx, this sequence has %016llx", (unsigned long long)h->rope,
+        return err_set(e, ERR_INPUT, "KV stream: rotary table %016llx, this store has %016llx (layers left out are part of it)", (unsigned long long)h->rope,
                        (unsigned long long)print_of(q, h->l0, h->l1));
     if (h->from > h->to || h->to > s->g.n_ctx)
         return err_set(e, ERR_INPUT, "KV stream: rows [%u,%u), a sequence here holds %u", h->from, h->to, s->g.n_ctx);
