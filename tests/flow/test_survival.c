@@ -180,7 +180,7 @@ Test(survival, a_stage_that_is_killed_three_times_changes_no_token)
 /* Three stages, of which the middle one is passed by; it dies too. */
 Test(survival, sessions_that_leave_out_layers_outlive_their_stages)
 {
-    static const char *const skips[] = { "list:3,4,5,6,7,rows=decode", "skipdecode:max=11,min=4,over=400" };
+    static const char *const skips[] = { "list:4,5,6,7,8,9,rows=decode", "skipdecode:max=11,min=3,over=200" };
     for (unsigned k = 0; k < 2; k++) {
         standing c = up(UP("--stages", "3"));
         const char *const *words = ASK("-p", "The old house", "-n", "300", "--ignore-eos", "--temp", "0.9", "--seed", "7", "--logprobs", "2", "--skip", skips[k]);
