@@ -44,6 +44,7 @@ LIBS      = $(PKG_LIBS) -lmsgpackc -lm -ldl $(LDLIBS)
 ifeq ($(ARCH),x86_64)
 ISA_AVX2 := -mavx2 -mfma -mf16c
 ISA_AVX512VNNI := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512vnni
+ISA_AMX := $(ISA_AVX512VNNI) -mamx-tile -mamx-int8
 ISA_FMA  := -mfma
 endif
 
@@ -116,6 +117,7 @@ $(TOOLS): $(B)/%: $(B)/obj/%.o $(PARTS) $(LIB)
 
 $(B)/obj/%_avx2.o: ISA := $(ISA_AVX2)
 $(B)/obj/%_avx512vnni.o: ISA := $(ISA_AVX512VNNI)
+$(B)/obj/%_amx.o: ISA := $(ISA_AMX)
 $(B)/obj/%_plain.o: ISA := $(ISA_FMA)
 $(B)/obj/%.o: %.c $(B)/flags.stamp
 	$(Q)mkdir -p $(@D); echo "  CC    $<"; $(COMPILE) $(DEFS) $(ISA) -c $< -o $@

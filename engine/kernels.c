@@ -20,6 +20,7 @@ const kernels *kernels_for(isa i)
 {
     assert(i < ISA_COUNT);
 #if defined(__x86_64__)
+    if (i == ISA_AMX) return &kernels_amx;
     if (i == ISA_AVX512VNNI) return &kernels_avx512vnni;
     if (i == ISA_AVX2) return &kernels_avx2;
 #endif

@@ -188,6 +188,11 @@ const kernels kernels_avx512vnni = {
     .quantize = quantize, .matmul_float = matmul_float, .matmul_quant = matmul_quant,
     .packed_float = matmul_float, .packed_quant = kernels_packed_avx512vnni,
 };
+const kernels kernels_amx = {
+    .isa = ISA_AMX, .name = "amx", .vec = &vec_avx2_ops,
+    .quantize = quantize, .matmul_float = matmul_float, .matmul_quant = matmul_quant,
+    .packed_float = matmul_float, .packed_quant = kernels_packed_amx,
+};
 #else
 typedef int kernels_avx512vnni_absent;   /* a translation unit may not be empty */
 #endif

@@ -24,10 +24,11 @@ static inline act_sums kernels_sums_of(const int16_t s[2])
 /* One more call; any thread. */
 void kernels_count(kernel_counter c);
 
-extern const kernels kernels_plain, kernels_avx2, kernels_avx512vnni;   /* the last two: x86-64 only */
+extern const kernels kernels_plain, kernels_avx2, kernels_avx512vnni, kernels_amx;   /* but the first: x86-64 only */
 
 /* Products of the tables that have a file of their own. */
 void kernels_float_avx2(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 void kernels_packed_avx2(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
+void kernels_packed_amx(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 void kernels_packed_avx512vnni(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 #endif

@@ -267,7 +267,7 @@ void pane_encode(const pane_kind *k, const float *x, uint32_t n, unsigned char *
 pane_decoder pane_decoder_for(isa i)
 {
 #if defined(__x86_64__)
-    if (i == ISA_AVX512VNNI) return pane_decode_avx512vnni;
+    if (i >= ISA_AVX512VNNI) return pane_decode_avx512vnni;
     if (i == ISA_AVX2) return pane_decode_avx2;
 #endif
     (void)i;

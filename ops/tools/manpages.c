@@ -22,7 +22,7 @@ static const program programs[] = {
 };
 
 static const char *const environment[][2] = {
-    { "SLUICE_ISA", "plain, avx2 or avx512vnni: the instruction set to use, instead of the best one." },
+    { "SLUICE_ISA", "plain, avx2, avx512vnni or amx: the instruction set to use, instead of the best one." },
     { "XDG_RUNTIME_DIR, TMPDIR", "where run directories are made when --dir does not say." },
     { "NO_COLOR", "when set, nothing is coloured." },
     { "TERM", "no progress bar is drawn on a dumb terminal." },

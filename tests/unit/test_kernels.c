@@ -2,6 +2,7 @@
 #include "core/rng.h"
 #include "engine/kernels.h"
 #include "engine/packed.h"
+#include "tests/support_amx.h"
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -111,15 +112,19 @@ static void fill_weights(rig *r, uint64_t salt)
 
 static const float UNTOUCHED = -12345.5f;
 
-static float *product(rig *r, isa i, path_id p, uint32_t o0, uint32_t o1)
+static float *product_of(rig *r, const kernels *k, path_id p, uint32_t o0, uint32_t o1)
 {
-    const kernels *k = kernels_for(i);
     for (size_t j = 0; j < r->T * r->ldy; j++) r->y[j] = UNTOUCHED;
     if (kernels_wants_q(p, r->w.type)) k->quantize(&r->a, 0, r->T);
     kernels_matmul(k, p, &r->w, &r->a, r->T, r->y, r->ldy, o0, o1);
     float *y = malloc(r->T * r->ldy * sizeof *y);
     memcpy(y, r->y, r->T * r->ldy * sizeof *y);
     return y;
+}
+
+static float *product(rig *r, isa i, path_id p, uint32_t o0, uint32_t o1)
+{
+    return product_of(r, kernels_for(i), p, o0, o1);
 }
 
 static bool same(float a, float b)
@@ -150,19 +155,19 @@ static void unpack(rig *r, packed_rig *p)
 }
 
 /* a: the product in plain C with the weights in file order. */
-static void check_same_isa(rig *r, const float *a, isa with, bool packed, path_id p, uint32_t o0, uint32_t o1)
+static void check_same_kernels(rig *r, const float *a, const kernels *with, bool packed, path_id p, uint32_t o0, uint32_t o1)
 {
     float *b;
     packed_rig twin;
     if (packed) twin = pack(r);
-    b = product(r, with, p, o0, o1);
+    b = product_of(r, with, p, o0, o1);
     if (packed) unpack(r, &twin);
     for (uint32_t t = 0; t < r->T; t++)
         for (uint32_t o = 0; o < r->ldy; o++) {
             float u = a[t * r->ldy + o], v = b[t * r->ldy + o];
             cr_assert(same(u, v), "%s %s %ux%u T=%u range %u-%u: y[%u][%u] is %a (plain) and %a (%s%s), seed %llu",
                       wtypes[r->w.type].name, path_name(p), r->w.n_out, r->w.n_in, r->T, o0, o1, t, o, (double)u, (double)v,
-                      isa_name(with), packed ? ", packed" : "", (unsigned long long)seed);
+                      with->name, packed ? ", packed" : "", (unsigned long long)seed);
             cr_assert((o >= o0 && o < o1) || u == UNTOUCHED, "y[%u][%u] was written outside %u-%u", t, o, o0, o1);
             cr_assert(o < o0 || o >= o1 || u != UNTOUCHED, "y[%u][%u] was not written", t, o);
         }
@@ -174,7 +179,9 @@ static void check_same(rig *r, path_id p, uint32_t o0, uint32_t o1)
     float *a = product(r, ISA_PLAIN, p, o0, o1);
     for (isa i = 0; i < ISA_COUNT; i++)
         for (int packed = i == ISA_PLAIN; packed < 2 && isa_supported() >> i & 1; packed++)
-            check_same_isa(r, a, i, packed, p, o0, o1);
+            check_same_kernels(r, a, kernels_for(i), packed, p, o0, o1);
+    kernels amx;
+    if (support_amx(&amx)) check_same_kernels(r, a, &amx, true, p, o0, o1);
     free(a);
 }
 
@@ -220,7 +227,7 @@ Test(kernels, hostile_blocks_neither_crash_nor_differ)
     static const uint8_t fills[] = { 0xff, 0x00, 0x80, 0x7f, 0x7c };
     for (wtype t = 0; have_avx2() && t < WTYPE_COUNT; t++)
         for (unsigned f = 0; f < sizeof fills; f++)
-            for (uint32_t T = 1; T < 6; T += 4) {
+            for (uint32_t T = 1; T < 20; T += T < 5 ? 4 : 13) {
                 rig r = rig_open(t, 11, 512, T);
                 memset((uint8_t *)(uintptr_t)r.w.data, fills[f], r.w.row_bytes * r.w.n_out);
                 check_same(&r, PATH_I8B32, 0, 11);
@@ -259,7 +266,7 @@ Test(kernels, extreme_weights_and_inputs_do_not_saturate)
     for (wtype t = 0; have_avx2() && t < WTYPE_COUNT; t++)
         for (unsigned f = 0; wtypes[t].quant && f < sizeof fills; f++)
             for (int sign = -1; sign <= 1; sign += 2)
-                for (uint32_t T = 1; T < 6; T += 4) check_extremes(t, fills[f], sign, T);
+                for (uint32_t T = 1; T < 20; T += T < 5 ? 4 : 13) check_extremes(t, fills[f], sign, T);
 }
 
 /* What y should be, in double, from the inputs that the path really uses, and a bound on the rounding. */
