@@ -13,6 +13,7 @@
 
 #define MAX_MEMBERS 513u        /* 512 stages and a rag worker */
 #define STAGE_NONE UINT32_MAX
+#define JOINED UINT32_MAX       /* slot of a worker that is no child */
 #define CRASH_MAX 64u           /* --crash-loop at most */
 #define EPOCH_BITS 12           /* low bits of an epoch: plans of this coordinator so far */
 
@@ -23,6 +24,7 @@ typedef struct {                /* a worker that is here or was started */
     msg_hello hello;
     pid_t pid;                  /* of a child; 0: joined by itself */
     bool hello_seen, ready, rag;
+    bool leaving;               /* it asked to go, and is let go when no step is on its way */
     uint64_t t_pong;            /* last answer of its compute loop */
     uint64_t t_again;           /* a dead child is started again at this time, 0: it is not dead */
     uint64_t t_died[CRASH_MAX]; /* last deaths, to see a crash loop */
@@ -158,6 +160,13 @@ void fleet_ask_stats(coordinator *c);
 bool fleet_stats_fresh(const coordinator *c);
 void fleet_send_all(coordinator *c, const message *m, const view *frames);
 err_code fleet_send(coordinator *c, member *m, const message *msg, const view *frames, err *e);
+
+/* leave.c: a worker asked to go; are steps held back for it until those on their way are through? */
+void leave_asked(coordinator *c, member *m);
+bool leave_holds_steps(const coordinator *c);
+void leave_tick(coordinator *c);
+void leave_all(coordinator *c);                         /* the cluster ends: all hear it, */
+void leave_wait(coordinator *c);                        /* and those that joined say that they did */
 
 /* liveness.c: PING to all; whoever has been silent for too long is lost. away: we were away ourselves (stopped, or busy with a
  * file), and answers that wait to be read are no silence. */

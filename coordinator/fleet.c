@@ -24,7 +24,6 @@
 #define CRASH_NS_S 60u        /* --crash-loop deaths of one child within a minute are a crash loop */
 #define CRASH_NS (CRASH_NS_S * 1000000000ull)
 #define GRACE_NS 2000000000u  /* a spare or a worker that comes back has so long before the others take its layers */
-#define JOINED UINT32_MAX     /* slot of a worker that is no child */
 #define SPIN_US 20            /* results of small models come back within this */
 #define STOP_MS 3000          /* a child gets this long between SIGTERM and SIGKILL */
 
@@ -270,6 +269,7 @@ static void on_hello(coordinator *c, link_t *from)
     m->control = from;
     m->hello = *h;
     m->hello_seen = true;
+    m->leaving = false;
     m->t_pong = clock_ns(); /* not the last word of the one whose place it takes */
     m->rag = h->role == 1;
     snprintf(m->name, sizeof m->name, "%s", h->name);
@@ -402,13 +402,6 @@ static void on_fail(coordinator *c, member *m)
     else if (m->rag ? !m->ready : !c->whole && f->epoch == c->epoch) coordinator_fail(c, &e); /* no corpus, or it cannot take its plan */
 }
 
-static void on_bye(coordinator *c, member *m)
-{
-    err e;
-    err_set(&e, ERR_GONE, "%s left: %s", m->name, c->in.head.bye.reason);
-    fleet_lost(c, m, &e);
-}
-
 void fleet_message(coordinator *c, link_t *from)
 {
     const message *h = &c->in.head;
@@ -434,7 +427,7 @@ void fleet_message(coordinator *c, link_t *from)
     case MSG_PASSAGES: retrieve_answer(c); break;
     case MSG_STATS: m->stats = h->stats; break;
     case MSG_FAIL: on_fail(c, m); break;
-    case MSG_BYE: on_bye(c, m); break;
+    case MSG_BYE: leave_asked(c, m); break;
     case MSG_PONG: m->t_pong = clock_ns(); break;
     default: LOG(LOG_WARN, "WORKER-STRAY", "name=%s message=%s", m->name, msg_name(h->type));
     }
@@ -586,6 +579,7 @@ static void check_time(coordinator *c)
 void fleet_tick(coordinator *c)
 {
     reap(c);
+    leave_tick(c);
     start_due(c);
     if (!c->whole && !c->fatal.code) {
         make_plan(c);
@@ -605,13 +599,10 @@ void fleet_tick(coordinator *c)
 
 void fleet_stop(coordinator *c)
 {
-    message bye = msg_init(MSG_BYE);
-    snprintf(bye.bye.reason, sizeof bye.bye.reason, "the cluster stops");
-    err e;
-    for (uint32_t i = 0; i < c->n_members; i++)
-        if (c->member[i].control) fleet_send(c, &c->member[i], &bye, NULL, &e);
+    leave_all(c);
     for (uint32_t i = 0; i < c->n_members; i++)
         if (c->member[i].pid) spawn_stop(c->member[i].pid, STOP_MS), unlink_sockets(c, &c->member[i], c->member[i].pid);
+    leave_wait(c);
     free(c->member);
     c->member = NULL;
     c->n_members = 0;

@@ -271,6 +271,7 @@ void pump_fill(coordinator *c)
 {
     bool decode;
     if (c->pump.unsent && c->first_hop) send_waiting(c);
+    if (leave_holds_steps(c)) return;
     while (fleet_is_whole(c) && c->state != COORD_STOPPED && !c->fatal.code && c->pump.n < c->pump.width && choose(c, &decode))
         start_step(c, decode);
 }

@@ -15,6 +15,7 @@
 #define RECONNECT_MS 20           /* a cluster starts in any order; the default 100 ms would show in its start-up time */
 #define RECONNECT_MAX_MS 1000     /* and a peer that stays away is asked once a second */
 #define CLOSE_MS 1000             /* a message that is half written when its link is closed has so long for its other half */
+#define CONNECT_MS 2000           /* the kernel asks a host that does not answer less and less often: after a partition nobody waits for that */
 #define HEARTBEAT_MS 1000
 #define HEARTBEAT_DEAD_MS 5000
 #define KEYED_RECONNECT_MS 200   /* every try costs both sides a few curve operations, and the library backs off only from closed ports */
@@ -67,7 +68,8 @@ static bool set_options(link_t *l, const endpoint *ep)
      * A DEALER's first HELLO may queue. */
     if (l->kind == LINK_PUSH) ok = ok && set_int(l->sock, ZMQ_IMMEDIATE, 1);
     if (ep->kind == ENDPOINT_TCP)
-        ok = ok && set_int(l->sock, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) && set_int(l->sock, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_DEAD_MS);
+        ok = ok && set_int(l->sock, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) && set_int(l->sock, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_DEAD_MS)
+             && set_int(l->sock, ZMQ_CONNECT_TIMEOUT, CONNECT_MS);
     return ep->v6 ? ok && set_int(l->sock, ZMQ_IPV6, 1) : ok;
 }
 
@@ -207,7 +209,7 @@ err_code link_connect(link_t **out, hub *h, link_kind k, link_lane lane, const c
 void link_close(link_t **l)
 {
     if (!*l) return;
-    bool last_words = (*l)->kind == LINK_ROUTER && (*l)->lane == LINK_CONTROL && !strncmp((*l)->addr, "tcp:", 4); /* BYE to other hosts */
+    bool last_words = (*l)->lane == LINK_CONTROL && !strncmp((*l)->addr, "tcp:", 4); /* BYE to other hosts, and theirs */
     if ((*l)->kind == LINK_PUSH || last_words) set_int((*l)->sock, ZMQ_LINGER, CLOSE_MS);
     if ((*l)->watch) lookout_give_back(gate_watches(hub_gate((*l)->hub)), &(*l)->watch, (*l)->sock);
     zmq_close((*l)->sock);

@@ -33,10 +33,8 @@ RUN_TESTS  = $(Q)$(TEST_ENV) tests/run.sh
 
 test: bootstrap                 ## build and run all tests (T="name name" picks some, MODE=debug has asserts on)
 	+$(Q)$(SUBMAKE) test-all
-# Hosts in network namespaces have a target of their own: partitions are waited out there.
-DAILY := $(filter-out %/test_namespaces,$(TESTS))
-test-all: $(BINS) $(call picked,$(DAILY))
-	$(RUN_TESTS) $(call picked,$(DAILY))
+test-all: $(BINS) $(call picked,$(TESTS))
+	$(RUN_TESTS) $(call picked,$(TESTS))
 namespaces: $(BINS) $(B)/tests/faults/test_namespaces       ## two hosts and a third in network namespaces: partition, heal, take-over
 	$(RUN_TESTS) $(B)/tests/faults/test_namespaces
 test-unit: $(call picked,$(filter $(B)/tests/unit/%,$(TESTS)))          ## only tests/unit; does not build the programs

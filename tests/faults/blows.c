@@ -12,6 +12,7 @@
 #define AIM_S 1.5               /* so long is waited for the phase that is wanted */
 #define PATIENCE_S 60.0         /* no word for so long while jobs are open: hung */
 #define SLOW_S 1.0              /* a recovery that is worth a look at the log */
+#define AWAY_NS 1500000000u     /* a look at the jobs takes no longer, unless we were stopped */
 #define GAP_MS 120              /* up to so long between two blows */
 
 struct blows {
@@ -20,6 +21,7 @@ struct blows {
     uint64_t seed, at;
     const work_answer *want;
     uint32_t n, until;
+    uint64_t t_word, away, away_before; /* ns in which the rig itself was stopped; of them before the last word */
     bool draining, broken;
     blow_count count;
 };
@@ -61,7 +63,13 @@ static phase phase_now(const blows *b)
     return atomic_load(&o->queries) ? PHASE_RETRIEVE : PHASE_IDLE;
 }
 
-static void live(blows *b, int ms) { desk_tick(b->d, ms, b->until); }
+/* Somebody may stop all of us for a while, the rig included: what was timed over that is worth nothing. */
+static void live(blows *b, int ms)
+{
+    uint64_t t = clock_ns();
+    desk_tick(b->d, ms, b->until);
+    if (clock_ns() - t > AWAY_NS) b->away += clock_ns() - t;
+}
 
 static void live_for(blows *b, uint64_t ms)
 {
@@ -71,7 +79,9 @@ static void live_for(blows *b, uint64_t ms)
 /* Nothing moves any more: say what is open. */
 static bool hangs(blows *b)
 {
-    if (!desk_open_jobs(b->d) || clock_ns() - desk_counts(b->d)->t_word < (uint64_t)(PATIENCE_S * programs_patience() * 1e9)) return false;
+    uint64_t word = desk_counts(b->d)->t_word;
+    if (word != b->t_word) b->t_word = word, b->away_before = b->away;
+    if (!desk_open_jobs(b->d) || clock_ns() - word < (uint64_t)(PATIENCE_S * programs_patience() * 1e9) + b->away - b->away_before) return false;
     printf("# HUNG: no word for %.0f s\n", PATIENCE_S * programs_patience());
     b->count.hung++;
     desk_print(b->d);
@@ -109,8 +119,10 @@ static void note_recovery(blows *b, int what, double s)
 static void recover(blows *b, int what, uint64_t since, uint32_t epoch)
 {
     observed *o = b->s->o;
+    uint64_t away = b->away;
     for (uint64_t end = after(PATIENCE_S); clock_ns() < end && !b->broken;) {
         if (atomic_load(&o->served) != epoch && atomic_load(&o->served) == atomic_load(&o->epoch) && atomic_load(&o->t_served) > since) {
+            if (b->away != away) return;
             double s = (double)(atomic_load(&o->t_served) - since) / 1e9;
             note_recovery(b, what, s);
             if (s > SLOW_S && what == 0) printf("# slow: %.3f s from a death to the next token\n", s), stand_print_log(b->s);
@@ -196,7 +208,7 @@ static bool stop_stage(blows *b, blow_kind k, phase want)
     if (!wait_phase(b, want) || !pid) return b->count.missed++, !b->broken;
     phase before = phase_now(b);
     uint32_t epoch = atomic_load(&b->s->o->epoch);
-    uint64_t t = clock_ns();
+    uint64_t t = clock_ns(), away = b->away;
     if (kill(pid, SIGSTOP)) return b->count.missed++, true;
     count(b, k, before);
     if (k == BLOW_STOP_STAGE || b->draining) {
@@ -205,6 +217,7 @@ static bool stop_stage(blows *b, blow_kind k, phase want)
         return true;
     }
     for (uint64_t end = after(20); !kill(pid, 0) && clock_ns() < end && stand_alive(b->s);) live(b, 5); /* until it is replaced */
+    if (!kill(pid, SIGCONT) && b->away != away) return b->count.hit[k][before] -= before != PHASE_IDLE, b->count.missed++, true; /* who let us go on let it go on, too */
     if (!kill(pid, SIGCONT)) printf("# stage %d hung and was not replaced\n", (int)pid), b->count.hung++;
     recover(b, 1, t, epoch);
     return !b->broken;

@@ -171,6 +171,7 @@ bool stand_buried(stand *s)
         text who = { 0 };
         programs_alive(&who);
         bool left = who.len && (strstr(who.ptr, "sluice-stage") || strstr(who.ptr, "sluice-rag") || strstr(who.ptr, "sluice-coordinator"));
+        left = left || stand_alive(s); /* one that dies has no words any more, but its lock still */
         if (left && clock_ns() > end) printf("# left behind:\n%s", who.ptr);
         text_free(&who);
         if (!left) return s->coordinator = 0, true;

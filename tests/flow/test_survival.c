@@ -634,3 +634,30 @@ Test(survival, a_spare_takes_the_place_of_a_joined_worker_and_the_survivors_that
     cr_expect(programs_ended(5));
     cr_expect(run_dir_clean(p.c.dir));
 }
+
+static void part_with(party *p, const char *want, unsigned i)
+{
+    int64_t rows = number(&p->c, "pump.decode_rows"), resent = number(&p->c, "pump.resent");
+    program q = start(&p->c, STORY("400"));
+    until(&p->c, "pump.decode_rows", rows + 60);
+    cr_assert_eq(stage_pid(&p->c, 1), p->worker[i].pid, "worker %u is not seated", i);
+    hit(p->worker[i].pid, SIGTERM);
+    expect_answer(&q, &p->c, want, i ? "without a spare" : "with a spare");
+    cr_expect_eq(program_wait(&p->worker[i], 0, SECONDS), 0, "worker %u does not end well", i);
+    cr_expect_eq(number(&p->c, "pump.resent"), resent, "a step was lost when worker %u left", i);
+}
+
+Test(survival, a_worker_that_is_told_to_stop_leaves_between_two_steps)
+{
+    party p = party_begin();
+    char *want = ask(&p.c, STORY("400"));
+    cr_assert(program_start(&p.worker[1], "spare", SLUICE("worker", "--connect", p.endpoint, "-m", model)));
+    for (int i = 0; i < 1000 && !size_of(&p.c, "spares"); i++) usleep(10000);
+    cr_assert_eq(size_of(&p.c, "spares"), 1);
+    part_with(&p, want, 0);
+    cr_expect_eq(stage_pid(&p.c, 1), p.worker[1].pid, "the spare has no place");
+    part_with(&p, want, 1);
+    cr_expect_eq(size_of(&p.c, "stages"), 1);
+    free(want);
+    down(&p.c);
+}

@@ -16,6 +16,7 @@
 #define SPIN_US 30           /* a hop over ipc takes about so long: sleeping and waking costs as much again. Only where every busy thread has a cpu */
 #define HELLO_AGAIN_NS 3000000000u /* a worker that came by itself says HELLO again after so much silence (a PING comes every second) */
 #define SILENT_NS 60000000000u /* and leaves after so much */
+#define LEAVE_NS 10000000000u /* a coordinator that is told of it lets a worker go when its steps are through; it is not waited for longer */
 #define SEND_MS 3000         /* no connection to the next hop for so long: it is gone (a slow one still has room: high-water marks are far off) */
 #define SLICE_MS 200         /* how soon a stop flag is seen meanwhile */
 
@@ -38,6 +39,7 @@ typedef struct {
     uint64_t t_taken;            /* when the message under way was there to be read */
     bool sandboxed;              /* nothing but the list of core/sandbox.c is possible any more */
     bool bye, heard;             /* told to go; anything has come from the coordinator */
+    uint64_t t_leave;            /* since when it waits to be let go, 0: it does not */
     err refused;                 /* why the coordinator does not want us */
 } stage;
 
@@ -263,9 +265,19 @@ static void on_stats_get(stage *s)
     say(s, &m, &e);
 }
 
+static void say_bye(stage *s, const char *reason)
+{
+    err e;
+    message m = msg_init(MSG_BYE);
+    snprintf(m.bye.reason, sizeof m.bye.reason, "%s", reason);
+    if (say(s, &m, &e)) LOG(LOG_WARN, "STAGE-MUTE", "text=\"%s\"", e.text);
+}
+
+/* The answer lets the coordinator end sooner: it waits for those that joined. */
 static void on_bye(stage *s)
 {
     LOG(LOG_INFO, "STAGE-BYE", "reason=\"%s\"", s->in.head.bye.reason);
+    if (s->o->joined && !s->t_leave) say_bye(s, "as told");
     s->bye = true;
 }
 
@@ -521,9 +533,23 @@ static err_code mind_silence(stage *s, err *e)
     return rc == ERR_TIMEOUT ? ERR_OK : rc;
 }
 
+/* A worker that came by itself and is told to stop leaves in good order: it serves until the coordinator lets it go, or until it
+ * is told again. false: it ends now. */
+static bool stays(stage *s)
+{
+    if (s->bye) return false;
+    if (s->t_leave && clock_ns() - s->t_leave > LEAVE_NS) return false;
+    if (!s->o->stop || !atomic_load(s->o->stop)) return true;
+    if (!s->o->joined || !s->heard || s->t_leave) return false;
+    atomic_store(s->o->stop, false);
+    s->t_leave = clock_ns();
+    say_bye(s, "it was told to stop");
+    return true;
+}
+
 static err_code serve(stage *s, err *e)
 {
-    while (!s->bye && !(s->o->stop && atomic_load(s->o->stop))) {
+    while (stays(s)) {
         link_t *links[] = { s->control, s->bulk, s->data };
         bool ready[3] = { false, false, false };
         uint64_t t = clock_ns();
