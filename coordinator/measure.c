@@ -58,7 +58,7 @@ static bool team_memory(team *t, uint32_t D)
     return t->h && t->fwd && t->rows && t->slots && t->ids && t->pick && t->stats;
 }
 
-typedef struct { const gguf *g; const model_shape *shape; uint32_t threads, part, parts; } team_place;
+typedef struct { const gguf *g; const pack_file *packed; const model_shape *shape; uint32_t threads, part, parts; } team_place;
 
 /* Part `part` of `parts`: its own cores, and layers that no other one reads where there are enough. */
 static err_code team_open(team *t, const team_place *p, err *e)
@@ -72,7 +72,7 @@ static err_code team_open(team *t, const team_place *p, err *e)
     g.n_ctx = CONTEXT + ROWS_TOP + 1;
     g.isa = use;
     if (!rc) rc = topo_open(&t->where, NULL, p->part, p->parts, e);
-    if (!rc) rc = model_open(&t->m, p->g, part, e);
+    if (!rc) rc = model_open_packed(&t->m, p->g, p->packed, part, e);
     if (!rc) rc = kv_open(&t->store, &g, e);
     if (!rc) rc = kv_seq_open(t->store, 1, &t->seq, e);
     if (!rc) rc = pool_open(&t->pool, p->threads, topo_bind_thread, t->where, e);
@@ -229,7 +229,7 @@ static err_code measure_team(costs *c, const team_place *p, watch *w, err *e)
     crowd all = { calloc(n, sizeof *all.at), n };
     err_code rc = all.at ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for measuring");
     for (uint32_t i = 0; !rc && i < n; i++) {
-        team_place at = { p->g, p->shape, p->threads, i, n };
+        team_place at = { p->g, p->packed, p->shape, p->threads, i, n };
         rc = team_open(&all.at[i], &at, e);
     }
     if (!rc) topo_bind_thread(all.at[0].where, 0);
@@ -337,6 +337,7 @@ static err_code measure_hops(costs *c, err *e)
 err_code measure_costs(costs *out, const measure_ask *a, err *e)
 {
     gguf *g = NULL;
+    pack_file *packed = NULL;
     model_shape shape;
     cpu_set_t before;
     bool bound = !sched_getaffinity(0, sizeof before, &before);
@@ -345,13 +346,15 @@ err_code measure_costs(costs *out, const measure_ask *a, err *e)
     err_code rc = gguf_open(&g, a->model, e);
     if (!rc) rc = model_shape_read(&shape, g, e);
     if (!rc) rc = costs_of_model(out, g, &shape, e);
+    if (!rc) packed = pack_open(g, &a->pack, out->cpus, NULL);
     watch w = { a, 0, (uint64_t)a->n * N_ROWS * 4 };
     for (uint32_t i = 0; !rc && i < a->n && i < COSTS_TEAMS_MAX; i++) {
-        team_place p = { g, &shape, a->threads[i], 0, 1 };
+        team_place p = { g, packed, &shape, a->threads[i], 0, 1 };
         rc = measure_team(out, &p, &w, e);
         if (bound) sched_setaffinity(0, sizeof before, &before);
     }
     if (!rc) rc = measure_hops(out, e);
+    pack_close(&packed);
     gguf_close(&g);
     return rc;
 }

@@ -4,9 +4,11 @@
  * of threads and on as many teams at once as fit the cpus, and sends messages round between two threads. Uses the engine as a
  * stage does; starts no cluster. One thread calls it. */
 #include "coordinator/costs.h"
+#include "engine/pack.h"
 
 typedef struct {
     const char *model;              /* GGUF file */
+    pack_options pack;              /* weights as the stages will have them */
     const uint32_t *threads;        /* [n] team sizes, descending */
     uint32_t n;
     double seconds;                 /* for each number at least so long; more is steadier */

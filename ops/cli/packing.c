@@ -17,7 +17,7 @@ static bool draw(void *arg, uint64_t done, uint64_t total)
     return !signals_caught();
 }
 
-static pack_options options(const settings *s)
+pack_options packing_options(const settings *s)
 {
     return (pack_options){ !s->no_pack, s->pack_dir, s->pack_cap << 20 };
 }
@@ -34,7 +34,7 @@ static err_code make(const settings *s, const char *model, bool check, text *pat
     gguf *g = NULL;
     progress bar = progress_open("packing weights");
     pack_meter meter = { draw, &bar };
-    pack_options o = options(s);
+    pack_options o = packing_options(s);
     err_code rc = gguf_open(&g, model, e);
     if (!rc) rc = pack_make(g, &o, check, processors(), &meter, path, made, e);
     progress_close(&bar);
@@ -104,7 +104,7 @@ static err_code clear(const settings *s, const pack_options *o, const char *dir,
 
 err_code packing_cache(settings *s, err *e)
 {
-    pack_options o = options(s);
+    pack_options o = packing_options(s);
     pack_entry *list = NULL;
     size_t n = 0;
     text dir = { 0 };

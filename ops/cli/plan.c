@@ -1,6 +1,7 @@
 #include "coordinator/measure.h"
 #include "ops/cli/cluster_ini.h"
 #include "ops/cli/command.h"
+#include "ops/cli/packing.h"
 #include "ops/cli/paths.h"
 #include "ops/cli/progress.h"
 #include "ops/cli/show.h"
@@ -73,12 +74,13 @@ static void draw(void *arg, uint64_t done, uint64_t total) { progress_set(arg, d
 static err_code measure(plan *p, err *e)
 {
     uint32_t teams[COSTS_TEAMS_MAX], n = 0;
+    packing_before_start(p->s);
     progress bar = progress_open("measuring");
     for (uint32_t i = 0; i < p->spec.n; i++)
         if (p->spec.node[i].threads <= p->cpus) add_team(teams, &n, p->spec.node[i].threads);
     for (uint32_t k = 1; !p->s->nodes && !p->s->simulate && k <= p->s->stages; k++) add_team(teams, &n, threads_for(p, k));
     if (!n) add_team(teams, &n, p->cpus);
-    measure_ask a = { .model = p->s->model, .threads = teams, .n = n, .seconds = MEASURE_SECONDS, .draw = draw, .arg = &bar };
+    measure_ask a = { .model = p->s->model, .pack = packing_options(p->s), .threads = teams, .n = n, .seconds = MEASURE_SECONDS, .draw = draw, .arg = &bar };
     err_code rc = measure_costs(&p->costs, &a, e);
     progress_close(&bar);
     return rc;

@@ -8,6 +8,7 @@
 
 #define SEED_GAPS 0x67617073u
 #define SEED_LENGTHS 0x6c656e73u
+#define OPENING 4            /* messages between an answer and its client's next prompt rows: DONE, SUBMIT, SESSION_OPEN and its reply */
 #define ROW_BYTES 40.0       /* of a STEP's record (proto/messages.def) */
 
 typedef enum { WAITING, PROMPT, DECODE, OVER } state;
@@ -39,6 +40,7 @@ typedef struct {
     sim_result *out;
     session *s;              /* [requests] in the order of arrival; [live_from, begun) may be live */
     uint32_t begun, done, live_from;
+    uint32_t coming;         /* requests of clients that just had an answer */
     step *step;              /* [width] */
     uint32_t width, in_flight;
     bool last_was_prompt;
@@ -277,7 +279,10 @@ static void take(sim *m, session *s)
     m->done++;
     if (s->made > 1) m->failed |= !samples_add(&m->out->tpot, (s->t_last - s->t_first) * 1e-3 / (s->made - 1));
     while (m->live_from < m->begun && m->s[m->live_from].at == OVER) m->live_from++;
-    if (m->l->rate <= 0 && m->begun < m->l->requests) begin_session(m);
+    if (m->l->rate <= 0 && m->begun + m->coming < m->l->requests) {
+        m->coming++;
+        push(m, m->now + OPENING * m->c->costs->hop_us, ARRIVE, 0, 0);
+    }
 }
 
 static void came_home(sim *m, uint32_t at)
@@ -287,6 +292,13 @@ static void came_home(sim *m, uint32_t at)
     p->used = false;
     m->in_flight--;
     fill(m, m->now + m->c->costs->turn_us + m->c->costs->turn_row_us * p->wants);
+}
+
+static void arrived(sim *m)
+{
+    if (m->coming) m->coming--;
+    begin_session(m);
+    fill(m, m->now);
 }
 
 /* ---- a run ----------------------------------------------------------------------------------------------------------------- */
@@ -360,7 +372,7 @@ static void run(sim *m)
         if (ev.k == FINISHED && m->w[ev.a].version != ev.b) continue;
         m->now = ev.t;
         m->out->events++;
-        if (ev.k == ARRIVE) begin_session(m), fill(m, m->now);
+        if (ev.k == ARRIVE) arrived(m);
         else if (ev.k == AT_STAGE) arrive(m, ev.b, ev.a);
         else if (ev.k == FINISHED) finished(m, ev.a);
         else came_home(m, ev.a);
