@@ -206,31 +206,67 @@ static void row_range(const pane_kind *k, const float *v, const uint8_t *is_out,
     *middle = half_of((hi + lo) / 2);
 }
 
+/* The outliers of a pane, the farthest first, at most as many as it has room for; w->is_out marks them. */
+static uint16_t outliers_of(const pane_kind *k, const float *x, uint32_t n, pane_work *w)
+{
+    uint32_t m = k->key ? candidates_key(k, x, n, w->cand) : candidates_value(k, x, n, w->cand);
+    uint16_t count = (uint16_t)(m < pane_outliers(k->d) ? m : pane_outliers(k->d));
+    qsort(w->cand, m, sizeof *w->cand, farthest_first);
+    memset(w->is_out, 0, (size_t)n * k->d);
+    for (uint32_t i = 0; i < count; i++)
+        w->is_out[(size_t)(w->cand[i].place >> CHANNEL_BITS) * k->d + (w->cand[i].place & ((1u << CHANNEL_BITS) - 1))] = 1;
+    return count;
+}
+
+/* Scale and middle of element c of a row; range and middle are the row's own (V). */
+typedef struct { float s, mid; } span;
+
+static span span_of(const pane_kind *k, uint32_t c, f16 range, f16 middle)
+{
+    if (k->key) return (span){ (k->hi[c] - k->lo[c]) / 2, (k->hi[c] + k->lo[c]) / 2 };
+    return (span){ vec_f32(range), vec_f32(middle) };
+}
+
+static float normal(span p, float x) { return p.s > 0 ? (x - p.mid) / p.s : 0; }
+
+void pane_normal(const pane_kind *k, const float *x, uint32_t n, float *out, float *scale, pane_work *w)
+{
+    outliers_of(k, x, n, w);
+    for (uint32_t r = 0; r < n; r++) {
+        f16 range = 0, middle = 0;
+        if (!k->key) row_range(k, x + (size_t)r * k->d, w->is_out + (size_t)r * k->d, &range, &middle);
+        for (uint32_t c = 0; c < k->d; c++) {
+            size_t at = (size_t)r * k->d + c;
+            span p = span_of(k, c, range, middle);
+            out[at] = w->is_out[at] ? NAN : normal(p, x[at]);
+            scale[at] = p.s;
+        }
+    }
+}
+
 static void encode_by_book(const pane_kind *k, const float *x, uint32_t n, unsigned char *out, pane_work *w)
 {
-    pane_outlier *cand = w->cand;
-    uint8_t *is_out = w->is_out;
-    uint32_t m = k->key ? candidates_key(k, x, n, cand) : candidates_value(k, x, n, cand), bits = bits_of(k);
-    uint16_t count = (uint16_t)(m < pane_outliers(k->d) ? m : pane_outliers(k->d));
-    qsort(cand, m, sizeof *cand, farthest_first);
-    memset(is_out, 0, (size_t)n * k->d);
+    uint32_t bits = bits_of(k);
+    uint16_t count = outliers_of(k, x, n, w);
     memcpy(out, &count, sizeof count);
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t r = cand[i].place >> CHANNEL_BITS, c = cand[i].place & ((1u << CHANNEL_BITS) - 1);
+        uint32_t r = w->cand[i].place >> CHANNEL_BITS, c = w->cand[i].place & ((1u << CHANNEL_BITS) - 1);
         f16 v = half_of(x[(size_t)r * k->d + c]);
-        is_out[(size_t)r * k->d + c] = 1;
-        memcpy(out + OUT_HEAD + i * OUT_BYTES, &cand[i].place, 2);
+        memcpy(out + OUT_HEAD + i * OUT_BYTES, &w->cand[i].place, 2);
         memcpy(out + OUT_HEAD + i * OUT_BYTES + 2, &v, 2);
     }
     f16 *range = (f16 *)(void *)(out + outlier_bytes(k)), *middle = range + PANE_ROWS;
     for (uint32_t r = 0; r < n; r++) {
         const float *v = x + (size_t)r * k->d;
-        if (!k->key) row_range(k, v, is_out + (size_t)r * k->d, &range[r], &middle[r]);
+        f16 row[2] = { 0 };
+        if (!k->key) {
+            row_range(k, v, w->is_out + (size_t)r * k->d, &row[0], &row[1]);
+            range[r] = row[0];
+            middle[r] = row[1];
+        }
         for (uint32_t c = 0; c < k->d; c++) {
-            float s = k->key ? (k->hi[c] - k->lo[c]) / 2 : vec_f32(range[r]);
-            float mid = k->key ? (k->hi[c] + k->lo[c]) / 2 : vec_f32(middle[r]);
             uint8_t *codes = out + codes_at(k) + r * row_codes(k) + (size_t)(c / PANE_GROUP) * 4 * bits;
-            put_code(codes, bits, c % PANE_GROUP, nearest(k->book, 1u << bits, s > 0 ? (v[c] - mid) / s : 0));
+            put_code(codes, bits, c % PANE_GROUP, nearest(k->book, 1u << bits, normal(span_of(k, c, row[0], row[1]), v[c])));
         }
     }
 }

@@ -55,6 +55,10 @@ typedef struct {
 /* x [n][d], n in 1..32, rows beyond n are zeros of the pane. Hadamard packs: x is rotated here. */
 void pane_encode(const pane_kind *k, const float *x, uint32_t n, unsigned char *out, pane_work *w);
 
+/* NUQ: what encoding looks up in the book: values of x [n][d] in their channel's (K) or row's (V) range, and that range's half width
+ * (scale); NAN where the value is an outlier. For whoever makes a book. */
+void pane_normal(const pane_kind *k, const float *x, uint32_t n, float *out, float *scale, pane_work *w);
+
 /* One row of codes after another, as the ISA files take them: out[r][i] = fma(code or book[code], s, m). */
 typedef struct {
     const uint8_t *codes;

@@ -45,4 +45,5 @@ err_code calibrate_lab(calibration *c, lab_options o, lab **out, err *e);
 /* A section (in the table of calibrate.c). summary: an object; what is put there is printed with --json. When it fails nothing of it
  * goes into the profile. */
 typedef err_code calibrate_run(calibration *c, json_t *summary, err *e);
+calibrate_run calibrate_kv;
 #endif
