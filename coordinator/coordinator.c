@@ -45,6 +45,25 @@ static err_code choose_path(coordinator *c, err *e)
     return ERR_OK;
 }
 
+/* And whether the cluster's own KV policy finds in it what it needs. */
+static err_code choose_profile(coordinator *c, err *e)
+{
+    profile_binding want = { .model = gguf_digest(c->file), .path = path_name(c->path) };
+    err_code rc = profile_choose(&c->profile, c->set->profile, c->set->model, &want, e);
+    if (!rc && c->profile) rc = profile_kv_open(&c->profile_kv, c->profile, &c->shape, 0, c->shape.L, e);
+    return rc ? rc : profile_fits(c, &c->kv_policy, e);
+}
+
+err_code profile_fits(const coordinator *c, const kv_policy *p, err *e)
+{
+    const char *lack = kv_tables_lack(profile_kv_tables(c->profile_kv), 0, c->shape.L, p);
+    if (!lack) return ERR_OK;
+    if (!c->profile)
+        return err_set(e, ERR_CONFIG, "KV policy %s needs %s, and the cluster has no profile of the model (sluice calibrate --only kv makes one)",
+                       p->name, lack);
+    return err_set(e, ERR_CONFIG, "KV policy %s needs %s, and %s has none (sluice calibrate --only kv)", p->name, lack, profile_file(c->profile));
+}
+
 static err_code load(coordinator *c, err *e)
 {
     if (!c->set->model) return err_set(e, ERR_USAGE, "--model FILE is missing");
@@ -53,6 +72,7 @@ static err_code load(coordinator *c, err *e)
     if (!rc) rc = tokenizer_open(&c->tok, c->file, e);
     if (!rc) rc = choose_kv(c, e);
     if (!rc) rc = choose_path(c, e);
+    if (!rc) rc = choose_profile(c, e);
     if (!rc && c->set->skip) rc = skip_rule_load(c->skip, c->set->skip, e);
     if (rc) return rc;
     c->adapters.shape = &c->shape;
@@ -156,6 +176,8 @@ static void close_all(coordinator *c)
     if (c->trace) trace_close(&c->trace);
     if (c->tok) tokenizer_close(&c->tok);
     free(c->split);
+    profile_kv_close(&c->profile_kv);
+    profile_close(&c->profile);
     if (c->file) gguf_close(&c->file);
 }
 
@@ -173,7 +195,7 @@ err_code prefill_start(coordinator *c, session *s, err *e)
         prefill_options o = { .hub = c->hub, .model = gguf_path(c->file), .inbox = link_addr(c->inbox), .n_ctx = c->n_ctx, .max_rows = c->max_rows,
                               .pack = { !c->set->no_pack, c->set->pack_dir, c->set->pack_cap << 20 },
                               .threads = c->set->threads ? (uint32_t)c->set->threads : 1, .format = c->kv, .path = c->path, .epoch = c->epoch,
-                              .n_stages = c->n_stages, .stage = st };
+                              .n_stages = c->n_stages, .stage = st, .tables = profile_kv_tables(c->profile_kv) };
         err_code rc = prefill_open(&c->prefill, &o, e);
         if (rc) return rc;
     }

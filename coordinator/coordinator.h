@@ -8,6 +8,7 @@
 #include "coordinator/queue.h"
 #include "coordinator/session.h"
 #include "core/settings.h"
+#include "engine/profile_kv.h"
 #include <stdatomic.h>
 #include <sys/types.h>
 
@@ -94,6 +95,8 @@ typedef struct coordinator {
     uint64_t gate_version;      /* of the list of peers that was acted on */
     gguf *file;
     model_shape shape;
+    profile *profile;           /* NULL: none */
+    profile_kv *profile_kv;     /* of all layers; NULL: it has no such section */
     tokenizer *tok;
     uint32_t n_ctx, max_rows, chunk;
     kv_format kv;               /* of exact rows */
@@ -144,6 +147,9 @@ typedef struct coordinator {
 err_code coordinator_run(const settings *s, hub *h, atomic_bool *stop, int notify_fd, err *e);
 /* The cluster cannot go on (a stage died, a worker cannot take its plan): jobs fail with the text, then it stops. */
 void coordinator_fail(coordinator *c, const err *why);
+
+/* ERR_CONFIG: the policy needs something that the profile does not have. */
+err_code profile_fits(const coordinator *c, const kv_policy *p, err *e);
 
 /* fleet.c: children, HELLO, PLAN, READY, deaths */
 err_code fleet_start(coordinator *c, err *e);

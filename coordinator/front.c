@@ -78,7 +78,9 @@ static err_code make_job(coordinator *c, job **out, err *e)
 {
     uint64_t again = c->in.head.submit.replay;
     if (again && strcmp(sender(c), OWNER_LOCAL) && !find_job(c, again, true, e)) return e->code;
-    return again ? replay_make(c, out, e) : job_new(&c->jobs, &c->in, c->shape.V, out, e);
+    if (again) return replay_make(c, out, e);
+    err_code rc = job_new(&c->jobs, &c->in, c->shape.V, out, e);
+    return rc ? rc : profile_fits(c, &(*out)->kv, e);
 }
 
 static void on_submit(coordinator *c)

@@ -91,6 +91,14 @@ static log_path path_here(const coordinator *c)
     return (log_path){ .path = c->path, .kv = c->kv, .n_ctx = c->n_ctx, .rope_long = r->scaling == ROPE_LONG && c->n_ctx > r->orig_ctx };
 }
 
+static err_code follow_profile(const coordinator *c, const job *j, err *e)
+{
+    const event *v = log_find(&j->log, EVENT_PROFILE);
+    const char *here = c->profile ? profile_digest(c->profile) : "none";
+    if (!v || (v->payload.len == strlen(here) && !memcmp(v->payload.ptr, here, v->payload.len))) return ERR_OK;
+    return err_set(e, ERR_STATE, "by its log job %" PRIu64 " used profile %.32s; this cluster has %s", j->id, v->payload.ptr, here);
+}
+
 err_code job_follow(const coordinator *c, job *j, err *e)
 {
     log_path here = path_here(c), want = here;
@@ -101,7 +109,15 @@ err_code job_follow(const coordinator *c, job *j, err *e)
                        kv_format_name((kv_format)want.kv), want.n_ctx, kv_format_name(c->kv), c->n_ctx);
     j->path = (path_id)want.path;
     j->n_ctx = want.n_ctx;
-    return ERR_OK;
+    return follow_profile(c, j, e);
+}
+
+/* What the profile says goes into the job's rows: then the log names it. */
+static bool log_profile(const coordinator *c, job *j)
+{
+    if (!c->profile || !kv_tables_lack(NULL, 0, c->shape.L, &j->kv)) return true;
+    const char *digest = profile_digest(c->profile);
+    return log_add(&j->log, 0, 0, EVENT_PROFILE, (view){ digest, strlen(digest) });
 }
 
 /* Its KV policy likewise: by its log, by its own wish, or the cluster's. */
@@ -114,7 +130,8 @@ static err_code fix_kv(coordinator *c, job *j, bool has_log, err *e)
     char line[KV_POLICY_TEXT];
     kv_policy_print(&j->kv, line);
     if (!j->kv.lossy || has_log) return ERR_OK;
-    return log_add(&j->log, 0, 0, EVENT_KV, (view){ line, strlen(line) }) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
+    bool ok = log_add(&j->log, 0, 0, EVENT_KV, (view){ line, strlen(line) }) && log_profile(c, j);
+    return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
 }
 
 /* From here on its arithmetic is fixed: by its log or, the first time, by this cluster, which the log then says. */

@@ -156,6 +156,7 @@ static err_code load(prefill *p, err *e)
     g.format = (kv_format)p->o.format;
     g.n_ctx = p->o.n_ctx;
     g.isa = use;
+    g.tables = p->o.tables;
     rc = kv_open(&p->store, &g, e);
     if (!rc) rc = pool_open(&p->pool, p->o.threads, NULL, NULL, e);
     if (!rc) rc = runner_open(&p->runner, p->model, p->store, p->pool, use, p->o.max_rows, e);

@@ -20,6 +20,7 @@ typedef struct {
     const char *inbox;              /* where FAIL goes */
     uint32_t n_ctx, max_rows, threads, format, path, epoch, n_stages;
     const prefill_stage *stage;     /* [n_stages], copied */
+    const struct kv_tables *tables; /* of the profile, NULL: none; outlives the prefill */
 } prefill_options;
 
 err_code prefill_open(prefill **out, const prefill_options *o, err *e);

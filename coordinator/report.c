@@ -79,6 +79,7 @@ bool report_status(coordinator *c, text *out)
         num(p->prompt_steps), "prompt_rows", num(p->prompt_rows), "in_flight", (int)p->width, "resent", num(p->resent), "refused_results",
         num(p->refused), "passed_by", num(p->passed_by));
     if (o) json_object_set_new(o, "trust", trust_json(c));
+    if (o && c->profile) json_object_set_new(json_object_get(o, "model"), "profile", json_string(profile_digest(c->profile)));
     return put(o, out);
 }
 

@@ -1,10 +1,12 @@
 /* Reading a profile: what it is bound to, and its values and tensors by section and layer. Refuses to hand out a byte that is not
  * what was written. */
 #include "engine/profile_priv.h"
+#include "core/log.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 static const struct { const char *name; uint32_t version; } sections[PROFILE_SECTIONS] = {
@@ -143,6 +145,18 @@ void profile_close(profile **pp)
     free(p->path);
     free(p);
     *pp = NULL;
+}
+
+err_code profile_choose(profile **out, const char *asked, const char *model_file, const profile_binding *want, err *e)
+{
+    text beside = { 0 };
+    err why;
+    *out = NULL;
+    if (asked) return strcmp(asked, "none") ? profile_open(out, asked, want, e) : ERR_OK;
+    if (!profile_beside(model_file, &beside)) return err_set(e, ERR_NOMEM, "out of memory");
+    if (!access(beside.ptr, F_OK) && profile_open(out, beside.ptr, want, &why)) LOG(LOG_WARN, "PROFILE-LEFT", "text=\"%s\"", why.text);
+    text_free(&beside);
+    return ERR_OK;
 }
 
 /* ---- what it says of itself ---------------------------------------------------------------------------------------- */

@@ -39,6 +39,9 @@ typedef struct profile profile;
 /* ERR_CONFIG: bound to something else, both digests (or paths) quoted; ERR_MODEL: no profile, or a damaged one; ERR_IO. */
 err_code profile_open(profile **out, const char *file, const profile_binding *want, err *e);
 void profile_close(profile **p);
+/* The profile a program uses: `asked` (--profile: a file, "none"), or where it is NULL the one beside the model, if there is one and it
+ * fits; one that does not is named in the log and left alone. *out NULL: none. ERR as profile_open, of a file that was asked for. */
+err_code profile_choose(profile **out, const char *asked, const char *model_file, const profile_binding *want, err *e);
 /* "…/NAME.gguf" -> "…/NAME.profile.gguf", where a model's profile is looked for. false: out of memory. */
 bool profile_beside(const char *model_file, text *out);
 

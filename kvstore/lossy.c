@@ -83,29 +83,12 @@ err_code lossy_codes(kv_seq *q, err *e)
 
 /* ---- what a policy needs of the profile ---------------------------------------------------------------------------- */
 
-static bool has_books(const kv_tables *t, kv_pack p, bool key)
-{
-    if (p.kind != KV_PACK_NUQ) return true;
-    return t && (key ? t->k_lo && t->k_hi && t->lut_k[p.bits] : t->lut_v[p.bits] != NULL);
-}
-
 static err_code tables_check(const kv *s, const kv_policy *p, err *e)
 {
-    const kv_tables *t = s->g.tables;
-    if (t && (t->first > s->g.first || t->last < s->g.last)) t = NULL;
-    const struct { bool ok; const char *what; } needs[] = {
-        { has_books(t, p->k, true) && has_books(t, p->k2, true), "key thresholds and codebooks" },
-        { has_books(t, p->v, false) && has_books(t, p->v2, false), "value codebooks" },
-        { p->roles != KV_ROLES_RAZOR || (t && t->local), "head roles" },
-        { p->roles != KV_ROLES_ALPHA || (t && t->alpha), "role scores" },
-        { p->score != KV_SCORE_SEMANTIC || (t && t->semantic), "semantic heads" },
-        { p->budget != KV_BUDGET_LAYER_ERROR || (t && t->layer_error), "layer errors" },
-    };
+    const char *lack = kv_tables_lack(s->g.tables, s->g.first, s->g.last, p);
     if (p->retrieve != KV_RETRIEVE_NONE)
         return err_set(e, ERR_CONFIG, "KV policy %s: change.retrieve: this store reads every row it keeps", p->name);
-    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++)
-        if (!needs[i].ok) return err_set(e, ERR_CONFIG, "KV policy %s needs %s, and the profile has none", p->name, needs[i].what);
-    return ERR_OK;
+    return lack ? err_set(e, ERR_CONFIG, "KV policy %s needs %s, and the profile has none", p->name, lack) : ERR_OK;
 }
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */

@@ -4,7 +4,7 @@
  * alive than it. Any pointer may be NULL: policies that need it are refused for the session, with its name. */
 #include <stdint.h>
 
-typedef struct {
+typedef struct kv_tables {
     uint32_t first, last;      /* layers that the arrays below cover; layer l is at [l - first] */
     /* KVQuant, arXiv:2401.18079: thresholds of each K channel before RoPE, and codebooks of normalised values in [-1, 1],
      * ascending, for 2, 3 and 4 bits. qnorm {scale, offset} replaces lut by lut*scale + offset (1, 0: none). */
@@ -16,4 +16,8 @@ typedef struct {
     const uint8_t *semantic;               /* [layers][4] query heads, best first */
     const float *layer_error;              /* [layers_of_the_model], normalised to sum 1 */
 } kv_tables;
+
+/* What policy p needs for layers [first, last) that t (NULL: no profile) does not have, in words; NULL: nothing. */
+struct kv_policy;
+const char *kv_tables_lack(const kv_tables *t, uint32_t first, uint32_t last, const struct kv_policy *p);
 #endif

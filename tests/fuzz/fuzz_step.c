@@ -36,7 +36,7 @@ static void open_shards(void)
         plan.max_rows = ROWS;
         plan.kv_max_bytes = i == 1 ? 1 << 16 : 0;
         memcpy(plan.digest, gguf_digest(g), 33);
-        kit_must(shard_open(&held[i], g, NULL, &plan, p, i ? ISA_PLAIN : use, &e), &e);
+        kit_must(shard_open(&held[i], g, NULL, NULL, &plan, p, i ? ISA_PLAIN : use, &e), &e);
     }
 }
 

@@ -18,7 +18,7 @@ static err_code stage_main(settings *s, atomic_bool *stop, err *e)
     unsigned part = 0, parts = 1;
     if (s->share && (sscanf(s->share, "%u/%u", &part, &parts) != 2 || part >= parts))
         return err_set(e, ERR_USAGE, "--share %s: want I/N with I < N", s->share);
-    stage_options o = { .connect = s->connect, .model = s->model, .name = s->name ? s->name : name, .data_dir = s->data_dir,
+    stage_options o = { .connect = s->connect, .model = s->model, .profile = s->profile, .name = s->name ? s->name : name, .data_dir = s->data_dir,
                         .address = s->address, .trace = s->trace, .threads = (uint32_t)s->threads, .cookie = s->cookie, .joined = !s->cookie,
                         .stop = stop, .pack = { !s->no_pack, s->pack_dir, s->pack_cap << 20 } };
     const sandbox_want box = { .user = s->user, .no_filter = s->no_sandbox };

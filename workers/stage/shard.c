@@ -24,7 +24,17 @@ static err_code open_store(shard_state *s, isa i, err *e)
     g.max_bytes = s->plan.kv_max_bytes;
     g.prefix_bytes = s->plan.prefix_bytes;
     g.isa = i;
+    g.tables = profile_kv_tables(s->tables);
     return kv_open(&s->store, &g, e);
+}
+
+static err_code open_tables(shard_state *s, const profile *prof, err *e)
+{
+    const msg_plan *p = &s->plan;
+    if (!p->profile[0] || p->first == p->last) return ERR_OK;
+    if (!prof || strcmp(p->profile, profile_digest(prof)))
+        return err_set(e, ERR_CONFIG, "plan wants profile %s, this stage has %s", p->profile, prof ? profile_digest(prof) : "none");
+    return profile_kv_open(&s->tables, prof, &s->model->shape, (uint32_t)p->first, (uint32_t)p->last, e);
 }
 
 static err_code open_scratch(shard_state *s, err *e)
@@ -40,7 +50,7 @@ static err_code open_scratch(shard_state *s, err *e)
     return ERR_OK;
 }
 
-err_code shard_open(shard_state **out, const gguf *g, const pack_file *packed, const msg_plan *plan, pool *p, isa i, err *e)
+err_code shard_open(shard_state **out, const gguf *g, const pack_file *packed, const profile *prof, const msg_plan *plan, pool *p, isa i, err *e)
 {
     *out = NULL;
     err_code rc = check_plan(g, plan, e);
@@ -53,6 +63,7 @@ err_code shard_open(shard_state **out, const gguf *g, const pack_file *packed, c
     s->early.depth = (uint32_t)plan->in_flight;
     shard part = { (uint32_t)plan->first, (uint32_t)plan->last, plan->embed, plan->head };
     rc = model_open_packed(&s->model, g, packed, part, e);
+    if (!rc) rc = open_tables(s, prof, e);
     if (!rc) rc = open_store(s, i, e);
     if (!rc) rc = runner_open(&s->runner, s->model, s->store, p, i, (uint32_t)plan->max_rows, e);
     if (!rc) rc = open_scratch(s, e);
@@ -72,6 +83,7 @@ void shard_close(shard_state **sp)
     early_free(&s->early);
     kept_close(&s->kept);
     if (s->store) kv_close(&s->store);
+    profile_kv_close(&s->tables);
     model_close(&s->model);
     void *mem[] = { s->rows, s->kv_rows, s->fwd, s->slots, s->ids };
     for (size_t i = 0; i < sizeof mem / sizeof *mem; i++) free(mem[i]);

@@ -3,6 +3,7 @@
 /* One shard: a layer range of one model under one plan: weights, KV store, compute scratch. A stage holds a list of them
  * (base and auxiliary model may live in one cluster). Owned and used by the stage's thread. */
 #include "engine/forward.h"
+#include "engine/profile_kv.h"
 #include "proto/message.h"
 #include "workers/stage/adapters.h"
 #include "workers/stage/early.h"
@@ -12,6 +13,7 @@ typedef struct shard_state {
     uint32_t id;                 /* model id in the cluster */
     msg_plan plan;
     model *model;
+    profile_kv *tables;          /* of its layers; NULL: none */
     kv *store;                   /* NULL when the shard has no layers */
     runner *runner;
     adapters adapters;           /* of its sessions */
@@ -25,7 +27,8 @@ typedef struct shard_state {
     struct shard_state *next;
 } shard_state;
 
-err_code shard_open(shard_state **out, const gguf *g, const pack_file *packed, const msg_plan *plan, pool *p, isa i, err *e);
+/* prof: the stage's profile, NULL: none; used when the plan names one, which must be it. */
+err_code shard_open(shard_state **out, const gguf *g, const pack_file *packed, const profile *prof, const msg_plan *plan, pool *p, isa i, err *e);
 void shard_close(shard_state **s);
 /* KV bytes of one row in this shard. */
 uint64_t shard_row_bytes(const shard_state *s);

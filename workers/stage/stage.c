@@ -23,6 +23,7 @@
 typedef struct {
     const stage_options *o;
     gguf *file;
+    profile *profile;            /* NULL: none */
     pack_file *packed;                /* NULL: weights from the file */
     pool *pool;
     link_t *control, *data, *bulk, *result;
@@ -103,7 +104,7 @@ static err_code take_plan(stage *s, const packet *in, err *e)
         if (!rc) link_trace(s->result, s->trace, "result");
     }
     shard_state *sh = NULL;
-    if (!rc) rc = shard_open(&sh, s->file, s->packed, p, s->pool, s->o->isa, e);
+    if (!rc) rc = shard_open(&sh, s->file, s->packed, s->profile, p, s->pool, s->o->isa, e);
     if (rc) return rc;
     sh->next = s->shards;
     s->shards = sh;
@@ -612,6 +613,7 @@ static err_code hello(stage *s, err *e)
     snprintf(h->bulk_addr, sizeof h->bulk_addr, "%s", link_addr(s->bulk));
     if (!strncmp(h->data_addr, "tcp:", 4)) snprintf(h->key, sizeof h->key, "%s", hub_key(s->o->hub));
     digest_rec d;
+    if (s->profile) snprintf(h->profile, sizeof h->profile, "%s", profile_digest(s->profile));
     put_digest(&d, gguf_digest(s->file));
     return link_send(s->control, NULL, &m, &(view){ &d, sizeof d }, 5000, e);
 }
@@ -635,6 +637,7 @@ static err_code start(stage *s, err *e)
 {
     const stage_options *o = s->o;
     err_code rc = gguf_open(&s->file, o->model, e);
+    if (!rc) rc = profile_choose(&s->profile, o->profile, o->model, &(profile_binding){ .model = gguf_digest(s->file) }, e);
     if (!rc) rc = find_host(s, e);
     uint32_t n = o->threads ? o->threads : o->where ? topo_cores(o->where) : 1;
     if (!rc) rc = pool_open(&s->pool, n, o->where ? topo_bind_thread : NULL, o->where, e);
@@ -671,6 +674,7 @@ err_code stage_run(const stage_options *o, err *e)
     if (s->trace) trace_close(&s->trace);
     if (s->pool) pool_close(&s->pool);
     pack_close(&s->packed);
+    profile_close(&s->profile);
     if (s->file) gguf_close(&s->file);
     peers_free(&s->peers);
     free(s);

@@ -16,6 +16,7 @@ typedef struct {
     const char *connect;        /* control endpoint of the coordinator */
     const char *model;          /* GGUF file */
     pack_options pack;          /* its packed weights */
+    const char *profile;        /* of the model; NULL: the one beside it, if there is one; "none" */
     const char *name;           /* unique in the cluster */
     const char *data_dir;       /* ipc sockets go there; NULL: data_addr/bulk_addr or tcp */
     const char *address;        /* with tcp: our host as others call it; NULL: that of the way to the coordinator */
