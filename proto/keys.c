@@ -32,8 +32,13 @@ void key_show(const uint8_t key[static KEY_BYTES], char out[static KEY_TEXT]) { 
 static bool parse(uint8_t *out, const char *prefix, const char *word, size_t n)
 {
     size_t got = 0;
+    char again[KEY_TEXT];
     if (n != KEY_TEXT - 1 || memcmp(word, prefix, 3)) return false;
-    return !sodium_base642bin(out, KEY_BYTES, word + 3, n - 3, NULL, &got, NULL, VARIANT) && got == KEY_BYTES;
+    bool ok = !sodium_base642bin(out, KEY_BYTES, word + 3, n - 3, NULL, &got, NULL, VARIANT) && got == KEY_BYTES;
+    if (ok) show(prefix, out, again);
+    ok = ok && !sodium_memcmp(again, word, n); /* the library takes some bytes above 0x7f for letters */
+    sodium_memzero(again, sizeof again);
+    return ok;
 }
 
 err_code key_parse(uint8_t out[static KEY_BYTES], const char *word, size_t n, err *e)

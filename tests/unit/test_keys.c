@@ -137,6 +137,8 @@ Test(keys, text_of_a_key_and_back)
         OK(key_parse(got, word, strlen(word), &e));
         cr_assert_arr_eq(got, key, KEY_BYTES);
         cr_assert_eq(key_parse(got, word, KEY_TEXT - 2, &e), ERR_CONFIG);
+        word[3 + i % (KEY_TEXT - 4)] = (char)(0x80 + i % 128); /* one spelling: no byte but the 64 letters */
+        cr_assert_eq(key_parse(got, word, strlen(word), &e), ERR_CONFIG, "byte %02x", (unsigned)(0x80 + i % 128));
     }
     cr_expect_eq(key_parse(got, "sk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", KEY_TEXT - 1, &e), ERR_CONFIG);
     cr_expect(strstr(e.text, "secret") && !strstr(e.text, "AAAA"), "a secret key must not be quoted: %s", e.text);
