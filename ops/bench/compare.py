@@ -22,7 +22,7 @@ def run(words, strict=True):
 
 class Peer:
     def __init__(self, a):
-        self.dir, self.threads, self.extra = a.peer, a.threads, a.peer_flags.split()
+        self.dir, self.threads, self.extra, self.batch_flags = a.peer, a.threads, a.peer_flags.split(), a.peer_batch_flags.split()
 
     def has(self, name):
         return os.access(os.path.join(self.dir, name), os.X_OK)
@@ -38,7 +38,7 @@ class Peer:
 
     def batch(self, model, b, more=()):
         words = [f"{self.dir}/llama-batched-bench", "-m", model, "-c", "4096", "-b", "2048", "-ub", "512", "-npp", "64", "-ntg", "32", "-npl", str(b),
-                 "-t", str(self.threads), "-fa", "on", *(["-rtr"] if "-rtr" in self.extra and not more else []), *(["--rpc", *more[1:]] if more else [])]
+                 "-t", str(self.threads), *self.batch_flags, *(["-rtr"] if "-rtr" in self.extra and not more else []), *(["--rpc", *more[1:]] if more else [])]
         p = run(words, strict=not more)
         rows = [l for l in (p.stdout + p.stderr).splitlines() if re.match(r"^\|\s+\d+ \|", l)]
         return float(rows[-1].split("|")[8])
@@ -149,6 +149,7 @@ def main():
     p.add_argument("models", nargs="+")
     p.add_argument("--peer", required=True)
     p.add_argument("--peer-flags", default="-rtr 1 -fa 1", help="for llama-bench")
+    p.add_argument("--peer-batch-flags", default="-fa on", help="for llama-batched-bench (older ones: -fa)")
     p.add_argument("--bin", default="build/release")
     p.add_argument("--runs", type=int, default=5)
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
