@@ -3,9 +3,11 @@
 #include "coordinator/front.h"
 #include "coordinator/journal.h"
 #include "coordinator/plan_file.h"
+#include "coordinator/predict.h"
 #include "coordinator/prefill.h"
 #include "coordinator/prefix.h"
 #include "coordinator/prompt_cache.h"
+#include "coordinator/refresh.h"
 #include "coordinator/record.h"
 #include "coordinator/trust.h"
 #include "core/clock.h"
@@ -74,6 +76,7 @@ static err_code load(coordinator *c, err *e)
     if (!rc) rc = choose_path(c, e);
     if (!rc) rc = choose_profile(c, e);
     if (!rc && c->set->skip) rc = skip_rule_load(c->skip, c->set->skip, e);
+    if (!rc) rc = predict_check(c, e);
     if (rc) return rc;
     c->adapters.shape = &c->shape;
     c->n_ctx = c->set->ctx ? (uint32_t)c->set->ctx : c->shape.n_ctx;
@@ -183,24 +186,45 @@ static void close_all(coordinator *c)
 
 /* ---- local prefill, opened when it is first wanted ----------------------------------------------------------------- */
 
+/* Local prefill leaves the cores to stages that decode; a prediction is what everybody waits for. */
+static uint32_t prefill_threads(const coordinator *c)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (c->set->threads) return (uint32_t)c->set->threads;
+    return c->can_predict && cores > 1 ? (uint32_t)(cores < 256 ? cores : 256) : 1;
+}
+
+static err_code open_prefill(coordinator *c, err *e)
+{
+    prefill_stage st[512];
+    if (c->prefill) return ERR_OK;
+    for (uint32_t i = 0; i < c->n_stages; i++) {
+        st[i] = (prefill_stage){ c->by_stage[i]->part.first, c->by_stage[i]->part.last, "", "" };
+        snprintf(st[i].bulk_addr, sizeof st[i].bulk_addr, "%s", c->by_stage[i]->hello.bulk_addr);
+        snprintf(st[i].key, sizeof st[i].key, "%s", c->by_stage[i]->hello.key);
+    }
+    prefill_options o = { .hub = c->hub, .model = gguf_path(c->file), .inbox = link_addr(c->inbox), .n_ctx = c->n_ctx, .max_rows = c->max_rows,
+                          .pack = { !c->set->no_pack, c->set->pack_dir, c->set->pack_cap << 20 },
+                          .aux = c->can_predict ? c->set->aux : NULL, .profile = c->set->profile,
+                          .threads = prefill_threads(c), .format = c->kv, .path = c->path, .epoch = c->epoch,
+                          .n_stages = c->n_stages, .stage = st, .tables = profile_kv_tables(c->profile_kv) };
+    return prefill_open(&c->prefill, &o, e);
+}
+
+void prefill_get_ready(coordinator *c)
+{
+    err e;
+    if (c->can_predict && !c->prefill && open_prefill(c, &e)) LOG(LOG_WARN, "PREFILL-LATE", "text=\"%s\"", e.text); /* the job that needs it says so */
+}
+
 err_code prefill_start(coordinator *c, session *s, err *e)
 {
-    if (!c->prefill) {
-        prefill_stage st[512];
-        for (uint32_t i = 0; i < c->n_stages; i++) {
-            st[i] = (prefill_stage){ c->by_stage[i]->part.first, c->by_stage[i]->part.last, "", "" };
-            snprintf(st[i].bulk_addr, sizeof st[i].bulk_addr, "%s", c->by_stage[i]->hello.bulk_addr);
-            snprintf(st[i].key, sizeof st[i].key, "%s", c->by_stage[i]->hello.key);
-        }
-        prefill_options o = { .hub = c->hub, .model = gguf_path(c->file), .inbox = link_addr(c->inbox), .n_ctx = c->n_ctx, .max_rows = c->max_rows,
-                              .pack = { !c->set->no_pack, c->set->pack_dir, c->set->pack_cap << 20 },
-                              .threads = c->set->threads ? (uint32_t)c->set->threads : 1, .format = c->kv, .path = c->path, .epoch = c->epoch,
-                              .n_stages = c->n_stages, .stage = st, .tables = profile_kv_tables(c->profile_kv) };
-        err_code rc = prefill_open(&c->prefill, &o, e);
-        if (rc) return rc;
-    }
+    err_code rc = open_prefill(c, e);
+    if (rc) return rc;
+    s->filled = s->n_prompt - (s->exact ? 1 : s->job->newest);
     uint32_t chunk = s->job->ask.chunk && s->job->ask.chunk < c->chunk ? (uint32_t)s->job->ask.chunk : c->chunk;
-    return prefill_add(c->prefill, &(prefill_work){ s->id, s->tokens.id, s->n_prompt - 1, chunk, session_prompt_rows(s), &s->job->kv, s->mask }, e);
+    return prefill_add(c->prefill, &(prefill_work){ s->id, s->tokens.id, s->filled, chunk, session_prompt_rows(s), session_policy(s), s->mask,
+                                                    !s->exact, s->job->sinks }, e);
 }
 
 void prefill_cancel(coordinator *c, uint64_t id)
@@ -317,6 +341,7 @@ static void round_of_work(coordinator *c)
     fleet_tick(c);
     jobs_advance(c);
     prompt_cache_tick(c);
+    refresh_tick(c);
     pump_fill(c);
     sessions_sweep(c);
     prefill_reap(&c->leaving, false);

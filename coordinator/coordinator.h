@@ -9,6 +9,7 @@
 #include "coordinator/session.h"
 #include "core/settings.h"
 #include "engine/profile_kv.h"
+#include "engine/predictor.h"
 #include <stdatomic.h>
 #include <sys/types.h>
 
@@ -130,6 +131,9 @@ typedef struct coordinator {
     session_list sessions;
     pump pump;
     struct prefill *prefill;
+    bool can_predict;           /* --aux and --profile are what they should be: */
+    predictor_facts predict;
+    uint64_t t_refresh;         /* shadows may send again at this time (coordinator/refresh.h) */
     struct prefix_index *prefixes;
     struct prefill *leaving;    /* of plans before, that have not ended yet */
     link_id stuck;              /* the client whose queue was full last: no more tries for it in this round */
@@ -193,9 +197,9 @@ void job_fail(coordinator *c, job *j, const err *why);
 void job_cancel(coordinator *c, job *j);
 /* the prompt is complete (passages included): tokenize and open its session */
 void job_begin(coordinator *c, job *j);
-bool job_wants_local(const coordinator *c, const job *j);
 
 /* sessions in the cluster */
+void session_open(coordinator *c, session *s);          /* ask all stages for its KV */
 void session_opened(coordinator *c, uint64_t id, uint32_t prefix);       /* a stage answered SESSION_READY */
 void session_filled(coordinator *c, uint64_t id);       /* a stage answered KV_DONE */
 void session_failed(coordinator *c, uint64_t id, const err *why);
@@ -223,6 +227,8 @@ void pump_watch(coordinator *c, bool away);
 
 /* prefill.c: the coordinator's own engine */
 err_code prefill_start(coordinator *c, session *s, err *e);
+/* Have it there (again) before a job wants it: a prediction is not to wait for weights. */
+void prefill_get_ready(coordinator *c);
 void prefill_cancel(coordinator *c, uint64_t session);
 void prefill_close(coordinator *c);
 

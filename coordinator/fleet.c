@@ -203,7 +203,7 @@ static err_code check_hello(const coordinator *c, const msg_hello *h, view model
     if (!has_model(c, h, models, theirs))
         return err_set(e, ERR_MODEL, "worker %s has another model: its file has digest %s, the cluster runs %s, digest %s", h->name, theirs, c->shape.name,
                        c->shape.digest);
-    if (c->profile && strcmp(h->profile, profile_digest(c->profile)))
+    if (c->profile_kv && strcmp(h->profile, profile_digest(c->profile)))
         return err_set(e, ERR_CONFIG, "worker %s has %s%s, the cluster uses %s (%s)", h->name, *h->profile ? "another profile of the model: " : "no profile of the model",
                        h->profile, profile_digest(c->profile), profile_file(c->profile));
     if (!(h->paths >> c->path & 1)) return err_set(e, ERR_CONFIG, "worker %s cannot compute path %s of the plan", h->name, path_name(c->path));
@@ -309,7 +309,7 @@ static err_code send_plan(coordinator *c, member *m, const text *addrs, err *e)
                          .kv_format = c->kv, .kv_max_bytes = c->set->kv_mem << 20, .prefix_bytes = c->set->prefix_mem << 20, .prompt_path = c->path, .decode_path = c->path,
                          .in_flight = c->pump.width, .host_threads = host_threads(c, m->hello.host) };
     snprintf(p.plan.digest, sizeof p.plan.digest, "%s", c->shape.digest);
-    if (c->profile) snprintf(p.plan.profile, sizeof p.plan.profile, "%s", profile_digest(c->profile));
+    if (c->profile_kv) snprintf(p.plan.profile, sizeof p.plan.profile, "%s", profile_digest(c->profile));
     bool tcp = c->result_tcp && is_tcp(m->hello.data_addr);
     snprintf(p.plan.result_addr, sizeof p.plan.result_addr, "%s", link_addr(tcp ? c->result_tcp : c->result));
     return fleet_send(c, m, &p, &(view){ addrs->ptr, addrs->len }, e);

@@ -270,9 +270,10 @@ msg_done job_done_message(const job *j, uint32_t index)
 {
     const choice *c = &j->choice[index];
     msg_done d = { .job = j->id, .index = index, .finish = c->finish, .tokens = c->n_tok, .prompt_tokens = j->tokens.n ? j->tokens.n : j->n_prompt,
-                   .prefill_mode = j->local, .slides = c->slides, .code = j->failure.code, .full_rows = j->full_rows, .n_passages = j->n_passages,
+                   .prefill_mode = j->way, .slides = c->slides, .predicted = c->predicted, .code = j->failure.code, .full_rows = j->full_rows, .n_passages = j->n_passages,
                    .n_prompt = j->ask.echo_prompt_tokens ? j->tokens.n : 0, .lora_scale = j->ask.lora_scale, .cached = j->cached };
     put_times(j, index, &d);
+    snprintf(d.aux, sizeof d.aux, "%s", j->aux);
     snprintf(d.cache_note, sizeof d.cache_note, "%s", j->cache_note);
     snprintf(d.custom_id, sizeof d.custom_id, "%s", j->ask.custom_id);
     snprintf(d.lora, sizeof d.lora, "%s", j->ask.lora);

@@ -19,6 +19,9 @@ typedef enum {
 #undef X
 } job_state;
 
+/* Who makes the prompt's rows; numbers as in DONE. The first two give the same bits, the others begin with predicted rows. */
+typedef enum { WAY_PIPELINE, WAY_LOCAL, WAY_PREDICT, WAY_HYBRID } prefill_way;
+
 /* One token that was answered: where the shown text ended after it, and its log-probabilities. */
 typedef struct { token_rec rec; size_t text_end, top_end; } answer_token;
 
@@ -31,6 +34,7 @@ typedef struct {                 /* one of n answers */
     bool done;
     finish_reason finish;
     uint32_t slides;
+    uint32_t predicted;          /* its first tokens, that came from predicted rows */
     uint64_t t_first, t_last;    /* ns: first and last token */
     bool timed;                  /* it comes from the journal: */
     uint64_t us[4];              /* in the queue, to the first token, prefill, decode */
@@ -65,7 +69,9 @@ typedef struct job {
     uint32_t n_passages, full_rows;
     uint32_t cached;             /* rows of the prompt that came from the prompt cache */
     char cache_note[504];        /* why it was of no use, "" */
-    bool local;                  /* prefill mode taken */
+    prefill_way way;             /* decided when it begins */
+    uint32_t sinks, newest;      /* of a predicted prompt: rows at its ends that the base computes */
+    char aux[256];               /* and what predicts it */
     bool cancelled;
     bool refused;                /* never accepted: the journal does not hear of it */
     bool on_disk;                /* as durable as it gets: it may be acknowledged */

@@ -37,14 +37,16 @@ static bool take_done(view head, job *j, choice *c, uint32_t i)
     const msg_done *d = &m.done;
     c->finish = (finish_reason)d->finish;
     c->slides = (uint32_t)d->slides;
+    c->predicted = (uint32_t)d->predicted;
     c->done = c->timed = true;
     memcpy(c->us, (uint64_t[4]){ d->queue_us, d->ttft_us, d->prefill_us, d->decode_us }, sizeof c->us);
     j->cancelled = j->cancelled || c->finish == FINISH_CANCELLED;
     j->n_prompt = (uint32_t)d->prompt_tokens;
-    j->local = d->prefill_mode == 1;
+    j->way = (prefill_way)(d->prefill_mode <= WAY_HYBRID ? d->prefill_mode : WAY_PIPELINE);
     j->full_rows = (uint32_t)d->full_rows;
     j->n_passages = (uint32_t)d->n_passages;
     j->cached = (uint32_t)d->cached;
+    snprintf(j->aux, sizeof j->aux, "%s", d->aux);
     snprintf(j->cache_note, sizeof j->cache_note, "%s", d->cache_note);
     if (d->code) j->failure.code = d->code < ERR_COUNT ? (err_code)d->code : ERR_STATE;
     return true;

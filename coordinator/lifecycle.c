@@ -1,8 +1,10 @@
 /* The life of a job in the cluster: queued -> (retrieving) -> sessions opened in every stage -> prompt -> decoding -> done.
  * Owns the order in which these happen; sends only SESSION_OPEN and DROP. */
 #include "coordinator/coordinator.h"
+#include "coordinator/predict.h"
 #include "coordinator/prefix.h"
 #include "coordinator/prompt_cache.h"
+#include "coordinator/refresh.h"
 #include "coordinator/room.h"
 #include "coordinator/route.h"
 #include "core/clock.h"
@@ -109,7 +111,8 @@ err_code job_follow(const coordinator *c, job *j, err *e)
                        kv_format_name((kv_format)want.kv), want.n_ctx, kv_format_name(c->kv), c->n_ctx);
     j->path = (path_id)want.path;
     j->n_ctx = want.n_ctx;
-    return follow_profile(c, j, e);
+    rc = predict_follow(c, j, e);
+    return rc ? rc : follow_profile(c, j, e);
 }
 
 /* What the profile says goes into the job's rows: then the log names it. */
@@ -146,7 +149,7 @@ static err_code fix_path(coordinator *c, job *j, err *e)
     return log_add_path(&j->log, &here) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
 }
 
-static void open_everywhere(coordinator *c, session *s)
+void session_open(coordinator *c, session *s)
 {
     s->t_asked = clock_ns();
     message m = msg_init(MSG_SESSION_OPEN);
@@ -158,8 +161,9 @@ static void open_everywhere(coordinator *c, session *s)
     snprintf(m.session_open.lora_digest, sizeof m.session_open.lora_digest, "%s", a->lora_digest);
     m.session_open.lora_scale = a->lora_scale;
     m.session_open.prompt_rows = session_prompt_rows(s);
-    snprintf(m.session_open.policy, sizeof m.session_open.policy, "%s", s->job->kv.name);
-    if (s->job->kv.lossy) kv_policy_print(&s->job->kv, m.session_open.kv_policy);
+    const kv_policy *policy = session_policy(s);
+    snprintf(m.session_open.policy, sizeof m.session_open.policy, "%s", policy->name);
+    if (policy->lossy) kv_policy_print(policy, m.session_open.kv_policy);
     m.session_open.prefix = prefix_for(c, s, &s->prefix_asked);
     mask_rec recs[MASK_LAYERS];
     m.session_open.n_mask = route_records(s, recs);
@@ -170,15 +174,17 @@ void job_begin(coordinator *c, job *j)
 {
     err e;
     session *s;
+    bool has_log = log_find(&j->log, EVENT_PATH) != NULL;
     err_code rc = fix_path(c, j, &e);
     if (!rc) rc = tokenize(c, j, &e);
+    if (!rc) rc = predict_fix(c, j, has_log, &e);
     if (!rc) rc = session_new(&c->sessions, j, 0, &s, &e);
     if (rc) {
         job_fail(c, j, &e);
         return;
     }
     j->state = JOB_RUNNING;
-    if (fleet_is_whole(c)) open_everywhere(c, s); /* else sessions_reopen does, once */
+    if (fleet_is_whole(c)) session_open(c, s); /* else sessions_reopen does, once */
 }
 
 /* ---- a stage died -------------------------------------------------------------------------------------------------- */
@@ -187,6 +193,7 @@ void sessions_break(coordinator *c)
 {
     prefill_close(c);
     prompt_cache_break(c);
+    refresh_break(c);
     prefix_clear(c->prefixes);
     pump_reset(c);
     for (session *s = c->sessions.head; s; s = s->next) {
@@ -199,24 +206,27 @@ void sessions_reopen(coordinator *c)
 {
     uint32_t n = 0;
     for (session *s = c->sessions.head; s; s = s->next)
-        if (s->state == SESSION_OPENING) s->acks = 0, open_everywhere(c, s), n++;
+        if (s->state == SESSION_OPENING) s->acks = 0, session_open(c, s), n++;
     LOG(LOG_WARN, "SESSIONS-REBUILT", "epoch=%u sessions=%u", c->epoch, n);
 }
 
-bool job_wants_local(const coordinator *c, const job *j)
+/* Who fills it first: a file, the coordinator's own engine, or (false) the stages themselves. A predicted prompt is predicted again
+ * whenever its KV is gone. */
+static bool fill(coordinator *c, session *s, bool first)
 {
-    const char *mode = c->set->prefill;
-    if (j->ask.kind == 1 && j->ask.role == 1) return false;
-    if (j->ask.lora[0] || j->path != c->path) return false; /* the coordinator's own engine holds no adapters, and one path */
-    if (j->ask.kind == 1) return false; /* every row of a scored prompt must bring its answer */
-    if (j->ask.prefill) return j->ask.prefill == 2;
-    return mode && !strcmp(mode, "local");
+    err e;
+    if (s->is_shadow) return false;
+    if (first && prompt_cache_begin(c, s)) return true;
+    bool local = first && s->job->way == WAY_LOCAL && s->n_prompt > 1;
+    if (!local && s->exact) return false;
+    s->state = SESSION_LOCAL;
+    if (prefill_start(c, s, &e)) job_fail(c, s->job, &e);
+    return true;
 }
 
 void session_opened(coordinator *c, uint64_t id, uint32_t prefix)
 {
     session *s = session_find(&c->sessions, id);
-    err e;
     if (!fleet_is_whole(c)) return; /* it was opened before a stage died, and is opened again */
     if (!s || s->state != SESSION_OPENING) return;
     if (prefix < s->prefix) s->prefix = prefix;
@@ -228,22 +238,18 @@ void session_opened(coordinator *c, uint64_t id, uint32_t prefix)
     if (first) s->job->t_start = clock_ns();
     s->state = s->job->ask.kind == 1 && s->job->ask.role == 1 ? SESSION_DECODE : SESSION_PROMPT;
     if (!first && s->made) s->state = SESSION_PROMPT; /* a rebuild: all its rows go again, in chunks */
-    if (first && prompt_cache_begin(c, s)) return;
-    if (!first || !job_wants_local(c, s->job) || s->n_prompt < 2) return;
-    s->state = SESSION_LOCAL;
-    s->job->local = true;
-    if (prefill_start(c, s, &e)) job_fail(c, s->job, &e);
+    fill(c, s, first);
 }
 
-/* All rows but the prompt's last are in every stage; that one goes through the pipeline and brings the logits. */
+/* All rows but the prompt's last, or newest, are in every stage; they go through the pipeline and bring the logits. */
 void session_filled(coordinator *c, uint64_t id)
 {
     session *s = session_find(&c->sessions, id);
     if (!s || s->state != SESSION_LOCAL || ++s->acks < c->n_stages) return;
     s->acks = 0;
     s->t_asked = 0;
-    if (s->cache && !s->job->local) prompt_cache_filled(s);
-    else s->cursor = s->n_prompt - 1;
+    if (s->cache && !s->filled) prompt_cache_filled(s);
+    else s->cursor = s->filled;
     s->state = SESSION_PROMPT;
 }
 
@@ -252,7 +258,8 @@ void session_failed(coordinator *c, uint64_t id, const err *why)
     session *s = session_find(&c->sessions, id);
     if (s && prompt_cache_failed(s, why)) return;
     /* KV that was lost on its way is computed again, by the stages; when there is no room for it that does not help */
-    if (s && s->state == SESSION_LOCAL && why->code != ERR_FULL && why->code != ERR_NOMEM) fleet_again(c, why);
+    bool here = why->code == ERR_FULL || why->code == ERR_NOMEM || why->code == ERR_CONFIG || why->code == ERR_MODEL || why->code == ERR_IO;
+    if (s && s->state == SESSION_LOCAL && !here) fleet_again(c, why);
     else if (s && s->state != SESSION_OVER) job_fail(c, s->job, why);
 }
 
@@ -314,6 +321,7 @@ void jobs_advance(coordinator *c)
 {
     uint64_t taken = 0, now = clock_ns();
     check_deadlines(c, now);
+    if (fleet_is_whole(c)) prefill_get_ready(c);
     if (!fleet_is_whole(c) || (c->state != COORD_READY && c->state != COORD_DRAINING)) return;
     for (const job *j = c->jobs.head; j; j = j->next) taken += places_of(j);
     for (job *j; (j = queue_next(&c->jobs, now, c->rag != NULL));) {

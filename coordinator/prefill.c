@@ -1,6 +1,7 @@
 #include "coordinator/prefill.h"
 #include "core/log.h"
 #include "engine/forward.h"
+#include "engine/predictor.h"
 #include "proto/link.h"
 #include <inttypes.h>
 #include <pthread.h>
@@ -9,10 +10,10 @@
 
 typedef struct task {
     uint64_t session;
-    uint32_t n, chunk, n_prompt;
+    uint32_t n, chunk, n_prompt, sinks;
     kv_policy policy;
     layer_mask mask;            /* n 0: no layer is left out */
-    bool dropped;
+    bool dropped, predict;
     struct task *next;
     uint32_t token[];
 } task;
@@ -33,6 +34,8 @@ struct prefill {
     kv *store;
     pool *pool;
     runner *runner;
+    predictor *predictor;       /* NULL: none is wanted, or why is said by */
+    err no_predictor;
     link_t *bulk[512], *inbox;
     float *h;                   /* [max_rows][D] */
     kv_row *rows;
@@ -104,17 +107,34 @@ static err_code push(prefill *p, kv_seq *q, uint64_t session, uint32_t from, uin
     return rc;
 }
 
+/* The auxiliary reads all rows; the base computes the sinks itself. */
+static err_code predict_chunk(prefill *p, kv_seq *q, const task *t, uint32_t first, uint32_t n, err *e)
+{
+    err_code rc = first ? ERR_OK : predictor_begin(p->predictor, e);
+    uint32_t from[MASK_LAYERS];
+    for (uint32_t l = 0; l < t->mask.n; l++) from[l] = t->mask.at[l].attn;
+    if (!rc && first < t->sinks) rc = run_chunk(p, q, t, first, n, e);
+    return rc ? rc : predictor_rows(p->predictor, first < t->sinks ? NULL : q, t->mask.n ? from : NULL, t->token + first, first, n, e);
+}
+
+static uint32_t next_chunk(const task *t, uint32_t at)
+{
+    uint32_t to = t->predict && at < t->sinks && t->sinks < t->n ? t->sinks : t->n;
+    return to - at < t->chunk ? to - at : t->chunk;
+}
+
 static err_code run_task(prefill *p, const task *t, err *e)
 {
+    if (t->predict && !p->predictor) return err_set(e, p->no_predictor.code ? p->no_predictor.code : ERR_CONFIG, "%s", p->no_predictor.text);
     kv_seq *q;
     bool state = t->policy.see != 0;
     uint32_t from[MASK_LAYERS];
     for (uint32_t l = 0; l < t->mask.n; l++) from[l] = t->mask.at[l].attn;
     err_code rc = kv_seq_open_skipping(p->store, t->session, &t->policy, t->n_prompt, t->mask.n ? from : NULL, &q, e);
     for (uint32_t at = 0, n; !rc && at < t->n && !given_up(p, t); at += n) {
-        n = t->n - at < t->chunk ? t->n - at : t->chunk;
+        n = next_chunk(t, at);
         bool last = at + n == t->n;
-        rc = run_chunk(p, q, t, at, n, e);
+        rc = t->predict ? predict_chunk(p, q, t, at, n, e) : run_chunk(p, q, t, at, n, e);
         if (!rc && (!state || last)) rc = push(p, q, t->session, state ? 0 : at, at + n, state, last, e);
     }
     kv_seq_close(p->store, t->session);
@@ -163,6 +183,16 @@ static err_code load(prefill *p, err *e)
     return rc ? rc : scratch(p, e);
 }
 
+/* Without it exact prompts go on, and predicted ones fail with the reason. */
+static void load_predictor(prefill *p)
+{
+    predictor_source from = { .aux = p->o.aux, .profile = p->o.profile, .base = p->file, .path = (path_id)p->o.path };
+    predictor_place at = { .base = p->model, .pool = p->pool, .pack = p->o.pack, .n_ctx = p->o.n_ctx, .max_rows = p->o.max_rows,
+                           .format = (kv_format)p->o.format };
+    if (!p->o.aux) err_set(&p->no_predictor, ERR_CONFIG, "there is no auxiliary model");
+    else if (!isa_pick(&at.isa, &p->no_predictor)) predictor_open(&p->predictor, &from, &at, &p->no_predictor);
+}
+
 static void say_fail(prefill *p, uint64_t session, const err *why)
 {
     err e;
@@ -206,6 +236,7 @@ static void unload(prefill *p)
     for (uint32_t i = 0; i < p->o.n_stages; i++)
         if (p->bulk[i]) link_close(&p->bulk[i]);
     if (p->inbox) link_close(&p->inbox);
+    predictor_close(&p->predictor);
     runner_close(&p->runner);
     if (p->pool) pool_close(&p->pool);
     if (p->store) kv_close(&p->store);
@@ -225,6 +256,7 @@ static void *thread_main(void *arg)
     log_role("prefill", true);
     err_code rc = connect_all(p, &e);
     if (!rc) rc = load(p, &e);
+    if (!rc) load_predictor(p);
     for (task *t; (t = next_task(p));) {
         err te = e;
         err_code trc = rc ? rc : run_task(p, t, &te);
@@ -313,7 +345,8 @@ err_code prefill_add(prefill *p, const prefill_work *w, err *e)
 {
     task *t = malloc(sizeof *t + w->n * sizeof *t->token);
     if (!t) return err_set(e, ERR_NOMEM, "out of memory for %u tokens", w->n);
-    *t = (task){ .session = w->session, .n = w->n, .chunk = w->chunk, .n_prompt = w->n_prompt, .policy = *w->policy };
+    *t = (task){ .session = w->session, .n = w->n, .chunk = w->chunk, .n_prompt = w->n_prompt, .policy = *w->policy, .predict = w->predict,
+                 .sinks = w->sinks };
     if (w->mask) t->mask = *w->mask;
     memcpy(t->token, w->tokens, w->n * sizeof *w->tokens);
     pthread_mutex_lock(&p->lock);

@@ -17,6 +17,7 @@ typedef struct {
     struct hub *hub;
     const char *model;              /* GGUF file */
     pack_options pack;              /* pack.dir must outlive the prefill */
+    const char *aux, *profile;      /* what predicts (engine/predictor.h), and outlives the prefill; NULL: nothing does */
     const char *inbox;              /* where FAIL goes */
     uint32_t n_ctx, max_rows, threads, format, path, epoch, n_stages;
     const prefill_stage *stage;     /* [n_stages], copied */
@@ -30,13 +31,15 @@ void prefill_leave(prefill **p, prefill **leaving);
 /* Give back those that have ended; `wait`: all. */
 void prefill_reap(prefill **leaving, bool wait);
 /* Compute rows [0, n) of the tokens (copied) for a session, chunk rows at a time. n_prompt and policy (copied): as its
- * SESSION_OPEN says. */
+ * SESSION_OPEN says. predict: the base computes the first `sinks` rows, and the others are predicted. */
 typedef struct {
     uint64_t session;
     const uint32_t *tokens;
     uint32_t n, chunk, n_prompt;
     const kv_policy *policy;
     const layer_mask *mask;         /* copied; NULL: no layer is left out */
+    bool predict;
+    uint32_t sinks;
 } prefill_work;
 err_code prefill_add(prefill *p, const prefill_work *w, err *e);
 /* Give up a session's work, queued or under way (at the next chunk). */

@@ -102,7 +102,7 @@ static entry **find(prefix_index *p, XXH128_hash_t key, const uint32_t *token)
 static bool may_share(const coordinator *c, const session *s)
 {
     const job *j = s->job;
-    return c->set->prefix_mem && !j->ask.kind && !s->index && !j->choice[0].slides;
+    return c->set->prefix_mem && s->exact && !j->ask.kind && !s->index && !j->choice[0].slides;
 }
 
 /* The blocks of its prompt that are known, in order, rows at most; NULL in `last` when there is none. */
@@ -126,7 +126,7 @@ uint64_t prefix_for(coordinator *c, const session *s, uint32_t *rows)
     entry *last;
     const job *j = s->job;
     *rows = 0;
-    if (!may_share(c, s) || s->made || j->kv.see || j->ask.cache[0] || job_wants_local(c, j) || s->n_prompt <= BLOCK) return 0;
+    if (!may_share(c, s) || s->made || j->kv.see || j->ask.cache[0] || j->way == WAY_LOCAL || s->n_prompt <= BLOCK) return 0;
     *rows = known(c, s, s->n_prompt - 1, &last); /* the last row goes through the pipeline and brings the logits */
     return last ? last->id : 0;
 }

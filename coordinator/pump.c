@@ -2,6 +2,7 @@
  * rows so that no token waits longer than one chunk, and never waits for anything itself. */
 #include "coordinator/coordinator.h"
 #include "coordinator/prefix.h"
+#include "coordinator/refresh.h"
 #include "coordinator/result_check.h"
 #include "coordinator/route.h"
 #include "core/clock.h"
@@ -119,6 +120,7 @@ static bool may_send(const coordinator *c, const session *s, bool decode)
 {
     if (s->state != (decode ? SESSION_DECODE : SESSION_PROMPT)) return false;
     const job *j = s->job;
+    if (s->held || (s->is_shadow && !refresh_may_send(c, s))) return false;
     return j->ask.kind != 1 || (uint64_t)j->n_scored * (j->ask.score_rows ? c->shape.V * 4 : 16) < HELD_BYTES;
 }
 
@@ -132,7 +134,7 @@ static uint32_t count(const coordinator *c, bool decode)
 /* Has rows to decode, or on their way. One that waits for a slow client to take its scores has not: nobody waits for it. */
 static bool decodes(const coordinator *c, const session *s)
 {
-    return may_send(c, s, true) || (s->state == SESSION_WAIT && s->cursor >= s->n_prompt);
+    return may_send(c, s, true) || (s->state == SESSION_WAIT && s->cursor >= s->n_prompt && !s->is_shadow);
 }
 
 static uint32_t decoding(const coordinator *c)
@@ -180,7 +182,8 @@ static void add_prompt(build *b)
 {
     uint32_t room = b->c->chunk < b->c->max_rows ? b->c->chunk : b->c->max_rows;
     for (session *s; b->f->n_rows < room && b->skips >= 2 * MASK_LAYERS && (s = next_session(b->c, false, b->full));) {
-        session_rows r = session_next(s, room - b->f->n_rows, score_max(b->c));
+        uint32_t more = room - b->f->n_rows;
+        session_rows r = session_next(s, s->is_shadow ? refresh_rows(b->c, more) : more, score_max(b->c));
         add_rows(b, s, &r);
         if (s->state == SESSION_PROMPT) return; /* its next chunk is another step */
     }
@@ -390,6 +393,7 @@ static err_code split_choices(coordinator *c, session *s, const session_answer *
         rc = session_split(&c->sessions, s, i, &child, e);
         if (!rc) rc = queue_fork(c, s, child, e);
         if (!rc) rc = session_take(child, a, c->tok, s->job->n_ctx, e);
+        if (!rc) refresh_token(c, child);
     }
     return rc;
 }
@@ -406,6 +410,7 @@ static void take_token(coordinator *c, session *s, const session_answer *a)
     err_code rc = s->made == 0 && j->n_choices > 1 && s->index == 0 ? split_choices(c, s, a, &e) : ERR_OK;
     if (!rc) rc = session_take(s, a, c->tok, j->n_ctx, &e);
     if (rc) job_fail(c, j, &e);
+    else refresh_token(c, s);
 }
 
 static void take_score(coordinator *c, session *s, const session_answer *a)
@@ -435,7 +440,7 @@ static void take_row(coordinator *c, const result_row *r, const view *full, cons
         job_fail(c, s->job, &e);
         return;
     }
-    if (r->row >= s->cursor) return;
+    if (r->row >= s->cursor || s->is_shadow) return;
     session_answer a = { .row = r, .cand = cand, .V = c->shape.V };
     if (r->full != MSG_NO_ROW) a.full = (const float *)full->ptr + (size_t)r->full * c->shape.V;
     if (s->job->ask.kind == 1) take_score(c, s, &a);
@@ -465,7 +470,7 @@ static void fail_unanswered(coordinator *c, const flight *f, uint64_t step)
     err e;
     for (uint32_t i = 0; i < f->n_parts; i++) {
         session *s = f->part[i].s;
-        if (s->state != SESSION_WAIT || s->refs) continue;
+        if (s->state != SESSION_WAIT || s->refs || s->is_shadow) continue;
         err_set(&e, ERR_PROTO, "the result of step %" PRIu64 " has no answer for row %u", step, s->cursor - 1);
         job_fail(c, s->job, &e);
     }
@@ -509,6 +514,8 @@ void pump_result(coordinator *c)
         cand += rows[i].n_candidates;
     }
     if (p->copy.cap > COPY_KEPT) text_free(&p->copy);
+    for (uint32_t i = 0; i < p->at[0].n_parts; i++)
+        if (p->at[0].part[i].s->is_shadow) refresh_paced(c, took);
     LOG(LOG_DEBUG, "STEP-DONE", "step=%" PRIu64 " rows=%u us=%" PRIu64, m->step, p->at[0].n_rows, took / 1000);
     end_flight(c, 0);
     fail_unanswered(c, &p->at[p->n], m->step);

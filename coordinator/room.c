@@ -1,6 +1,7 @@
 #include "coordinator/room.h"
 #include "coordinator/route.h"
 #include "kvstore/format.h"
+#include <string.h>
 
 #define BYTES_A_TOKEN 3u        /* of a prompt that is not tokenized yet: text has more, so the guess is on the safe side */
 
@@ -13,6 +14,12 @@ static uint64_t prompt_rows(const coordinator *c, const job *j)
     return job_prompt(j).len / BYTES_A_TOKEN + 1 + rag;
 }
 
+static bool may_refresh(const coordinator *c, const job *j)
+{
+    if (j->state == JOB_RUNNING || !c->can_predict) return j->way == WAY_HYBRID;
+    return j->ask.prefill ? j->ask.prefill - 1 == WAY_HYBRID : c->set->prefill && !strcmp(c->set->prefill, "hybrid");
+}
+
 uint64_t room_rows(const coordinator *c, const job *j)
 {
     const kv_policy *policy = j->state == JOB_RUNNING || j->ask.kv[0] ? &j->kv : &c->kv_policy;
@@ -20,7 +27,8 @@ uint64_t room_rows(const coordinator *c, const job *j)
     if (policy->lossy && answer > 2 * KV_INTERVAL) answer = 2 * KV_INTERVAL;
     uint64_t first = prompt + answer < c->n_ctx ? prompt + answer : c->n_ctx;
     uint64_t more = answer < c->n_ctx ? answer : c->n_ctx;      /* a fork shares the prompt but for its last page */
-    return pages(first) + (j->n_choices - 1) * (pages(more) + KV_PAGE_ROWS);
+    uint64_t all = pages(first) + (j->n_choices - 1) * (pages(more) + KV_PAGE_ROWS);
+    return may_refresh(c, j) ? all + j->n_choices * pages(first) : all;      /* shadows */
 }
 
 /* KV bytes that a job may come to hold in a stage: of the layers that it does not leave out. */

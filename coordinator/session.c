@@ -33,6 +33,7 @@ err_code session_new(session_list *l, job *j, uint32_t index, session **out, err
     s->born = s->tokens.n;
     s->detok.started = true; /* the answer goes on from the prompt: its first space is kept */
     s->want_row = sample_wants_row(&s->sample);
+    s->exact = j->way < WAY_PREDICT;
     s->id = j->id << 6 | index; /* a job has at most 64 choices: log lines of every process name the job by it */
     s->next = l->head;
     l->head = s;
@@ -55,6 +56,8 @@ void session_free(session_list *l, session *s)
     while (*at && *at != s) at = &(*at)->next;
     if (*at) *at = s->next, l->n--;
     s->job->n_open--;
+    if (s->of) s->of->shadow = NULL;
+    if (s->shadow) s->shadow->of = NULL, s->shadow->state = SESSION_OVER;
     token_list_free(&s->tokens);
     sample_scratch_free(&s->scratch);
     text_free(&s->detok.pending);
@@ -70,10 +73,18 @@ uint32_t session_prompt_rows(const session *s)
     return s->job->ask.kind == 1 && s->job->ask.role == 1 ? 0 : s->n_prompt;
 }
 
+const kv_policy *session_policy(const session *s)
+{
+    static kv_policy none;
+    if (s->exact) return &s->job->kv;
+    none = kv_policy_identity(); /* the same every time */
+    return &none;
+}
+
 /* No step goes beyond rows that are to settle: what comes after them must find them settled. */
 static uint32_t room_to_boundary(const session *s)
 {
-    return kv_policy_boundary(&s->job->kv, session_prompt_rows(s), s->cursor) - s->cursor;
+    return kv_policy_boundary(session_policy(s), session_prompt_rows(s), s->cursor) - s->cursor;
 }
 
 session_rows session_next(const session *s, uint32_t room, uint32_t score_max)
@@ -95,6 +106,7 @@ session_rows session_next(const session *s, uint32_t room, uint32_t score_max)
 static uint8_t wants(const session *s, uint32_t i)
 {
     const job *j = s->job;
+    if (s->is_shadow) return 0;
     if (j->ask.kind == 1) return j->ask.score_rows ? WANT_ROW : 0;
     if (i + 1 < s->tokens.n) return 0;
     if (s->want_row) return WANT_ROW | WANT_CANDIDATES;
@@ -125,6 +137,8 @@ void session_rebuild(session *s)
     s->cursor = s->acks = s->refs = s->kept = 0;
     s->t_asked = 0;
     s->again = s->slide = s->trim = false;
+    s->exact = s->exact || s->held; /* it was to go on with exact rows from here on */
+    s->held = false;
 }
 
 /* ---- what came back ----------------------------------------------------------------------------------------------- */
@@ -133,6 +147,10 @@ void session_end(session *s, finish_reason why)
 {
     choice *c = &s->job->choice[s->index];
     if (s->state == SESSION_OVER) return;
+    if (s->is_shadow) {
+        s->state = SESSION_OVER;
+        return;
+    }
     if (why != FINISH_STOP_STRING) {
         text rest = { 0 };
         err e;
@@ -202,7 +220,7 @@ static void slide_context(session *s)
     s->n_prompt = (uint32_t)s->tokens.n;
     if (s->mask) mask_bind(s->mask, s->job->mask, s->n_prompt, s->made);
     s->cursor = 0;
-    s->slide = true;
+    s->slide = s->exact = true;
     s->state = SESSION_PROMPT;
     s->job->choice[s->index].slides++;
 }
@@ -238,6 +256,7 @@ err_code session_take(session *s, const session_answer *a, const tokenizer *tok,
     if (rc) return rc;
     s->born++;
     s->made++;
+    if (!s->exact) c->predicted = s->made;
     c->t_last = clock_ns();
     if (!c->t_first) c->t_first = c->t_last;
     go_on(s, pick.id, tok, stopped, n_ctx);
@@ -249,6 +268,7 @@ err_code session_split(session_list *l, session *s, uint32_t index, session **ou
     err_code rc = session_new(l, s->job, index, out, e);
     if (rc) return rc;
     (*out)->cursor = s->cursor;
+    (*out)->exact = s->exact;
     (*out)->state = SESSION_WAIT;
     return ERR_OK;
 }

@@ -43,6 +43,11 @@ typedef struct session {
     sample_scratch scratch;
     detok detok;
     stops *stops;
+    bool exact;                    /* no predicted rows: not (any more) */
+    uint32_t filled;               /* SESSION_LOCAL: rows that the coordinator's own engine makes */
+    struct session *shadow;        /* hybrid: the exact session that follows this one, or NULL (coordinator/refresh.h) */
+    struct session *of;            /* a shadow's; NULL when that is gone */
+    bool is_shadow, held;          /* held: nothing is sent until the shadow has come as far */
     struct prompt_cache *cache;    /* of --prompt-cache, or NULL (coordinator/prompt_cache.h) */
     layer_mask *mask;              /* layers that its rows leave out, NULL: none */
     struct session *next;
@@ -56,6 +61,9 @@ void session_free(session_list *l, session *s);     /* unlinks it */
 
 /* Rows that play the prompt's role: behind the last one its KV policy settles them. */
 uint32_t session_prompt_rows(const session *s);
+
+/* Predicted rows are never evicted or packed: until they are replaced its policy is the identity. */
+const kv_policy *session_policy(const session *s);
 
 typedef struct {                   /* what the pump should send for it */
     uint32_t first, n;             /* rows */

@@ -73,6 +73,13 @@ const event *log_find(const session_log *l, event_kind kind)
     return NULL;
 }
 
+const event *log_find_at(const session_log *l, event_kind kind, uint32_t choice, uint32_t row)
+{
+    for (uint32_t i = 0; i < l->n; i++)
+        if (l->at[i].kind == kind && l->at[i].choice == choice && l->at[i].row == row) return &l->at[i];
+    return NULL;
+}
+
 bool log_add_path(session_log *l, const log_path *p)
 {
     char line[120];

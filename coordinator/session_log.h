@@ -29,6 +29,8 @@ void log_free(session_log *l);
 bool log_copy_followed(session_log *to, const session_log *from);
 /* The first event of a kind, NULL when there is none. */
 const event *log_find(const session_log *l, event_kind kind);
+/* The one of a choice at a row. */
+const event *log_find_at(const session_log *l, event_kind kind, uint32_t choice, uint32_t row);
 /* Its name; NULL for a number that no kind has. */
 const char *event_name(uint32_t kind);
 bool event_is_text(uint32_t kind);

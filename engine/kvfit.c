@@ -1,5 +1,6 @@
 /* Streamed sums and Cholesky. All matrices are row-major; a symmetric one has its upper triangle. LAPACK sees them transposed:
- * an upper triangle by rows is a lower one by columns, and [out][P] by rows is P x out by columns. */
+ * an upper triangle by rows is a lower one by columns, and [out][P] by rows is P x out by columns.
+ * All of it on one thread: Debian's serial OpenBLAS shares its buffers between threads without a lock. */
 #include "engine/kvfit.h"
 #include <cblas.h>
 #include <lapacke.h>
@@ -25,16 +26,13 @@ typedef struct {
     double yy[PARTS];      /* sum of y'y */
 } target;
 
-typedef struct { double *x, *y; float *row; } bench; /* a thread's: [BATCH][P], [BATCH][out], [P] */
-
 struct kvfit {
     kvmap_shape s;
     uint32_t l0, l1, n_grams, most;  /* most: the largest P */
-    pool *pool;
     gram *gram;            /* [<= 2 (l1 - l0)] */
     target *target;        /* [l1 - l0][KVMAP_SIDES] */
-    bench *bench;          /* [threads] */
-    struct { const runner_tap *aux, *base; uint32_t max_rows, from, T; int part; } add;
+    double *x, *y;         /* [BATCH][P], [BATCH][out] */
+    float *row;            /* [P] */
 };
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
@@ -44,7 +42,7 @@ static bool same_inputs(const kvmap_shape *s, const gram *g, uint32_t layer, int
     return g->source == s->source[layer] && (s->inputs != KVMAP_OWN || g->side == side);
 }
 
-uint64_t kvfit_bytes(const kvmap_shape *s, uint32_t l0, uint32_t l1, const pool *p)
+uint64_t kvfit_bytes(const kvmap_shape *s, uint32_t l0, uint32_t l1)
 {
     uint64_t sums = 0, most = 0;
     for (uint32_t l = l0; l < l1; l++) {
@@ -54,13 +52,13 @@ uint64_t kvfit_bytes(const kvmap_shape *s, uint32_t l0, uint32_t l1, const pool 
         most = P > most ? P : most;
     }
     uint64_t solving = 2 * most * most + 3 * most * s->out;
-    return (sums + solving + (uint64_t)pool_threads(p) * BATCH * (most + s->out)) * sizeof(double);
+    return (sums + solving + BATCH * (most + s->out)) * sizeof(double);
 }
 
-uint32_t kvfit_fits(const kvmap_shape *s, uint32_t l0, uint64_t bytes, const pool *p)
+uint32_t kvfit_fits(const kvmap_shape *s, uint32_t l0, uint64_t bytes)
 {
     uint32_t l1 = l0 + 1;
-    while (l1 < s->L && kvfit_bytes(s, l0, l1 + 1, p) <= bytes) l1++;
+    while (l1 < s->L && kvfit_bytes(s, l0, l1 + 1) <= bytes) l1++;
     return l1;
 }
 
@@ -87,26 +85,22 @@ static bool fill(kvfit *f)
             for (int i = 0; i < PARTS; i++)
                 if (!zeros(&t->yx[i], (size_t)f->s.out * t->g->P)) return false;
         }
-    for (uint32_t i = 0; i < pool_threads(f->pool); i++)
-        if (!zeros(&f->bench[i].x, (size_t)BATCH * f->most) || !zeros(&f->bench[i].y, (size_t)BATCH * f->s.out)
-            || !(f->bench[i].row = malloc(f->most * sizeof(float))))
-            return false;
-    return true;
+    f->row = malloc(f->most * sizeof *f->row);
+    return zeros(&f->x, (size_t)BATCH * f->most) && zeros(&f->y, (size_t)BATCH * f->s.out) && f->row;
 }
 
-err_code kvfit_open(kvfit **out, const kvmap_shape *s, uint32_t l0, uint32_t l1, pool *p, err *e)
+err_code kvfit_open(kvfit **out, const kvmap_shape *s, uint32_t l0, uint32_t l1, err *e)
 {
     kvfit *f = *out = calloc(1, sizeof *f);
     if (!f) return err_set(e, ERR_NOMEM, "out of memory for fitting");
-    *f = (kvfit){ .s = *s, .l0 = l0, .l1 = l1, .pool = p };
+    *f = (kvfit){ .s = *s, .l0 = l0, .l1 = l1 };
     size_t n = (size_t)(l1 - l0) * KVMAP_SIDES;
     f->gram = calloc(n, sizeof *f->gram);
     f->target = calloc(n, sizeof *f->target);
-    f->bench = calloc(pool_threads(p), sizeof *f->bench);
-    if (f->gram && f->target && f->bench && fill(f)) return ERR_OK;
+    if (f->gram && f->target && fill(f)) return ERR_OK;
     kvfit_close(out);
     return err_set(e, ERR_NOMEM, "out of memory for fitting layers %u to %u: %llu MB", l0, l1 - 1,
-                   (unsigned long long)(kvfit_bytes(s, l0, l1, p) >> 20));
+                   (unsigned long long)(kvfit_bytes(s, l0, l1) >> 20));
 }
 
 void kvfit_close(kvfit **fp)
@@ -116,70 +110,62 @@ void kvfit_close(kvfit **fp)
     size_t n = (size_t)(f->l1 - f->l0) * KVMAP_SIDES;
     for (size_t i = 0; f->gram && i < n; i++) free(f->gram[i].xx[FIT]), free(f->gram[i].xx[HELD]);
     for (size_t i = 0; f->target && i < n; i++) free(f->target[i].yx[FIT]), free(f->target[i].yx[HELD]);
-    for (uint32_t i = 0; f->bench && i < pool_threads(f->pool); i++) free(f->bench[i].x), free(f->bench[i].y), free(f->bench[i].row);
     free(f->gram);
     free(f->target);
-    free(f->bench);
+    free(f->x);
+    free(f->y);
+    free(f->row);
     free(f);
     *fp = NULL;
 }
 
 /* ---- sums ---------------------------------------------------------------------------------------------------------- */
 
-static void load_inputs(const kvfit *f, const gram *g, uint32_t t0, uint32_t n, double *x, float *row)
+typedef struct { const runner_tap *aux, *base; uint32_t max_rows, from, n; int part; } batch; /* rows [from, from + n) */
+
+static void load_inputs(const kvfit *f, const gram *g, const batch *b)
 {
-    for (uint32_t t = 0; t < n; t++) {
-        kvmap_gather(&f->s, g->layer, g->side, f->add.aux, f->add.max_rows, t0 + t, row);
-        for (uint32_t i = 0; i + 1 < g->P; i++) x[(size_t)t * g->P + i] = (double)row[i];
-        x[(size_t)t * g->P + g->P - 1] = 1;
+    for (uint32_t t = 0; t < b->n; t++) {
+        double *x = f->x + (size_t)t * g->P;
+        kvmap_gather(&f->s, g->layer, g->side, b->aux, b->max_rows, b->from + t, f->row);
+        for (uint32_t i = 0; i + 1 < g->P; i++) x[i] = (double)f->row[i];
+        x[g->P - 1] = 1;
     }
 }
 
-static double load_target(const kvfit *f, uint32_t layer, int side, uint32_t t0, uint32_t n, double *y)
+static double load_target(const kvfit *f, uint32_t layer, int side, const batch *b)
 {
-    const float *from = (side == KVMAP_K ? f->add.base->k : f->add.base->v) + ((size_t)layer * f->add.max_rows + t0) * f->s.out;
+    const float *from = (side == KVMAP_K ? b->base->k : b->base->v) + ((size_t)layer * b->max_rows + b->from) * f->s.out;
     double yy = 0;
-    for (size_t i = 0; i < (size_t)n * f->s.out; i++) {
-        y[i] = (double)from[i];
-        yy += y[i] * y[i];
+    for (size_t i = 0; i < (size_t)b->n * f->s.out; i++) {
+        f->y[i] = (double)from[i];
+        yy += f->y[i] * f->y[i];
     }
     return yy;
 }
 
-static void add_target(kvfit *f, target *t, uint32_t index, uint32_t t0, uint32_t n, const bench *b)
+static void add_target(kvfit *f, target *t, uint32_t index, const batch *b)
 {
-    uint32_t P = t->g->P, out = f->s.out;
-    t->yy[f->add.part] += load_target(f, f->l0 + index / KVMAP_SIDES, (int)(index % KVMAP_SIDES), t0, n, b->y);
-    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)out, (int)P, (int)n, 1, b->y, (int)out, b->x, (int)P, 1,
-                t->yx[f->add.part], (int)P);
+    int P = (int)t->g->P, out = (int)f->s.out;
+    t->yy[b->part] += load_target(f, f->l0 + index / KVMAP_SIDES, (int)(index % KVMAP_SIDES), b);
+    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, out, P, (int)b->n, 1, f->y, out, f->x, P, 1, t->yx[b->part], P);
 }
 
-/* A Gram matrix and all that hang on it belong to one thread. */
-static void add_grams(void *arg, uint32_t tid, uint32_t n_threads)
+static void add_gram(kvfit *f, gram *g, const batch *b)
 {
-    kvfit *f = arg;
-    const bench *b = &f->bench[tid];
-    for (uint32_t i = tid; i < f->n_grams; i += n_threads) {
-        gram *g = &f->gram[i];
-        for (uint32_t t0 = f->add.from, n; t0 < f->add.T; t0 += n) {
-            n = f->add.T - t0 < BATCH ? f->add.T - t0 : BATCH;
-            load_inputs(f, g, t0, n, b->x, b->row);
-            cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, (int)g->P, (int)n, 1, b->x, (int)g->P, 1, g->xx[f->add.part], (int)g->P);
-            for (uint32_t k = 0; k < (f->l1 - f->l0) * KVMAP_SIDES; k++)
-                if (f->target[k].g == g) add_target(f, &f->target[k], k, t0, n, b);
-        }
-    }
+    load_inputs(f, g, b);
+    cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, (int)g->P, (int)b->n, 1, f->x, (int)g->P, 1, g->xx[b->part], (int)g->P);
+    for (uint32_t k = 0; k < (f->l1 - f->l0) * KVMAP_SIDES; k++)
+        if (f->target[k].g == g) add_target(f, &f->target[k], k, b);
 }
 
 void kvfit_add(kvfit *f, const runner_tap *aux, const runner_tap *base, uint32_t max_rows, uint32_t from, uint32_t T, bool held)
 {
-    f->add.aux = aux;
-    f->add.base = base;
-    f->add.max_rows = max_rows;
-    f->add.from = from;
-    f->add.T = T;
-    f->add.part = held ? HELD : FIT;
-    pool_run(f->pool, add_grams, f);
+    batch b = { aux, base, max_rows, from, 0, held ? HELD : FIT };
+    for (; b.from < T; b.from += b.n) {
+        b.n = T - b.from < BATCH ? T - b.from : BATCH;
+        for (uint32_t i = 0; i < f->n_grams; i++) add_gram(f, &f->gram[i], &b);
+    }
 }
 
 /* ---- the solution -------------------------------------------------------------------------------------------------- */
@@ -248,12 +234,18 @@ static bool choose(const desk *d, const target *t, uint32_t out, kvfit_note *not
     return found;
 }
 
-static bool solve_all(const desk *d, const target *t, uint32_t out, const kvfit_note *note)
+/* Over all rows, by the lambda that was chosen or, where rounding leaves these sums just singular, the next that solves. */
+static bool solve_all(const desk *d, const target *t, uint32_t out, kvfit_note *note)
 {
     uint32_t P = t->g->P;
     for (size_t i = 0; i < (size_t)P * P; i++) d->sum[i] = t->g->xx[FIT][i] + t->g->xx[HELD][i];
     for (size_t i = 0; i < (size_t)out * P; i++) d->t[i] = t->yx[FIT][i] + t->yx[HELD][i];
-    return ridge(d, d->sum, d->t, P, out, note->lambda);
+    for (size_t i = 0; i < sizeof lambdas / sizeof *lambdas; i++) {
+        if (lambdas[i] < note->lambda || !ridge(d, d->sum, d->t, P, out, lambdas[i])) continue;
+        note->lambda = lambdas[i];
+        return true;
+    }
+    return false;
 }
 
 err_code kvfit_solve(kvfit *f, uint32_t layer, int side, float *w, float *b, kvfit_note *note, err *e)

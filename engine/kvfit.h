@@ -5,17 +5,17 @@
  * variance of an input, chosen by the error on held-out rows; the map is then solved over all rows. The bias is the last
  * input, always 1 and not penalised. Two layers with the same inputs share their Gram matrix.
  *
- * Owns sums and solutions; refuses to run a model or to write a file. One thread calls, the pool's work inside. */
+ * Owns sums and solutions; refuses to run a model or to write a file. One thread at a time in the whole process: the BLAS has state. */
 #include "engine/kvmap.h"
 
 typedef struct kvfit kvfit;
 
 /* Bytes that fitting base layers [l0, l1) takes. */
-uint64_t kvfit_bytes(const kvmap_shape *s, uint32_t l0, uint32_t l1, const pool *p);
+uint64_t kvfit_bytes(const kvmap_shape *s, uint32_t l0, uint32_t l1);
 /* The most layers from l0 on whose fit takes at most `bytes`; at least one. Returns one past the last. */
-uint32_t kvfit_fits(const kvmap_shape *s, uint32_t l0, uint64_t bytes, const pool *p);
+uint32_t kvfit_fits(const kvmap_shape *s, uint32_t l0, uint64_t bytes);
 
-err_code kvfit_open(kvfit **out, const kvmap_shape *s, uint32_t l0, uint32_t l1, pool *p, err *e);
+err_code kvfit_open(kvfit **out, const kvmap_shape *s, uint32_t l0, uint32_t l1, err *e);
 void kvfit_close(kvfit **f);
 /* Rows [from, T) of a step of both models over the same tokens, as their runners laid them down (runner_listen; max_rows: those
  * runners'). held: they choose lambda. */

@@ -1,6 +1,7 @@
 #include "ops/cli/answer.h"
 #include "proto/finish.h"
 #include "core/utf8.h"
+#include "ops/cli/describe.h"
 #include "ops/cli/pieces.h"
 #include <math.h>
 #include <string.h>
@@ -65,6 +66,17 @@ static json_t *logprob_list(const choice *c, const tokenizer *names)
     return a;
 }
 
+/* exact_from: the first token that came from exact rows alone; null: none did. */
+static json_t *prediction(const choice *c)
+{
+    json_t *o = json_object();
+    bool ever = c->done.predicted < c->n_tokens;
+    json_object_set_new(o, "mode", json_string(describe_way(c->done.prefill_mode)));
+    json_object_set_new(o, "auxiliary", json_bytes(c->done.aux, strlen(c->done.aux)));
+    json_object_set_new(o, "exact_from", ever ? json_integer((json_int_t)c->done.predicted) : json_null());
+    return o;
+}
+
 /* What is a choice's own: also the whole answer when there is one choice. */
 static void put_choice(json_t *o, const choice *c, bool logprobs, const tokenizer *names)
 {
@@ -72,6 +84,7 @@ static void put_choice(json_t *o, const choice *c, bool logprobs, const tokenize
     json_object_set_new(o, "tokens", token_ids(c));
     json_object_set_new(o, "completion_tokens", json_integer((json_int_t)c->n_tokens));
     json_object_set_new(o, "finish_reason", json_string(finish_name(c->done.finish)));
+    if (c->done.aux[0]) json_object_set_new(o, "prediction", prediction(c));
     json_object_set_new(o, "slides", json_integer((json_int_t)c->done.slides));
     if (logprobs) json_object_set_new(o, "logprobs", logprob_list(c, names));
 }
@@ -87,7 +100,7 @@ static json_t *timings(const msg_done *d)
     json_object_set_new(o, "decode_ms", json_real((double)d->decode_us / 1e3));
     json_object_set_new(o, "prefill_tok_s", json_real(rate(d->prompt_tokens, d->prefill_us)));
     json_object_set_new(o, "decode_tok_s", json_real(rate(d->tokens ? d->tokens - 1 : 0, d->decode_us)));
-    json_object_set_new(o, "prefill_mode", json_string(d->prefill_mode == 1 ? "local" : "pipeline"));
+    json_object_set_new(o, "prefill_mode", json_string(describe_way(d->prefill_mode)));
     return o;
 }
 

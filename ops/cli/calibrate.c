@@ -13,6 +13,7 @@
 /* NULL: this build has none. */
 static calibrate_run *const run_of[PROFILE_SECTIONS] = {
     [PROFILE_KV] = calibrate_kv,
+    [PROFILE_PREDICT] = calibrate_predict,
 };
 /* A text of 64 MB has more tokens than any section needs. */
 enum { TEXT_MOST = 64 << 20, WINDOW_MOST = 2048, WINDOW_LEAST = 16 };

@@ -46,4 +46,5 @@ err_code calibrate_lab(calibration *c, lab_options o, lab **out, err *e);
  * goes into the profile. */
 typedef err_code calibrate_run(calibration *c, json_t *summary, err *e);
 calibrate_run calibrate_kv;
+calibrate_run calibrate_predict;
 #endif

@@ -53,11 +53,13 @@ const command commands[] = {
       "sluice tokenize -p 'Hello there' --pieces", MODELS },
     { "detokenize", CMD_DETOKENIZE, cmd_detokenize, "token ids to text", "[-m MODEL] -t ID,ID,... | ID ... | -f FILE | -", "",
       "sluice detokenize 411 29 1702", MODELS },
-    { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, ppl (perplexity), qa (answers)",
-      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]",
-      "logits|ppl|qa", "sluice eval ppl -m model.gguf -f text.txt -c 256",
+    { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, ppl (perplexity), qa (answers), predict",
+      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]\n       sluice eval predict -f TEXT --aux MODEL [-c CTX] [--limit N] [-o FILE.svg]",
+      "logits|ppl|qa|predict", "sluice eval ppl -m model.gguf -f text.txt -c 256",
       "logits writes one row of 32-bit floats for each token. ppl is the perplexity of a text over windows without overlap, as "
-      "llama-perplexity defines it. qa counts right answers to questions with a known answer, one JSON object a line." },
+      "llama-perplexity defines it. qa counts right answers to questions with a known answer, one JSON object a line. "
+      "predict runs prompts exactly and by KV prediction, in this process, and says how far what follows goes apart (KL by distance, first "
+      "token, attention by layer) and how long each takes; -o draws it." },
     { "bench", CMD_BENCH, cmd_bench, "measure speed: prompts, tokens, batches, a served load, memory",
       "[pp/tg] [-p N,...] [-n N,...] [-d N,...] [-r N]\n       sluice bench batch [-p N,...] [-n N,...] [-b N,...]\n"
       "       sluice bench serve [--clients N | --rate X] [--requests N]\n       sluice bench footprint [--idle SECONDS]",
@@ -92,11 +94,13 @@ const command commands[] = {
       "info prints metadata and tensors; random makes a file of a real shape for measurements; quantize stores the weights in "
       "another type; split and merge part a file and put its parts together." },
     { "calibrate", CMD_CALIBRATE, cmd_calibrate, "find out about a model what its profile says",
-      "[-m MODEL] -f TEXT [-o PROFILE] [--only kv|route|predict,...]", "", "sluice calibrate -m model.gguf -f text.txt --only kv",
+      "[-m MODEL] -f TEXT [-o PROFILE] [--only SECTION,...]", "", "sluice calibrate -m model.gguf -f text.txt --only kv",
       "The model reads the text, and what passes through its layers is measured: which heads look things up, how values are spread, what "
       "a layer is worth. The profile (NAME.profile.gguf beside the model) belongs to this model file and this arithmetic.\n"
       "--only makes some sections anew and leaves the others in the file as they are. The text should be like what the model will read, "
       "and must not be what it is measured with afterwards. 30,000 tokens are plenty; --sample takes that many from the front.\n"
+      "predict learns KV prediction (--prefill predict) from --aux MODEL: a small model of the same vocabulary, or layers:0,2,4,... of the "
+      "model itself. Each auxiliary model wants a profile of its own (-o, --profile).\n"
       "A run that is stopped leaves PROFILE.partial, and the same command goes on from there. The same model, text and options give the same file." },
     { "profile", CMD_PROFILE, cmd_profile, "look into a model's profile", "info [FILE] [-m MODEL]", "info", "sluice profile info model.profile.gguf",
       "The profile is what sluice calibrate found out about a model: sections with their versions, the digests of the model and of the "

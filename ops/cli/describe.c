@@ -132,6 +132,12 @@ static void print_passage(FILE *out, const json_t *p, size_t i)
     fputc('\n', out);
 }
 
+const char *describe_way(uint64_t mode)
+{
+    static const char *const names[] = { "pipeline", "local", "predict", "hybrid" };
+    return mode < sizeof names / sizeof *names ? names[mode] : "unknown";
+}
+
 void describe_answer(FILE *out, const answer *a, uint64_t kv_bytes)
 {
     char kv[16], cached[64] = "";
@@ -142,7 +148,7 @@ void describe_answer(FILE *out, const answer *a, uint64_t kv_bytes)
     if (d->cached) snprintf(cached, sizeof cached, " (%llu from the prompt cache)", (unsigned long long)d->cached);
     fprintf(out, "%llu prompt tokens%s, %llu new (%s)  first token %.1f ms  prefill %.1f tok/s (%s)  decode %.1f tok/s  KV %s\n",
             (unsigned long long)d->prompt_tokens, cached, (unsigned long long)tokens, finish_name(d->finish), (double)d->ttft_us / 1e3,
-            rate(d->prompt_tokens, d->prefill_us), d->prefill_mode == 1 ? "local" : "pipeline",
+            rate(d->prompt_tokens, d->prefill_us), describe_way(d->prefill_mode),
             rate(d->tokens ? d->tokens - 1 : 0, d->decode_us), describe_bytes(kv_bytes, kv));
     size_t i;
     json_t *p;

@@ -9,6 +9,8 @@ void describe_jobs(FILE *out, const json_t *jobs);
 /* One line a stage: layers, cores, pid, memory. */
 void describe_stages(FILE *out, const json_t *status);
 /* Tokens, times, rates, KV bytes, passages. */
+/* pipeline, local, predict, hybrid, by the number in DONE. */
+const char *describe_way(uint64_t mode);
 void describe_answer(FILE *out, const answer *a, uint64_t kv_bytes);
 /* KV bytes of one job at its end: its rows times what the stages hold a row. (The stages' own counters are of all jobs, and
  * fall when the job ends.) */

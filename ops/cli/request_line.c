@@ -121,8 +121,8 @@ static err_code take_full(request *r, const field *f, const json_t *v, err *e)
 
 static err_code take_prefill(request *r, const field *f, const json_t *v, err *e)
 {
-    static const char *const words[] = { "auto", "pipeline", "local" };
-    return take_word(r, f, v, words, 3, e);
+    static const char *const words[] = { "auto", "pipeline", "local", "predict", "hybrid" };
+    return take_word(r, f, v, words, 5, e);
 }
 
 static err_code take_lora(request *r, const field *f, const json_t *v, err *e)
@@ -181,6 +181,7 @@ static const field fields[] = {
     { "rag_tokens", take_uint, AT(rag_tokens), 1, 1 << 20 },
     { "context_full", take_full, AT(full_policy), 0, 0 },
     { "prefill", take_prefill, AT(prefill), 0, 0 },
+    { "refresh_at", take_uint, AT(refresh_at), 0, 1 << 24 },
     { "special", take_bool, AT(parse_special), 0, 0 },
     { "ignore_eos", take_bool, AT(ignore_eog), 0, 0 },
 };

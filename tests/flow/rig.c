@@ -65,6 +65,8 @@ static void set_up(rig *r)
     give(&s->kv, o->kv);
     give(&s->arith, o->arith);
     give(&s->prefill, o->prefill);
+    give(&s->aux, o->aux);
+    give(&s->profile, o->profile);
     give(&s->journal, "none");
     snprintf(path, sizeof path, "%s/trace", r->dir);
     if (o->trace) give(&s->trace, path);

@@ -18,6 +18,7 @@ typedef struct {
     const char *kv, *arith, *prefill;   /* NULL: the coordinator's default */
     uint32_t chunk, in_flight, ctx, max_rows, max_sessions;   /* 0: the default */
     uint32_t kv_mem;                    /* MB a stage, 0: no budget */
+    const char *aux, *profile;          /* of KV prediction; NULL: none */
     bool packed;                        /* packed weights, in a folder that goes with the test */
     bool trace;                         /* frames to rig_dir()/trace and trace.s0, trace.s1, ... */
 } rig_options;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = 96, THREADS = 3 };
+enum { ROWS = 96 };
 
 static kvmap_shape small(kvmap_inputs inputs)
 {
@@ -119,16 +119,14 @@ Test(kvmap, a_planted_linear_relation_is_recovered_to_rounding)
     kvmap_shape s = small(KVMAP_OWN);
     uint64_t seed = support_seed();
     runner_tap aux = made_tap(s.A, s.kv, s.D, seed), base = made_tap(s.L, s.out, 1, seed + 10);
-    pool *p = threads(THREADS);
     kvfit *f;
     plant(&s, &aux, &base, seed, 0);
-    cr_assert_eq(kvfit_open(&f, &s, 1, 4, p, NULL), ERR_OK);
+    cr_assert_eq(kvfit_open(&f, &s, 1, 4, NULL), ERR_OK);
     kvfit_add(f, &aux, &base, ROWS, 0, 70, false);
     kvfit_add(f, &aux, &base, ROWS, 70, ROWS, true);
     for (uint32_t l = 1; l < 4; l++)
         for (int side = 0; side < KVMAP_SIDES; side++) check_planted(&s, f, l, side, seed);
     kvfit_close(&f);
-    pool_close(&p);
     tap_free(&aux);
     tap_free(&base);
 }
@@ -175,12 +173,11 @@ Test(kvmap, the_fit_is_the_ridge_solution_and_noise_makes_lambda_larger)
     kvmap_shape s = small(KVMAP_BOTH);
     uint64_t seed = support_seed();
     runner_tap aux = made_tap(s.A, s.kv, s.D, seed), base = made_tap(s.L, s.out, 1, seed + 10);
-    pool *p = threads(2);
     kvfit *f;
     kvfit_note note;
     float w[64 * 48], b[48];
     plant(&s, &aux, &base, seed, 8);
-    cr_assert_eq(kvfit_open(&f, &s, 0, s.L, p, NULL), ERR_OK);
+    cr_assert_eq(kvfit_open(&f, &s, 0, s.L, NULL), ERR_OK);
     kvfit_add(f, &aux, &base, ROWS, 0, 66, false);
     kvfit_add(f, &aux, &base, ROWS, 66, ROWS, true);
     for (int side = 0; side < KVMAP_SIDES; side++) {
@@ -195,7 +192,6 @@ Test(kvmap, the_fit_is_the_ridge_solution_and_noise_makes_lambda_larger)
         }
     }
     kvfit_close(&f);
-    pool_close(&p);
     tap_free(&aux);
     tap_free(&base);
 }
@@ -204,17 +200,15 @@ Test(kvmap, a_fit_without_held_out_rows_is_refused)
 {
     kvmap_shape s = small(KVMAP_OWN);
     runner_tap aux = made_tap(s.A, s.kv, s.D, 1), base = made_tap(s.L, s.out, 1, 2);
-    pool *p = threads(1);
     kvfit *f;
     kvfit_note note;
     err e = { 0 };
     float w[32 * 48], b[48];
-    cr_assert_eq(kvfit_open(&f, &s, 0, 1, p, NULL), ERR_OK);
+    cr_assert_eq(kvfit_open(&f, &s, 0, 1, NULL), ERR_OK);
     kvfit_add(f, &aux, &base, ROWS, 0, ROWS, false);
     cr_assert_eq(kvfit_solve(f, 0, KVMAP_K, w, b, &note, &e), ERR_INPUT);
     cr_assert(strstr(e.text, "0 held out"), "%s", e.text);
     kvfit_close(&f);
-    pool_close(&p);
     tap_free(&aux);
     tap_free(&base);
 }
@@ -222,12 +216,10 @@ Test(kvmap, a_fit_without_held_out_rows_is_refused)
 Test(kvmap, layers_are_fitted_in_as_many_goes_as_memory_wants)
 {
     kvmap_shape s = small(KVMAP_WIDE);
-    pool *p = threads(1);
-    cr_assert_eq(kvfit_fits(&s, 0, UINT64_MAX, p), s.L);
-    cr_assert_eq(kvfit_fits(&s, 2, 0, p), 3, "one layer always fits");
-    uint32_t end = kvfit_fits(&s, 0, kvfit_bytes(&s, 0, 3, p), p);
+    cr_assert_eq(kvfit_fits(&s, 0, UINT64_MAX), s.L);
+    cr_assert_eq(kvfit_fits(&s, 2, 0), 3, "one layer always fits");
+    uint32_t end = kvfit_fits(&s, 0, kvfit_bytes(&s, 0, 3));
     cr_assert_eq(end, 3, "%u", end);
-    pool_close(&p);
 }
 
 /* ---- the product ----------------------------------------------------------------------------------------------------------- */
