@@ -15,12 +15,13 @@
 #define WINDOW 16u
 #define JOBS 400u               /* different ones; they come again and again */
 #define EVERY_S 5.0             /* between two samples */
+#define AWAY_NS 1500000000u     /* a look at the jobs takes no longer, unless we were stopped */
 #define LIMIT 0.02              /* growth that is still flat */
 #define ROLES (STAND_STAGES + 2)
 
 typedef struct { double t, age; uint64_t kb; uint32_t role, life; } sample;
 typedef struct { sample *at; size_t n; } samples;
-typedef struct { stand s; desk *d; samples all; pid_t pid[ROLES]; uint64_t born[ROLES]; uint32_t life[ROLES]; uint64_t t0; uint32_t deaths; } soak;
+typedef struct { stand s; desk *d; samples all; pid_t pid[ROLES]; uint64_t born[ROLES]; uint32_t life[ROLES]; uint64_t t0; double ran; bool silent; uint32_t deaths; } soak;
 
 static const char *const roles[ROLES] = { "coordinator", "stage-0", "stage-1", "stage-2", "rag" };
 
@@ -130,13 +131,18 @@ static void run(soak *k, double minutes)
 {
     double next_look = 0, all = minutes * 60, every = all > 300 ? 60 : all / 3, next_death = every;
     double step = all > 300 ? EVERY_S : 2;
+    uint64_t away = 0, word = 0;            /* since the last word: ns in which we were stopped ourselves */
     k->t0 = clock_ns();
     while (seconds(k->t0) < all && stand_alive(&k->s)) {
+        uint64_t t = clock_ns();
         desk_tick(k->d, 20, UINT32_MAX);
+        if (clock_ns() - t > AWAY_NS) away += clock_ns() - t;
+        if (desk_counts(k->d)->t_word != word) word = desk_counts(k->d)->t_word, away = 0;
         if (seconds(k->t0) > next_look) look(k), next_look += step;
         if (seconds(k->t0) > next_death) death(k), next_death += every;
-        if (clock_ns() - desk_counts(k->d)->t_word > (uint64_t)(60e9 * programs_patience())) break;
+        if ((k->silent = clock_ns() - word > (uint64_t)(60e9 * programs_patience()) + away)) break;
     }
+    k->ran = seconds(k->t0) / 60;
     uint64_t end = clock_ns() + (uint64_t)(30e9 * programs_patience());
     while (desk_open_jobs(k->d) && clock_ns() < end) desk_tick(k->d, 20, 0);
 }
@@ -144,12 +150,12 @@ static void run(soak *k, double minutes)
 static int verdict(soak *k, double minutes, bool clean, uint64_t seed)
 {
     const desk_count *c = desk_counts(k->d);
-    bool answers = !c->lost && !c->twice && !c->changed && !c->failed && !desk_open_jobs(k->d);
+    bool answers = !c->lost && !c->twice && !c->changed && !c->failed && !desk_open_jobs(k->d) && !k->silent;
     bool plain = programs_patience() <= 1;      /* a sanitizer keeps freed memory: only its silence counts */
     bool flat = judge(k, minutes * 60) || !plain || minutes < 20;
     printf("SOAK seed %" PRIu64 ": %.2f minutes, %" PRIu64 " jobs, %" PRIu64 " tokens, %" PRIu64 " cancelled, %u deaths: lost %" PRIu64 ", twice %" PRIu64
-           ", changed %" PRIu64 ", memory %s%s: %s\n", seed, minutes, c->over, c->tokens, c->cancelled, k->deaths, c->lost, c->twice, c->changed + c->failed,
-           !plain || minutes < 20 ? "not judged in this build or so short a time" : flat ? "flat" : "GROWS", clean ? "" : ", something stayed or a sanitizer spoke",
+           ", changed %" PRIu64 ", memory %s%s%s: %s\n", seed, k->ran, c->over, c->tokens, c->cancelled, k->deaths, c->lost, c->twice, c->changed + c->failed,
+           !plain || minutes < 20 ? "not judged in this build or so short a time" : flat ? "flat" : "GROWS", clean ? "" : ", something stayed or a sanitizer spoke", k->silent ? ", then no word for a minute" : "",
            answers && flat && clean ? "good" : "BAD");
     return answers && flat && clean ? 0 : 1;
 }

@@ -9,6 +9,40 @@
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed);
+
+/* What the templates of models are known by, and a conversation. */
+static size_t begin_with(uint32_t pick, uint8_t *out, size_t max)
+{
+    static const char *const template[] = { "<|im_start|><|im_sep|>", "<|im_start|>You are Qwen, created by Alibaba Cloud.</think>",
+        "<|im_start|>system\\nYou are a helpful assistant.<|im_end|>", "<|im_start|>enable_thinking<tool_call></think>", "<|im_start|><|im_end|>",
+        "<|start_header_id|><|end_header_id|><|eot_id|>", "<start_of_turn><end_of_turn>", "[INST][SYSTEM_PROMPT] ", "[INST][SYSTEM_PROMPT]",
+        "[INST][/INST]<<SYS>>", "[INST] [/INST]", "[INST] x[/INST]", "[INST][/INST]", "<|user|><|assistant|><|end|>", "<|assistant|>{{<|user|> + eos_token }}",
+        "<|assistant|>{{<|user|><|endoftext|>}}", "none that is known" };
+    static const char *const turn[] = { "{\"role\":\"system\",\"content\":\"Be brief.\"}", "{\"role\":\"developer\",\"content\":\"<|im_end|>\"}",
+        "{\"role\":\"user\",\"content\":\"Why? [/INST]\"}", "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\" a\"},{\"type\":\"text\",\"text\":\"b \"}]}",
+        "{\"role\":\"assistant\",\"content\":\"<think>hm</think>\\n\\nSo.\"}", "{\"role\":\"tool\",\"content\":\"\"}", "{\"role\":\"user\"}", "[1]" };
+    enum { TEMPLATES = sizeof template / sizeof *template, TURNS = sizeof turn / sizeof *turn };
+    text t = { 0 };
+    char first[2] = { (char)(pick / TEMPLATES), 0 };
+    text_add(&t, first, 1);
+    text_adds(&t, template[pick % TEMPLATES]);
+    text_add(&t, "", 1);
+    for (uint32_t i = 0, at = pick * 2654435761u; i <= pick % 7; i++, at = at * 1103515245u + 12345) {
+        text_adds(&t, turn[i < 2 ? (at >> 9) % 4 : (at >> 9) % TURNS]);
+        text_adds(&t, "\n");
+    }
+    if (pick % 7 == 0) text_adds(&t, turn[2]);
+    size_t n = t.len <= max ? t.len : 0;
+    if (n) memcpy(out, t.ptr, n);
+    text_free(&t);
+    return n;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    return kit_mutate(data, size, max, seed, begin_with);
+}
 
 static size_t control_tokens(const chat_style *s, const tokenizer *t, const chat_turn *turn, size_t n)
 {
@@ -40,6 +74,8 @@ static void named_style(chat_style *s, size_t i)
     if (!some) kit_must(gguf_open(&some, kit_file(0, file.ptr, file.len), &e), &e);
     while (chat_form_name(n)) n++;
     kit_must(chat_style_of(s, chat_form_name(i % n), some, &e), &e);
+    chat_style none;
+    kit_said(chat_style_of(&none, i % 2 ? "no such form" : NULL, some, &e), &e);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -65,9 +101,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     /* Most inputs are no JSON; as texts they are worth as much. */
     if (!c.n && conversation_add(&c, CHAT_USER, data + 1, size - 1, &e)) abort();
-    for (size_t i = 0; i < c.n; i++) json_decref(conversation_message(&c, i));
+    /* As "messages" of a request has them, and as a talk changes its system's words. */
+    json_t *all = json_array();
+    for (size_t i = 0; i < c.n; i++) json_array_append_new(all, conversation_message(&c, i));
+    size_t had = c.n;
+    bool read = !conversation_take_all(&c, all, &e);
+    if (read && c.n != 2 * had) abort();
+    conversation_cut(&c, had);
+    json_decref(all);
+    if (data[0] & 64 && conversation_set_system(&c, data[0] & 128 ? "Be brief." : NULL, data[0] & 128 ? 9 : 0, &e)) abort();
     render(&s, vocab[data[0] % 3], &c);
     (void)chat_stop(&s, vocab[data[0] % 3]);
+    if (data[0] & 32) conversation_clear(&c);
     conversation_free(&c);
     return 0;
 }

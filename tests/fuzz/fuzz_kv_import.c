@@ -1,6 +1,6 @@
 /* libFuzzer entry: an import stream from an untrusted peer. The first byte says how the rest is used: bit 0 makes the
  * checksum fit, so that the fuzzer reaches what lies behind it; bit 1 puts the bytes over a good stream's.
- * Parser: kvstore/stream.c */
+ * Parser: kvstore/stream.c kvstore/cells.c */
 #include "kvstore/kv.h"
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* STEPs that a peer may forge, at a stage's shard: sessions, operations, rows, hops and hidden states as the bytes say, mostly
  * near what is right. Frames have the sizes that the door (msg_check_frames) lets through.
- * Parser: workers/stage/step.c kvstore/cells.c kvstore/kv.c */
+ * Parser: workers/stage/step.c kvstore/cells.c */
 #include "tests/fuzz/kit.h"
 #include "tests/fuzz/made.h"
 #include "workers/stage/step.h"
