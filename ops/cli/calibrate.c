@@ -1,4 +1,5 @@
 #include "ops/cli/calibrate.h"
+#include "ops/cli/calibrate_route.h"
 #include "ops/cli/command.h"
 #include "ops/cli/paths.h"
 #include "ops/cli/show.h"
@@ -14,6 +15,7 @@
 static calibrate_run *const run_of[PROFILE_SECTIONS] = {
     [PROFILE_KV] = calibrate_kv,
     [PROFILE_PREDICT] = calibrate_predict,
+    [PROFILE_ROUTE] = calibrate_route,
 };
 /* A text of 64 MB has more tokens than any section needs. */
 enum { TEXT_MOST = 64 << 20, WINDOW_MOST = 2048, WINDOW_LEAST = 16 };

@@ -1,0 +1,208 @@
+#include "engine/route_probe.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SEQUENCE = 2 };
+
+struct route_probe {
+    lab *l;
+    path_id path;
+    uint32_t rows, n, prompt;
+    uint32_t *ids;
+    float *in;                   /* [L + 1][rows][D] input of each layer; of the head at last */
+    float *mid;                  /* [L][rows][D] input of the FFN's norm */
+    float *h;                    /* [rows][D] of a run under way */
+    float *full;                 /* [rows][V] logits with all layers, and */
+    row_stats *stats;            /* [rows] */
+    forward_row *fwd;
+    kv_row *kv;
+    uint32_t *slots;
+    double nll;
+};
+
+static const model_shape *shape(const route_probe *p) { return lab_shape(p->l); }
+static float *in_of(const route_probe *p, uint32_t l) { return p->in + (size_t)l * p->rows * shape(p)->D; }
+static float *mid_of(const route_probe *p, uint32_t l) { return p->mid + (size_t)l * p->rows * shape(p)->D; }
+
+err_code route_probe_open(route_probe **out, lab *l, uint32_t rows, path_id path, err *e)
+{
+    const model_shape *s = lab_shape(l);
+    size_t layer = (size_t)rows * s->D;
+    route_probe *p = *out = calloc(1, sizeof *p);
+    if (!p) return err_set(e, ERR_NOMEM, "out of memory");
+    p->l = l;
+    p->rows = rows;
+    p->path = path;
+    p->ids = malloc(rows * sizeof *p->ids);
+    p->in = malloc((s->L + 1) * layer * sizeof *p->in);
+    p->mid = malloc(s->L * layer * sizeof *p->mid);
+    p->h = malloc(layer * sizeof *p->h);
+    p->full = malloc((size_t)rows * s->V * sizeof *p->full);
+    p->stats = malloc(rows * sizeof *p->stats);
+    p->fwd = malloc(rows * sizeof *p->fwd);
+    p->kv = malloc(rows * sizeof *p->kv);
+    p->slots = malloc(rows * sizeof *p->slots);
+    if (p->ids && p->in && p->mid && p->h && p->full && p->stats && p->fwd && p->kv && p->slots) return ERR_OK;
+    route_probe_close(out);
+    return err_set(e, ERR_NOMEM, "out of memory for the layer inputs of %u rows", rows);
+}
+
+void route_probe_close(route_probe **pp)
+{
+    route_probe *p = *pp;
+    if (!p) return;
+    void *mem[] = { p->ids, p->in, p->mid, p->h, p->full, p->stats, p->fwd, p->kv, p->slots };
+    for (size_t i = 0; i < sizeof mem / sizeof *mem; i++) free(mem[i]);
+    free(p);
+    *pp = NULL;
+}
+
+/* ---- runs ---------------------------------------------------------------------------------------------------------- */
+
+static void watch(void *arg, forward_place at, const forward_view *v)
+{
+    route_probe *p = arg;
+    size_t bytes = (size_t)v->T * shape(p)->D * sizeof(float);
+    if (at == FORWARD_IN) memcpy(in_of(p, v->layer), v->h, bytes);
+    else if (at == FORWARD_MIDDLE) memcpy(mid_of(p, v->layer), v->h, bytes);
+}
+
+/* h [n][D] through the layers that the mask leaves, in a sequence of its own. */
+static err_code run(route_probe *p, const layer_mask *m, float *h, err *e)
+{
+    kv *store = lab_store(p->l);
+    kv_seq *q;
+    err_code rc = kv_seq_open(store, SEQUENCE, &q, e);
+    if (rc) return rc;
+    for (uint32_t i = 0; i < p->n; i++) p->kv[i] = (kv_row){ .row = i, .pos = i, .parent = i ? i - 1 : KV_ROW_NONE, .path = (uint8_t)p->path };
+    rc = kv_reserve(q, p->kv, p->n, p->slots, e);
+    for (uint32_t i = 0; i < p->n; i++) p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = p->path, .mask = m, .row = i };
+    if (!rc) runner_layers(lab_runner(p->l), p->fwd, p->n, h);
+    kv_seq_close(store, SEQUENCE);
+    return rc;
+}
+
+/* Rows that leave something out and predict a token of the text: [prompt, n - 1). */
+static uint32_t judged(const route_probe *p) { return p->n - 1 - p->prompt; }
+
+static double divergence(const route_probe *p, uint32_t i, const float *got, const row_stats *st)
+{
+    const float *want = p->full + (size_t)i * shape(p)->V;
+    double sum = 0;
+    for (uint32_t t = 0; t < shape(p)->V; t++) {
+        double a = (double)want[t] - p->stats[i].lse;
+        sum += exp(a) * (a - ((double)got[t] - st->lse));
+    }
+    return sum;
+}
+
+/* Nats a token of what is in p->h; keep: these logits are what others are compared with. */
+static double judge(route_probe *p, bool keep, double *kl)
+{
+    uint32_t V = shape(p)->V, D = shape(p)->D;
+    double nll = 0, apart = 0;
+    row_stats st[RUNNER_HEAD_ROWS];
+    for (uint32_t at = p->prompt, n; at < p->n - 1; at += n) {
+        n = p->n - 1 - at < RUNNER_HEAD_ROWS ? p->n - 1 - at : RUNNER_HEAD_ROWS;
+        const float *logits = lab_logits(p->l, p->h + (size_t)at * D, n, st);
+        for (uint32_t i = 0; i < n; i++) {
+            const float *row = logits + (size_t)i * V;
+            nll += (double)st[i].lse - (double)row[p->ids[at + i + 1]];
+            if (keep) memcpy(p->full + (size_t)(at - p->prompt + i) * V, row, V * sizeof *row), p->stats[at - p->prompt + i] = st[i];
+            else if (kl) apart += divergence(p, at - p->prompt + i, row, &st[i]);
+        }
+    }
+    if (kl) *kl = apart / judged(p);
+    return nll / judged(p);
+}
+
+static uint32_t first_off(const layer_mask *m)
+{
+    uint32_t l = 0;
+    while (l + 1 < m->n && m->at[l].attn == MASK_NEVER && m->at[l].ffn == MASK_NEVER) l++;
+    return l;
+}
+
+err_code route_probe_without(route_probe *p, const layer_mask *m, double *damage, double *kl, err *e)
+{
+    uint32_t first = first_off(m);
+    layer_mask at = *m;
+    for (uint32_t l = 0; l < first; l++) at.at[l] = (mask_layer){ 0, 0 };
+    for (uint32_t l = first; l < at.n; l++) { /* from the prompt's end on */
+        if (at.at[l].attn != MASK_NEVER) at.at[l].attn = p->prompt;
+        if (at.at[l].ffn != MASK_NEVER) at.at[l].ffn = p->prompt;
+    }
+    memcpy(p->h, in_of(p, first), (size_t)p->n * shape(p)->D * sizeof *p->h);
+    err_code rc = run(p, &at, p->h, e);
+    if (!rc) *damage = judge(p, false, kl) - p->nll;
+    return rc;
+}
+
+/* ---- a text with all layers ---------------------------------------------------------------------------------------- */
+
+static void compare(const route_probe *p, const float *a, const float *b, double *sim, double *ratio)
+{
+    uint32_t D = shape(p)->D;
+    *sim = *ratio = 0;
+    for (uint32_t i = p->prompt; i < p->n; i++) {
+        double ab = 0, aa = 0, bb = 0;
+        for (uint32_t k = 0; k < D; k++) {
+            double x = a[(size_t)i * D + k], y = b[(size_t)i * D + k];
+            ab += x * y, aa += x * x, bb += y * y;
+        }
+        *sim += ab / sqrt(aa * bb + 1e-30) / (p->n - p->prompt);
+        *ratio += sqrt(bb / (aa + 1e-30)) / (p->n - p->prompt);
+    }
+}
+
+static void features(const route_probe *p, uint32_t l, float *out)
+{
+    uint32_t D = shape(p)->D, n = p->prompt - 1;
+    memset(out, 0, D * sizeof *out);
+    for (uint32_t i = 0; i < n; i++) {
+        const float *x = in_of(p, l) + (size_t)i * D;
+        double ss = 0;
+        for (uint32_t k = 0; k < D; k++) ss += (double)x[k] * x[k];
+        double scale = 1 / sqrt(ss / D + (double)shape(p)->rms_eps) / n;
+        for (uint32_t k = 0; k < D; k++) out[k] += (float)(x[k] * scale);
+    }
+}
+
+static err_code damages(route_probe *p, probe_report *out, err *e)
+{
+    err_code rc = ERR_OK;
+    for (uint32_t l = 0; l < shape(p)->L; l++)
+        for (int part = 0; !rc && part < PROBE_PARTS; part++) {
+            layer_mask m = mask_none(shape(p)->L);
+            if (part != PROBE_FFN) m.at[l].attn = 0;
+            if (part != PROBE_ATTN) m.at[l].ffn = 0;
+            rc = route_probe_without(p, &m, &out->damage[part][l], NULL, e);
+        }
+    return rc;
+}
+
+err_code route_probe_read(route_probe *p, const uint32_t *ids, uint32_t n, uint32_t prompt, probe_report *out, err *e)
+{
+    const model_shape *s = shape(p);
+    if (n > p->rows || prompt < 2 || prompt + 2 > n) return err_set(e, ERR_INPUT, "a text of %u tokens with a prompt of %u: at most %u, and two behind it", n, prompt, p->rows);
+    memcpy(p->ids, ids, n * sizeof *ids);
+    p->n = n;
+    p->prompt = prompt;
+    runner_watch(lab_runner(p->l), watch, p);
+    runner_embed(lab_runner(p->l), ids, n, p->h);
+    err_code rc = run(p, NULL, p->h, e);
+    runner_watch(lab_runner(p->l), NULL, NULL);
+    if (rc) return rc;
+    memcpy(in_of(p, s->L), p->h, (size_t)n * s->D * sizeof *p->h);
+    p->nll = judge(p, true, NULL);
+    if (!out) return ERR_OK;
+    out->nll = p->nll;
+    for (uint32_t l = 0; l < s->L; l++) {
+        compare(p, in_of(p, l), in_of(p, l + 1), &out->sim[PROBE_BOTH][l], &out->ratio[PROBE_BOTH][l]);
+        compare(p, in_of(p, l), mid_of(p, l), &out->sim[PROBE_ATTN][l], &out->ratio[PROBE_ATTN][l]);
+        compare(p, mid_of(p, l), in_of(p, l + 1), &out->sim[PROBE_FFN][l], &out->ratio[PROBE_FFN][l]);
+        features(p, l, out->feature + (size_t)l * s->D);
+    }
+    return damages(p, out, e);
+}

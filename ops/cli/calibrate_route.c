@@ -1,0 +1,305 @@
+#include "ops/cli/calibrate_route.h"
+#include "engine/route_probe.h"
+#include "ops/cli/route_fit.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Section route: what leaving out each layer costs, layer by layer and half by half; which can go together; and routers that see it in a
+ * prompt. A document is a prompt (its first half) and what follows. */
+
+enum { DOC_LEAST = 16, DOC_MOST = 128, DOCS_MOST = 512, DOCS_LEAST = 10, FOLDS = 5, JOINT_DOCS = 24, JOINT_WIDTH = 6 };
+#define DELTA 0.02               /* nats a token: what a layer may cost and still be called expendable */
+
+typedef struct { uint32_t at, n; } doc;          /* tokens of c->docs */
+
+typedef struct {
+    calibration *c;
+    lab *l;
+    route_probe *p;
+    token_list tokens;           /* of all documents, BOS in front of each */
+    doc doc[DOCS_MOST];
+    uint32_t n, L, D;
+    /* blocks: survive an interruption */
+    uint32_t *done;              /* documents read; then steps of the joint order */
+    double *damage[PROBE_PARTS]; /* [n][L] */
+    double *sim[PROBE_PARTS], *ratio[PROBE_PARTS];
+    float *feature;              /* [n][L][D] */
+    double *joint;               /* [L] of the first 1, 2, ... layers of the order */
+    uint32_t *order;             /* [L] */
+} route;
+
+/* ---- documents ----------------------------------------------------------------------------------------------------- */
+
+static bool add_tokens(route *r, const uint32_t *id, size_t n)
+{
+    uint32_t at = (uint32_t)r->tokens.n, most = r->c->window < DOC_MOST ? r->c->window : DOC_MOST;
+    bool ok = r->c->bos == TOKEN_NONE || token_list_add(&r->tokens, r->c->bos);
+    for (size_t i = 0; ok && i < n && r->tokens.n - at < most; i++) ok = token_list_add(&r->tokens, id[i]);
+    if (r->tokens.n - at < DOC_LEAST) r->tokens.n = at;
+    else r->doc[r->n++] = (doc){ at, (uint32_t)r->tokens.n - at };
+    return ok;
+}
+
+/* Parted by blank lines. */
+static err_code split_text(route *r, err *e)
+{
+    const char *at = r->c->text.ptr, *end = at + r->c->text.len;
+    while (at < end && r->n < DOCS_MOST) {
+        const char *stop = memmem(at, (size_t)(end - at), "\n\n", 2);
+        token_list t = { 0 };
+        if (!stop) stop = end;
+        err_code rc = tokenizer_encode(r->c->tok, (view){ at, (size_t)(stop - at) }, false, false, &t, e);
+        bool ok = !rc && add_tokens(r, t.id, t.n);
+        token_list_free(&t);
+        if (rc) return rc;
+        if (!ok) return err_set(e, ERR_NOMEM, "out of memory for documents");
+        at = stop + 2;
+    }
+    return ERR_OK;
+}
+
+/* A text without blank lines: stretches of it. */
+static err_code split_stretches(route *r, err *e)
+{
+    const token_list *t = &r->c->tokens;
+    r->n = 0;
+    r->tokens.n = 0;
+    for (size_t at = 0; at + DOC_MOST <= t->n && r->n < DOCS_MOST; at += DOC_MOST)
+        if (!add_tokens(r, t->id + at, DOC_MOST)) return err_set(e, ERR_NOMEM, "out of memory for documents");
+    if (r->n < DOCS_LEAST) return err_set(e, ERR_INPUT, "%u documents of %d tokens or more: routers want %d at least", r->n, DOC_LEAST, DOCS_LEAST);
+    return ERR_OK;
+}
+
+static uint32_t prompt_of(const doc *d) { return d->n / 2; }
+
+/* ---- measuring ----------------------------------------------------------------------------------------------------- */
+
+static bool open_blocks(route *r)
+{
+    static const char *const names[3][PROBE_PARTS] = { { "damage", "damage.attn", "damage.ffn" }, { "sim", "sim.attn", "sim.ffn" }, { "ratio", "ratio.attn", "ratio.ffn" } };
+    double **const at[3] = { r->damage, r->sim, r->ratio };
+    bool found, ok = true;
+    size_t n = (size_t)r->n * r->L;
+    for (int i = 0; i < 3; i++)
+        for (int k = 0; k < PROBE_PARTS; k++) ok = (at[i][k] = calibrate_block(r->c, names[i][k], n * sizeof(double), &found)) && ok;
+    r->feature = calibrate_block(r->c, "feature", n * r->D * sizeof *r->feature, &found);
+    r->joint = calibrate_block(r->c, "joint", r->L * sizeof *r->joint, &found);
+    r->order = calibrate_block(r->c, "order", r->L * sizeof *r->order, &found);
+    r->done = calibrate_block(r->c, "done.docs", 2 * sizeof *r->done, &found);
+    return ok && r->feature && r->joint && r->order && r->done;
+}
+
+static uint32_t joint_steps(const route *r) { return r->L > 2 ? (r->L - 2) * 2 / 3 : 0; }
+
+static err_code read_all(route *r, err *e)
+{
+    err_code rc = ERR_OK;
+    uint32_t total = r->n + joint_steps(r);
+    for (uint32_t i = *r->done; !rc && i < r->n; i = ++*r->done) {
+        probe_report out = { .feature = r->feature + (size_t)i * r->L * r->D };
+        for (int k = 0; k < PROBE_PARTS; k++) {
+            out.damage[k] = r->damage[k] + (size_t)i * r->L;
+            out.sim[k] = r->sim[k] + (size_t)i * r->L;
+            out.ratio[k] = r->ratio[k] + (size_t)i * r->L;
+        }
+        rc = calibrate_tick(r->c, i, total, e);
+        if (!rc) rc = route_probe_read(r->p, r->tokens.id + r->doc[i].at, r->doc[i].n, prompt_of(&r->doc[i]), &out, e);
+    }
+    return rc;
+}
+
+static void mean_of(const route *r, const double *x, double *out)
+{
+    memset(out, 0, r->L * sizeof *out);
+    for (uint32_t i = 0; i < r->n; i++)
+        for (uint32_t l = 0; l < r->L; l++) out[l] += x[(size_t)i * r->L + l] / r->n;
+}
+
+/* ---- which can go together ----------------------------------------------------------------------------------------- */
+
+static err_code cost_of(route *r, const layer_mask *m, double *sum, err *e)
+{
+    err_code rc = ERR_OK;
+    uint32_t docs = r->n < JOINT_DOCS ? r->n : JOINT_DOCS;
+    *sum = 0;
+    for (uint32_t k = 0; !rc && k < docs; k++) {
+        const doc *d = &r->doc[(size_t)k * r->n / docs];
+        double x = 0;
+        rc = route_probe_read(r->p, r->tokens.id + d->at, d->n, prompt_of(d), NULL, e);
+        if (!rc) rc = route_probe_without(r->p, m, &x, NULL, e);
+        *sum += x / docs;
+    }
+    return rc;
+}
+
+static bool is_taken(const route *r, uint32_t n, uint32_t l)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (r->order[i] == l) return true;
+    return false;
+}
+
+/* The untaken inner layer with the least damage of its own above `least`, by rank. */
+static uint32_t candidate_at(const route *r, const double *mean, uint32_t taken, uint32_t rank)
+{
+    uint32_t found = 0;
+    for (uint32_t l = 1; l + 1 < r->L; l++) {
+        uint32_t below = 0;
+        if (is_taken(r, taken, l)) continue;
+        for (uint32_t k = 1; k + 1 < r->L; k++) below += !is_taken(r, taken, k) && (mean[k] < mean[l] || (mean[k] == mean[l] && k < l));
+        if (below == rank) found = l;
+    }
+    return found;
+}
+
+/* A layer at a time, the one that costs least beside those that have gone already: damage is not a sum. Of the candidates, those with the
+ * least damage of their own are tried. */
+static err_code order_layers(route *r, const double *mean, err *e)
+{
+    err_code rc = ERR_OK;
+    layer_mask m = mask_none(r->L);
+    uint32_t steps = joint_steps(r);
+    for (uint32_t i = 0; i < r->done[1]; i++) m.at[r->order[i]] = (mask_layer){ 0, 0 };
+    for (uint32_t i = r->done[1]; !rc && i < steps; i = ++r->done[1]) {
+        double best = INFINITY, x;
+        uint32_t take = 0;
+        rc = calibrate_tick(r->c, r->n + i, r->n + steps, e);
+        for (uint32_t k = 0; !rc && k < JOINT_WIDTH; k++) {
+            uint32_t l = candidate_at(r, mean, i, k);
+            if (!l) break;
+            layer_mask with = m;
+            with.at[l] = (mask_layer){ 0, 0 };
+            rc = cost_of(r, &with, &x, e);
+            if (x < best) best = x, take = l;
+        }
+        r->order[i] = take;
+        r->joint[i] = best;
+        if (take) m.at[take] = (mask_layer){ 0, 0 };
+    }
+    for (uint32_t i = steps; !rc && i + 2 < r->L; i++) r->order[i] = candidate_at(r, mean, i, 0);
+    r->order[r->L - 2] = r->L - 1; /* the ends go last of all */
+    r->order[r->L - 1] = 0;
+    return rc;
+}
+
+/* How much more a pair of neighbours costs than its parts, by least squares over the steps of the order. */
+static double neighbours_cost(const route *r, const double *mean)
+{
+    double xy = 0, xx = 0, sum = 0;
+    for (uint32_t n = 1; n <= joint_steps(r); n++) {
+        uint32_t pairs = 0;
+        for (uint32_t i = 0; i < n; i++)
+            for (uint32_t k = 0; k < n; k++) pairs += r->order[i] + 1 == r->order[k];
+        sum += mean[r->order[n - 1]];
+        xy += pairs * (r->joint[n - 1] - sum);
+        xx += (double)pairs * pairs;
+    }
+    return xx > 0 ? xy / xx : 0;
+}
+
+/* ---- what goes into the profile -------------------------------------------------------------------------------------- */
+
+static void put_means(route *r)
+{
+    static const char *const names[3][PROBE_PARTS] = { { "damage", "damage_attn", "damage_ffn" }, { "sim", "sim_attn", "sim_ffn" }, { "ratio", "ratio_attn", "ratio_ffn" } };
+    double **const at[3] = { r->damage, r->sim, r->ratio };
+    double mean[MASK_LAYERS];
+    for (int i = 0; i < 3; i++)
+        for (int k = 0; k < PROBE_PARTS; k++) {
+            mean_of(r, at[i][k], mean);
+            profile_put_numbers(r->c->out, PROFILE_ROUTE, names[i][k], mean, r->L);
+        }
+}
+
+static void put_order(route *r, const double *mean)
+{
+    double order[MASK_LAYERS];
+    for (uint32_t i = 0; i < r->L; i++) order[i] = r->order[i];
+    profile_put_numbers(r->c->out, PROFILE_ROUTE, "order", order, r->L);
+    profile_put_numbers(r->c->out, PROFILE_ROUTE, "joint", r->joint, joint_steps(r));
+    profile_put_number(r->c->out, PROFILE_ROUTE, "neighbours", neighbours_cost(r, mean));
+}
+
+static void put_routers(route *r, const route_fit *f)
+{
+    profile_writer *w = r->c->out;
+    for (uint32_t l = 0; l < r->L; l++) {
+        profile_put_floats(w, PROFILE_ROUTE, l, "w", WTYPE_F32, r->D, 1, f->w + (size_t)l * r->D);
+        profile_put_floats(w, PROFILE_ROUTE, l, "gate", WTYPE_F32, r->D, 1, f->gate_w + (size_t)l * r->D);
+    }
+    const struct { const char *name; const double *x; } list[] = {
+        { "bias", f->b }, { "gate_bias", f->gate_b }, { "auc", f->auc }, { "gate_auc", f->gate_auc }, { "r2", f->r2 },
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) profile_put_numbers(w, PROFILE_ROUTE, list[i].name, list[i].x, r->L);
+    profile_put_number(w, PROFILE_ROUTE, "eps", ROUTE_EPS);
+    profile_put_number(w, PROFILE_ROUTE, "delta", DELTA);
+    profile_put_number(w, PROFILE_ROUTE, "documents", r->n);
+}
+
+static json_t *list_of(const double *x, uint32_t n)
+{
+    json_t *a = json_array();
+    for (uint32_t i = 0; i < n; i++) json_array_append_new(a, json_real(isfinite(x[i]) ? x[i] : 0));
+    return a;
+}
+
+static void summarize(const route *r, const route_fit *f, const double *mean, json_t *out)
+{
+    json_t *regrets = json_array(), *order = json_array();
+    for (int i = 0; i < 3; i++) {
+        const route_regret *g = &f->regret[i];
+        json_array_append_new(regrets, json_pack("{s:i,s:f,s:f,s:f,s:f}", "layers", (int)g->layers, "router", g->router, "fixed", g->fixed, "oracle",
+                                                 g->oracle, "random", g->random));
+    }
+    for (uint32_t i = 0; i < r->L; i++) json_array_append_new(order, json_integer(r->order[i]));
+    json_object_set_new(out, "documents", json_integer(r->n));
+    json_object_set_new(out, "damage", list_of(mean, r->L));
+    json_object_set_new(out, "order", order);
+    json_object_set_new(out, "joint", list_of(r->joint, joint_steps(r)));
+    json_object_set_new(out, "neighbours", json_real(neighbours_cost(r, mean)));
+    json_object_set_new(out, "auc", list_of(f->auc, r->L));
+    json_object_set_new(out, "gate_auc", list_of(f->gate_auc, r->L));
+    json_object_set_new(out, "r2", list_of(f->r2, r->L));
+    json_object_set_new(out, "lambda", json_real(f->lambda));
+    json_object_set_new(out, "held_out", regrets);
+}
+
+static err_code fit(route *r, json_t *summary, err *e)
+{
+    double mean[MASK_LAYERS];
+    route_fit f;
+    mean_of(r, r->damage[PROBE_BOTH], mean);
+    err_code rc = order_layers(r, mean, e);
+    route_data d = { r->n, r->L, r->D, r->feature, r->damage[PROBE_BOTH], FOLDS, DELTA };
+    if (!rc) rc = route_fit_make(&f, &d, e);
+    if (rc) return rc;
+    put_means(r);
+    put_order(r, mean);
+    put_routers(r, &f);
+    summarize(r, &f, mean, summary);
+    route_fit_free(&f);
+    return ERR_OK;
+}
+
+err_code calibrate_route(calibration *c, json_t *summary, err *e)
+{
+    route *r = calloc(1, sizeof *r);
+    if (!r) return err_set(e, ERR_NOMEM, "out of memory");
+    r->c = c;
+    r->L = c->shape.L;
+    r->D = c->shape.D;
+    err_code rc = r->L > 3 ? ERR_OK : err_set(e, ERR_MODEL, "a model of %u layers has none to leave out", r->L);
+    if (!rc) rc = split_text(r, e);
+    if (!rc && r->n < 4 * DOCS_LEAST) rc = split_stretches(r, e);
+    if (!rc && !open_blocks(r)) rc = err_set(e, ERR_NOMEM, "out of memory for what %u documents say", r->n);
+    if (!rc) rc = calibrate_lab(c, (lab_options){ .max_rows = DOC_MOST, .n_ctx = DOC_MOST }, &r->l, e);
+    if (!rc) rc = route_probe_open(&r->p, r->l, DOC_MOST, c->path, e);
+    if (!rc) rc = read_all(r, e);
+    if (!rc) rc = fit(r, summary, e);
+    route_probe_close(&r->p);
+    lab_close(&r->l);
+    token_list_free(&r->tokens);
+    free(r);
+    return rc;
+}
