@@ -9,6 +9,7 @@
 #include "coordinator/prompt_cache.h"
 #include "coordinator/refresh.h"
 #include "coordinator/record.h"
+#include "coordinator/route.h"
 #include "coordinator/trust.h"
 #include "core/clock.h"
 #include "kvstore/preset.h"
@@ -77,6 +78,7 @@ static err_code load(coordinator *c, err *e)
     if (!rc) rc = choose_profile(c, e);
     if (!rc && c->set->skip) rc = skip_rule_load(c->skip, c->set->skip, e);
     if (!rc) rc = predict_check(c, e);
+    if (!rc) rc = route_open(c, e);
     if (rc) return rc;
     c->adapters.shape = &c->shape;
     c->n_ctx = c->set->ctx ? (uint32_t)c->set->ctx : c->shape.n_ctx;
@@ -177,6 +179,7 @@ static void close_all(coordinator *c)
     job_list_free(&c->jobs);
     prefix_close(&c->prefixes);
     if (c->trace) trace_close(&c->trace);
+    route_close(c);
     if (c->tok) tokenizer_close(&c->tok);
     free(c->split);
     profile_kv_close(&c->profile_kv);
@@ -224,7 +227,7 @@ err_code prefill_start(coordinator *c, session *s, err *e)
     s->filled = s->n_prompt - (s->exact ? 1 : s->job->newest);
     uint32_t chunk = s->job->ask.chunk && s->job->ask.chunk < c->chunk ? (uint32_t)s->job->ask.chunk : c->chunk;
     return prefill_add(c->prefill, &(prefill_work){ s->id, s->tokens.id, s->filled, chunk, session_prompt_rows(s), session_policy(s), s->mask,
-                                                    !s->exact, s->job->sinks }, e);
+                                                    !s->exact, s->job->sinks, s->job->route_due }, e);
 }
 
 void prefill_cancel(coordinator *c, uint64_t id)
@@ -277,6 +280,7 @@ static void take(coordinator *c, link_t *l)
     if (rc) return;
     if (l == c->client) front_message(c);
     else if ((l == c->result || l == c->result_tcp) && c->in.head.type == MSG_KV_ROWS) prompt_cache_rows(c);
+    else if ((l == c->result || l == c->result_tcp || l == c->inbox) && c->in.head.type == MSG_POOLED) route_pooled(c);
     else if (l == c->result || l == c->result_tcp) pump_result(c);
     else if (l == c->inbox) on_inbox(c);
     else fleet_message(c, l);

@@ -58,6 +58,7 @@ typedef struct job {
     uint32_t n_prompt;           /* how many they were, of a finished job from the journal, which does not keep them */
     text stop;                   /* stop strings, each with its NUL */
     kv_policy kv;                /* when ask.kv is given; once it runs: its own, the cluster's, or its log's */
+    bool route_due;              /* its mask is chosen when its prompt has been seen; no row behind the prompt goes before that */
     layer_mask *mask;            /* layers left out, rows counted from the prompt's end; NULL: none */
     sample_bias *bias;
     sample_params sample;

@@ -167,6 +167,7 @@ void session_open(coordinator *c, session *s)
     m.session_open.prefix = prefix_for(c, s, &s->prefix_asked);
     mask_rec recs[MASK_LAYERS];
     m.session_open.n_mask = route_records(s, recs);
+    m.session_open.pool_rows = route_pool_rows(s);
     fleet_send_all(c, &m, &(view){ recs, m.session_open.n_mask * sizeof *recs });
 }
 
@@ -273,7 +274,8 @@ void sessions_watch(coordinator *c)
 {
     err e;
     if (!fleet_is_whole(c)) return;
-    for (const session *s = c->sessions.head; s; s = s->next) {
+    for (session *s = c->sessions.head; s; s = s->next) {
+        if (route_waits(s) && !s->t_asked) s->t_asked = clock_ns();
         double waits = s->t_asked && s->state != SESSION_OVER ? (double)(clock_ns() - s->t_asked) / 1e9 : 0;
         if (waits <= 1.5 * c->set->stage_timeout) continue;
         err_set(&e, ERR_TIMEOUT, "%u of %u stages have answered for session %" PRIu64 " in %.1f s", s->acks, c->n_stages, s->id, waits);

@@ -13,7 +13,7 @@ typedef struct task {
     uint32_t n, chunk, n_prompt, sinks;
     kv_policy policy;
     layer_mask mask;            /* n 0: no layer is left out */
-    bool dropped, predict;
+    bool dropped, predict, pool;
     struct task *next;
     uint32_t token[];
 } task;
@@ -38,6 +38,7 @@ struct prefill {
     err no_predictor;
     link_t *bulk[512], *inbox;
     float *h;                   /* [max_rows][D] */
+    float *sum;                 /* [L][D] of the task, when it pools */
     kv_row *rows;
     forward_row *fwd;
     uint32_t *slots;
@@ -72,7 +73,7 @@ static err_code run_chunk(prefill *p, kv_seq *q, const task *t, uint32_t first, 
         p->rows[i] = (kv_row){ .row = first + i, .pos = first + i, .parent = i ? first + i - 1 : KV_ROW_NONE, .path = (uint8_t)p->o.path };
     err_code rc = kv_reserve(q, p->rows, n, p->slots, e);
     if (rc) return rc;
-    for (uint32_t i = 0; i < n; i++) p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = (path_id)p->o.path, .mask = mask, .row = first + i };
+    for (uint32_t i = 0; i < n; i++) p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = (path_id)p->o.path, .mask = mask, .row = first + i, .pool = t->pool ? p->sum : NULL };
     runner_embed(p->runner, t->token + first, n, p->h);
     runner_layers(p->runner, p->fwd, n, p->h);
     return kv_commit(q, first + n - 1, e);
@@ -123,12 +124,22 @@ static uint32_t next_chunk(const task *t, uint32_t at)
     return to - at < t->chunk ? to - at : t->chunk;
 }
 
+/* All rows but the prompt's last: those that stages add up where they compute them. */
+static err_code say_sums(prefill *p, const task *t, err *e)
+{
+    const model_shape *s = &p->model->shape;
+    message m = msg_init(MSG_POOLED);
+    m.pooled = (msg_pooled){ .epoch = p->o.epoch, .session = t->session, .layers = s->L, .dim = s->D };
+    return link_send(p->inbox, NULL, &m, &(view){ p->sum, (size_t)s->L * s->D * sizeof *p->sum }, 1000, e);
+}
+
 static err_code run_task(prefill *p, const task *t, err *e)
 {
     if (t->predict && !p->predictor) return err_set(e, p->no_predictor.code ? p->no_predictor.code : ERR_CONFIG, "%s", p->no_predictor.text);
     kv_seq *q;
     bool state = t->policy.see != 0;
     uint32_t from[MASK_LAYERS];
+    memset(p->sum, 0, (size_t)p->model->shape.L * p->model->shape.D * sizeof *p->sum);
     for (uint32_t l = 0; l < t->mask.n; l++) from[l] = t->mask.at[l].attn;
     err_code rc = kv_seq_open_skipping(p->store, t->session, &t->policy, t->n_prompt, t->mask.n ? from : NULL, &q, e);
     for (uint32_t at = 0, n; !rc && at < t->n && !given_up(p, t); at += n) {
@@ -138,6 +149,7 @@ static err_code run_task(prefill *p, const task *t, err *e)
         if (!rc && (!state || last)) rc = push(p, q, t->session, state ? 0 : at, at + n, state, last, e);
     }
     kv_seq_close(p->store, t->session);
+    if (!rc && t->pool && !given_up(p, t)) rc = say_sums(p, t, e);
     return rc;
 }
 
@@ -158,7 +170,8 @@ static err_code scratch(prefill *p, err *e)
     p->rows = malloc(n * sizeof *p->rows);
     p->fwd = malloc(n * sizeof *p->fwd);
     p->slots = malloc(n * sizeof *p->slots);
-    return p->h && p->rows && p->fwd && p->slots ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for local prefill");
+    p->sum = calloc((size_t)p->model->shape.L * p->model->shape.D, sizeof *p->sum);
+    return p->sum && p->h && p->rows && p->fwd && p->slots ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for local prefill");
 }
 
 static err_code load(prefill *p, err *e)
@@ -243,6 +256,7 @@ static void unload(prefill *p)
     model_close(&p->model);
     if (p->file) gguf_close(&p->file);
     free(p->h);
+    free(p->sum);
     free(p->rows);
     free(p->fwd);
     free(p->slots);
@@ -347,6 +361,7 @@ err_code prefill_add(prefill *p, const prefill_work *w, err *e)
     if (!t) return err_set(e, ERR_NOMEM, "out of memory for %u tokens", w->n);
     *t = (task){ .session = w->session, .n = w->n, .chunk = w->chunk, .n_prompt = w->n_prompt, .policy = *w->policy, .predict = w->predict,
                  .sinks = w->sinks };
+    t->pool = w->pool;
     if (w->mask) t->mask = *w->mask;
     memcpy(t->token, w->tokens, w->n * sizeof *w->tokens);
     pthread_mutex_lock(&p->lock);

@@ -40,6 +40,7 @@ typedef struct {
     const layer_mask *mask;         /* copied; NULL: no layer is left out */
     bool predict;
     uint32_t sinks;
+    bool pool;                      /* add up layer inputs too: POOLED comes on the inbox */
 } prefill_work;
 err_code prefill_add(prefill *p, const prefill_work *w, err *e);
 /* Give up a session's work, queued or under way (at the next chunk). */

@@ -126,7 +126,7 @@ uint64_t prefix_for(coordinator *c, const session *s, uint32_t *rows)
     entry *last;
     const job *j = s->job;
     *rows = 0;
-    if (!may_share(c, s) || s->made || j->kv.see || j->ask.cache[0] || j->way == WAY_LOCAL || s->n_prompt <= BLOCK) return 0;
+    if (!may_share(c, s) || s->made || j->kv.see || j->route_due || j->ask.cache[0] || j->way == WAY_LOCAL || s->n_prompt <= BLOCK) return 0;
     *rows = known(c, s, s->n_prompt - 1, &last); /* the last row goes through the pipeline and brings the logits */
     return last ? last->id : 0;
 }

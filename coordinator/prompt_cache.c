@@ -75,7 +75,7 @@ bool prompt_cache_begin(coordinator *c, session *s)
         err_set(&e, ERR_STATE, "a prompt cache holds exact rows, and KV policy %s keeps others", s->job->kv.name);
         return note(s, &e), false;
     }
-    if (s->mask) {
+    if (s->mask || s->job->route_due) {
         err_set(&e, ERR_STATE, "a prompt cache holds rows of all layers, and this job leaves some out");
         return note(s, &e), false;
     }

@@ -94,12 +94,12 @@ static void add_rows(build *b, session *s, const session_rows *r)
     if (s->slide || (s->again && !r->first)) add_op(b, s->id, session_prompt_rows(s), 0, OP_TRUNCATE);
     else if (s->trim) add_op(b, s->id, r->first ? 0 : session_prompt_rows(s), r->first, OP_TRUNCATE);
     else if (r->first) add_op(b, s->id, 0, r->first - 1, OP_COMMIT);
-    if (s->slide && s->mask) { /* rows begin anew, and the schedule with them */
+    if (s->tell && s->mask) { /* it was just chosen, or rows begin anew, and the schedule with them */
         uint32_t skips = route_tell(s, b->f->ops + b->f->n_ops);
         b->f->n_ops += skips;
         b->skips -= skips;
     }
-    b->f->everywhere = b->f->everywhere || s->slide;
+    b->f->everywhere = b->f->everywhere || s->slide || s->tell;
     uint32_t keeps = prefix_keep(b->c, s, r->first, b->f->ops + b->f->n_ops, b->keeps);
     b->f->n_ops += keeps;
     b->keeps -= keeps;
@@ -121,6 +121,7 @@ static bool may_send(const coordinator *c, const session *s, bool decode)
     if (s->state != (decode ? SESSION_DECODE : SESSION_PROMPT)) return false;
     const job *j = s->job;
     if (s->held || (s->is_shadow && !refresh_may_send(c, s))) return false;
+    if (j->route_due && s->cursor >= s->n_prompt) return false;
     return j->ask.kind != 1 || (uint64_t)j->n_scored * (j->ask.score_rows ? c->shape.V * 4 : 16) < HELD_BYTES;
 }
 
@@ -172,7 +173,7 @@ static session *next_session(coordinator *c, bool decode, uint64_t full)
 static void add_decode(build *b)
 {
     uint32_t room = decode_share(b->c);
-    for (session *s; b->f->n_rows < room && (s = next_session(b->c, true, b->full));) {
+    for (session *s; b->f->n_rows < room && b->skips >= 2 * MASK_LAYERS && (s = next_session(b->c, true, b->full));) {
         session_rows r = session_next(s, 1, 1);
         add_rows(b, s, &r);
     }

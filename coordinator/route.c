@@ -1,5 +1,6 @@
 #include "coordinator/route.h"
 #include "coordinator/route_policies.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,9 +9,18 @@
 /* An event's payload: "RULE | MASK". */
 static const char bar[] = " | ";
 
+/* The newest one: a rule that has to see the prompt first says that before it says which. */
+static const event *last_word(const session_log *l)
+{
+    const event *v = NULL;
+    for (uint32_t i = 0; i < l->n; i++)
+        if (l->at[i].kind == EVENT_MASK) v = &l->at[i];
+    return v;
+}
+
 void route_said(const job *j, view *rule, view *mask)
 {
-    const event *v = log_find(&j->log, EVENT_MASK);
+    const event *v = last_word(&j->log);
     const char *at = v && v->payload.ptr ? strstr(v->payload.ptr, bar) : NULL;
     *rule = at ? (view){ v->payload.ptr, (size_t)(at - v->payload.ptr) } : (view){ "", 0 };
     *mask = at ? (view){ at + 3, v->payload.len - rule->len - 3 } : (view){ "", 0 };
@@ -25,33 +35,156 @@ static err_code keep(job *j, const layer_mask *m, err *e)
     return ERR_OK;
 }
 
-static bool say(job *j, const char *rule, const layer_mask *m)
+static err_code say(job *j, uint32_t row, const char *rule, const char *mask, err *e)
 {
-    text line = { 0 }, mask = { 0 };
-    bool ok = mask_print(m, &mask) && text_addf(&line, "%s%s%s", rule, bar, mask.ptr) && log_add(&j->log, 0, 0, EVENT_MASK, (view){ line.ptr, line.len });
+    text line = { 0 };
+    bool ok = text_addf(&line, "%s%s%s", rule, bar, mask) && log_add(&j->log, 0, row, EVENT_MASK, (view){ line.ptr, line.len });
     text_free(&line);
-    text_free(&mask);
-    return ok;
+    return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for a mask");
+}
+
+static err_code take(job *j, uint32_t row, const char *rule, const layer_mask *m, err *e)
+{
+    text t = { 0 };
+    if (mask_is_none(m) && !row) return ERR_OK;
+    err_code rc = mask_print(m, &t) ? keep(j, m, e) : err_set(e, ERR_NOMEM, "out of memory for a mask");
+    if (!rc) rc = say(j, row, rule, t.ptr, e);
+    text_free(&t);
+    return rc;
+}
+
+/* What the cluster knows about its layers, for rules. */
+typedef struct { route_world w; double cost[MASK_LAYERS], more[512]; uint32_t stage[513]; } knowledge;
+
+static err_code know(const coordinator *c, knowledge *k, err *e)
+{
+    double head = 0;
+    k->w = (route_world){ .L = c->shape.L, .known = c->router, .cost = k->cost, .stage = k->stage, .stage_more = k->more, .n_stages = c->n_stages };
+    err_code rc = plan_costs(c->file, &c->shape, k->cost, &head, e);
+    for (uint32_t i = 0; i < c->n_stages; i++) {
+        k->stage[i] = c->by_stage[i] ? c->by_stage[i]->part.first : 0;
+        k->more[i] = c->by_stage[i] && c->by_stage[i]->part.head ? head : 0;
+    }
+    k->stage[c->n_stages] = c->shape.L;
+    return rc;
+}
+
+static const char *rule_of(const coordinator *c, const job *j) { return j->ask.skip[0] ? j->ask.skip : c->skip; }
+static const char due[] = "due";
+
+static err_code follow(coordinator *c, job *j, view mask, err *e)
+{
+    layer_mask m;
+    j->route_due = mask.len == 3 && !memcmp(mask.ptr, due, 3);
+    if (j->route_due) return ERR_OK;
+    err_code rc = mask_parse(&m, c->shape.L, mask.ptr, mask.len, e);
+    return rc ? rc : keep(j, &m, e);
 }
 
 err_code route_fix(coordinator *c, job *j, bool has_log, err *e)
 {
     layer_mask m;
     skip_rule r;
+    knowledge k;
     view rule, mask;
-    const char *asked = j->ask.skip[0] ? j->ask.skip : c->skip;
+    const char *asked = rule_of(c, j);
     route_said(j, &rule, &mask);
-    if (mask.len) {
-        err_code rc = mask_parse(&m, c->shape.L, mask.ptr, mask.len, e);
-        return rc ? rc : keep(j, &m, e);
-    }
+    if (mask.len) return follow(c, j, mask, e);
     if (has_log || !asked[0]) return ERR_OK;
-    route_world w = { .L = c->shape.L, .answer = j->ask.kind ? 0 : (uint32_t)j->ask.max_tokens };
     err_code rc = skip_rule_parse(&r, asked, e);
-    if (!rc) rc = route_choose(&m, &r, &w, e);
-    if (rc || mask_is_none(&m)) return rc;
-    rc = keep(j, &m, e);
-    return rc || say(j, asked, &m) ? rc : err_set(e, ERR_NOMEM, "out of memory for a mask");
+    if (!rc) rc = know(c, &k, e);
+    k.w.answer = j->ask.kind ? 0 : (uint32_t)j->ask.max_tokens;
+    if (!rc) rc = route_choose(&m, &r, &k.w, e); /* of one that has to see the prompt: can it be followed here at all? */
+    if (rc || r.kind != SKIP_FIRST) return rc ? rc : take(j, 0, asked, &m, e);
+    if (j->ask.kind == 1 && j->ask.role == 1) return err_set(e, ERR_INPUT, "--skip %s: these rows have no prompt to look at", asked);
+    j->route_due = true;
+    return say(j, 0, asked, due, e);
+}
+
+/* ---- by the prompt ------------------------------------------------------------------------------------------------- */
+
+err_code route_open(coordinator *c, err *e)
+{
+    bool any = c->profile && profile_has(c->profile, PROFILE_ROUTE);
+    return any ? router_open(&c->router, c->profile, c->shape.L, c->shape.D, e) : ERR_OK;
+}
+
+void route_close(coordinator *c) { router_close(&c->router); }
+
+/* The prompt's last row goes through the pipeline whoever computes the others, so it is left out. */
+uint32_t route_pool_rows(const session *s)
+{
+    if (!s->job->route_due || s->index) return 0;
+    return s->n_prompt > 1 ? s->n_prompt - 1 : 1;
+}
+
+bool route_waits(const session *s) { return s->job->route_due && s->state != SESSION_OVER && s->cursor >= s->n_prompt && !s->refs; }
+
+struct pooled { uint32_t have; uint8_t here[MASK_LAYERS]; float sum[]; };   /* sum [L][D] */
+
+static err_code tell_session(session *s, err *e)
+{
+    if (!s->job->mask) return ERR_OK;
+    if (!s->mask && !(s->mask = malloc(sizeof *s->mask))) return err_set(e, ERR_NOMEM, "out of memory for a session's mask");
+    mask_bind(s->mask, s->job->mask, session_prompt_rows(s), 0);
+    s->tell = true;
+    return ERR_OK;
+}
+
+static err_code decide(coordinator *c, session *s, err *e)
+{
+    double damage[MASK_LAYERS];
+    layer_mask m;
+    skip_rule r;
+    knowledge k;
+    view rule, mask;
+    char text_of_rule[SKIP_TEXT + 1];
+    job *j = s->job;
+    size_t n = (size_t)c->shape.L * c->shape.D;
+    route_said(j, &rule, &mask);
+    snprintf(text_of_rule, sizeof text_of_rule, "%.*s", (int)rule.len, (const char *)rule.ptr);
+    for (size_t i = 0; i < n; i++) s->pooled->sum[i] /= (float)route_pool_rows(s);
+    err_code rc = c->router ? skip_rule_parse(&r, text_of_rule, e) : err_set(e, ERR_STATE, "--skip %s: this cluster has no profile with routers", text_of_rule);
+    if (!rc) rc = know(c, &k, e);
+    if (rc) return rc;
+    router_look(c->router, s->pooled->sum, damage);
+    k.w.damage = damage;
+    rc = route_choose(&m, &r, &k.w, e);
+    if (!rc) rc = take(j, s->n_prompt, text_of_rule, &m, e);
+    j->route_due = false;
+    for (session *x = c->sessions.head; !rc && x; x = x->next) {
+        if (x->job != j) continue;
+        x->t_asked = 0;
+        rc = tell_session(x, e);
+    }
+    return rc;
+}
+
+static bool fits(const coordinator *c, const msg_pooled *m)
+{
+    return m->dim == c->shape.D && m->layers <= c->shape.L && m->first <= c->shape.L - m->layers;
+}
+
+void route_pooled(coordinator *c)
+{
+    const msg_pooled *m = &c->in.head.pooled;
+    session *s = session_find(&c->sessions, m->session);
+    err e;
+    size_t row = (size_t)c->shape.D * sizeof(float);
+    if (m->epoch != c->epoch || !s || s->state == SESSION_OVER || !s->job->route_due || !fits(c, m)) return;
+    if (!s->pooled && !(s->pooled = calloc(1, sizeof *s->pooled + c->shape.L * row))) {
+        job_fail(c, s->job, &(err){ ERR_NOMEM, "out of memory for the layer inputs of a prompt" });
+        return;
+    }
+    for (uint32_t l = (uint32_t)m->first; l < m->first + m->layers; l++) {
+        memcpy(s->pooled->sum + (size_t)l * c->shape.D, (const uint8_t *)c->in.frame[0].ptr + (l - m->first) * row, row);
+        s->pooled->have += !s->pooled->here[l];
+        s->pooled->here[l] = 1;
+    }
+    if (s->pooled->have < c->shape.L) return;
+    if (decide(c, s, &e)) job_fail(c, s->job, &e);
+    free(s->pooled);
+    s->pooled = NULL;
 }
 
 /* ---- sessions and steps -------------------------------------------------------------------------------------------- */

@@ -6,6 +6,15 @@
 
 /* Fix a job's mask when it begins: by its log, else by its rule, which the log then says. ERR_INPUT, ERR_CONFIG. */
 err_code route_fix(coordinator *c, job *j, bool has_log, err *e);
+/* The routers of the cluster's profile, if it has any. ERR_CONFIG, ERR_MODEL, ERR_IO. */
+err_code route_open(coordinator *c, err *e);
+void route_close(coordinator *c);
+/* Rows whose layer inputs its stages are to add up, 0: none. */
+uint32_t route_pool_rows(const session *s);
+/* Its prompt has been computed and not been seen yet. */
+bool route_waits(const session *s);
+/* POOLED came: when all layers are here the mask is chosen, and stands in the log. */
+void route_pooled(coordinator *c);
 /* The mask as SESSION_OPEN carries it, into recs [MASK_LAYERS]; returns n_mask. */
 uint32_t route_records(const session *s, mask_rec *recs);
 /* Operations that tell stages a session's mask anew (its context has slid); `ops` has room for 2 a layer. */

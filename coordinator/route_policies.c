@@ -1,4 +1,4 @@
-/* Masks by fixed rules. Looks at no prompt. */
+/* Masks by rules: fixed ones, by what calibration found, by what a prompt looks like. Runs no model. */
 #include "coordinator/route_policies.h"
 #include "core/rng.h"
 #include <math.h>
@@ -46,6 +46,114 @@ static void by_distance(layer_mask *m, const skip_rule *r, uint32_t n, uint32_t 
     for (uint32_t i = 0; i < n; i++) leave_out(m, 1 + (2 * i + 1) * count / (2 * n), r->what, from);
 }
 
+static err_code needs_profile(const char *what, err *e)
+{
+    return err_set(e, ERR_CONFIG, "%s needs a profile of the model with section route (sluice calibrate --only route)", what);
+}
+
+/* ---- by what calibration found ---------------------------------------------------------------------------------------- */
+
+typedef struct { const route_world *w; const double *damage; layer_mask *m; uint32_t what, from, n; double spent; } choice_under_way;
+
+static bool is_out(const layer_mask *m, uint32_t l) { return m->at[l].attn != MASK_NEVER || m->at[l].ffn != MASK_NEVER; }
+
+/* What leaving out one more costs: damage is more than a sum where neighbours go. */
+static double price(const choice_under_way *k, uint32_t l)
+{
+    double near = k->w->known->neighbours > 0 ? k->w->known->neighbours : 0;
+    return k->damage[l] + near * (is_out(k->m, l - 1) + is_out(k->m, l + 1));
+}
+
+/* The cheapest inner layer of [first, last) that is still in; 0: none. */
+static uint32_t cheapest(const choice_under_way *k, uint32_t first, uint32_t last)
+{
+    uint32_t best = 0;
+    for (uint32_t l = first ? first : 1; l < last && l + 1 < k->w->L; l++)
+        if (!is_out(k->m, l) && (!best || price(k, l) < price(k, best))) best = l;
+    return best;
+}
+
+static void take_out(choice_under_way *k, uint32_t l)
+{
+    k->spent += price(k, l);
+    leave_out(k->m, l, k->what, k->from);
+    k->n++;
+}
+
+static double stage_time(const route_world *w, const layer_mask *m, uint32_t i)
+{
+    double t = w->stage_more[i];
+    for (uint32_t l = w->stage[i]; l < w->stage[i + 1]; l++) t += m && is_out(m, l) ? 0 : w->cost[l];
+    return t;
+}
+
+static double slowest(const route_world *w, const layer_mask *m, uint32_t *at)
+{
+    double worst = -1;
+    for (uint32_t i = 0; i < w->n_stages; i++) {
+        double t = stage_time(w, m, i);
+        if (t > worst) worst = t, *at = i;
+    }
+    return worst;
+}
+
+/* A pipeline is as fast as its slowest stage, so it is from there that layers go. */
+static err_code until_fast(choice_under_way *k, double speed, err *e)
+{
+    uint32_t at = 0;
+    double want = slowest(k->w, NULL, &at) / speed;
+    while (slowest(k->w, k->m, &at) > want) {
+        uint32_t l = cheapest(k, k->w->stage[at], k->w->stage[at + 1]);
+        if (!l) return err_set(e, ERR_INPUT, "%.2f times as fast: stage %u has no more layers to leave out", speed, at);
+        take_out(k, l);
+    }
+    return ERR_OK;
+}
+
+static err_code by_damage(layer_mask *m, const skip_rule *r, const route_world *w, uint32_t from, err *e)
+{
+    choice_under_way k = { w, w->damage ? w->damage : w->known->damage, m, r->what, from, 0, 0 };
+    uint32_t n = 0, l;
+    if (r->speed > 0) return until_fast(&k, r->speed, e);
+    if (r->damage > 0) {
+        while ((l = cheapest(&k, 0, w->L)) && k.spent + price(&k, l) <= r->damage) take_out(&k, l);
+        return ERR_OK;
+    }
+    err_code rc = how_many(r, w, &n, e);
+    while (!rc && k.n < n) take_out(&k, cheapest(&k, 0, w->L));
+    return rc;
+}
+
+/* The order in which calibration left layers out together, for a number of them; budgets go by mean damage. */
+static err_code by_order(layer_mask *m, const skip_rule *r, const route_world *w, uint32_t from, err *e)
+{
+    uint32_t n = 0;
+    if (r->speed > 0 || r->damage > 0) return by_damage(m, r, w, from, e);
+    err_code rc = how_many(r, w, &n, e);
+    for (uint32_t i = 0; !rc && i < n; i++) leave_out(m, w->known->order[i], r->what, from);
+    return rc;
+}
+
+/* Halves of layers whose output is most like their input go, two for each layer of the budget: arXiv:2501.02336 section 3.2. What the
+ * paper scales by afterwards, the ratio of norms, is near 1 for such halves and left out. */
+static err_code by_similarity(layer_mask *m, const skip_rule *r, const route_world *w, uint32_t from, err *e)
+{
+    uint32_t n = 0;
+    err_code rc = how_many(r, w, &n, e);
+    for (uint32_t i = 0; !rc && i < 2 * n; i++) {
+        uint32_t best = 0, what = SKIP_ATTN;
+        double top = -2;
+        for (uint32_t l = 1; l + 1 < w->L; l++) {
+            if (m->at[l].attn == MASK_NEVER && w->known->sim_attn[l] > top) top = w->known->sim_attn[l], best = l, what = SKIP_ATTN;
+            if (m->at[l].ffn == MASK_NEVER && w->known->sim_ffn[l] > top) top = w->known->sim_ffn[l], best = l, what = SKIP_FFN;
+        }
+        leave_out(m, best, what, from);
+    }
+    return rc;
+}
+
+/* ---- schedules ---------------------------------------------------------------------------------------------------------- */
+
 /* Rows behind the prompt's end at which fewer than `layers` layers run: arXiv:2307.02628, n(t) = round(max - (max - min) min(t, N) / N). */
 static uint32_t first_row_below(uint32_t layers, uint32_t most, uint32_t least, uint32_t over)
 {
@@ -62,10 +170,10 @@ static err_code by_schedule(layer_mask *m, const skip_rule *r, const route_world
     uint32_t over = r->over ? r->over : w->answer ? w->answer : 1;
     if (most > w->L || least > most || r->warm >= least)
         return err_set(e, ERR_INPUT, "skipdecode of %u to %u layers, %u of them warm: the model has %u", most, least, r->warm, w->L);
-    if (r->ordered && !w->order) return err_set(e, ERR_CONFIG, "skipdecode by a learned order needs a profile of the model (sluice calibrate)");
+    if (r->ordered && !w->known) return needs_profile("skipdecode by a learned order", e);
     for (uint32_t i = 0; i < w->L - least; i++) {
         uint32_t t = first_row_below(w->L - i, most, least, over);
-        if (t != MASK_NEVER) leave_out(m, r->ordered ? w->order[i] : r->warm + i, r->what, MASK_AFTER | t);
+        if (t != MASK_NEVER) leave_out(m, r->ordered ? w->known->order[i] : r->warm + i, r->what, MASK_AFTER | t);
     }
     return ERR_OK;
 }
@@ -75,12 +183,17 @@ err_code route_choose(layer_mask *out, const skip_rule *r, const route_world *w,
     uint32_t from = r->decode ? MASK_AFTER : 0, n = 0;
     err_code rc = ERR_OK;
     *out = mask_none(w->L);
+    bool learned = r->kind == SKIP_FIXED || r->kind == SKIP_ADASKIP || r->kind == SKIP_FIRST;
+    if (learned && !w->known) return needs_profile("this policy", e);
     if (r->kind == SKIP_RANDOM || r->kind == SKIP_UNIFIED) rc = how_many(r, w, &n, e);
     if (rc) return rc;
     switch (r->kind) {
     case SKIP_LIST: return by_list(out, r, w, from, e);
     case SKIP_RANDOM: by_chance(out, r, n, inner(w), from); break;
     case SKIP_UNIFIED: by_distance(out, r, n, inner(w), from); break;
+    case SKIP_FIXED: return by_order(out, r, w, from, e);
+    case SKIP_ADASKIP: return by_similarity(out, r, w, from, e);
+    case SKIP_FIRST: return by_damage(out, r, w, from, e);
     case SKIP_SKIPDECODE: return by_schedule(out, r, w, e);
     default: break;
     }

@@ -1,12 +1,18 @@
 #ifndef COORDINATOR_ROUTE_POLICIES_H
 #define COORDINATOR_ROUTE_POLICIES_H
 /* From a rule to a mask: pure functions of numbers, so all of it can be tested without a cluster. Any thread. */
+#include "engine/router.h"
 #include "engine/skip_rule.h"
 
 typedef struct {
     uint32_t L;                   /* layers of the model */
     uint32_t answer;              /* tokens to generate at most: what a schedule runs over when its rule does not say */
-    const uint32_t *order;        /* [L] layers, the most expendable first; NULL: not known */
+    const router *known;          /* of the profile; NULL: there is none */
+    const double *damage;         /* [L] of each layer on this prompt; NULL: the profile's mean */
+    const double *cost;           /* [L] time of a layer, any unit, for budgets of speed */
+    const uint32_t *stage;        /* [n_stages + 1] first layer of each stage, L at the end */
+    const double *stage_more;     /* [n_stages] time of what a stage has beside its layers */
+    uint32_t n_stages;
 } route_world;
 
 /* ERR_INPUT when the model has no such layers, or too few; ERR_CONFIG: the rule needs what is not known. */

@@ -63,6 +63,7 @@ void session_free(session_list *l, session *s)
     text_free(&s->detok.pending);
     stops_close(&s->stops);
     free(s->mask);
+    free(s->pooled);
     free(s);
 }
 
@@ -97,6 +98,7 @@ session_rows session_next(const session *s, uint32_t room, uint32_t score_max)
         r.n = (uint32_t)s->tokens.n - s->cursor; /* after a rebuild also rows that were generated: each keeps its role */
         if (r.n > room) r.n = room;
         if (r.n > room_to_boundary(s)) r.n = room_to_boundary(s);
+        if (s->job->route_due && s->cursor + r.n > s->n_prompt) r.n = s->n_prompt - s->cursor;
         if (s->job->ask.chunk && r.n > s->job->ask.chunk) r.n = (uint32_t)s->job->ask.chunk;
         if (s->job->ask.kind == 1 && s->job->ask.score_rows && r.n > score_max) r.n = score_max;
     }
@@ -126,7 +128,7 @@ step_row session_row(const session *s, uint32_t i, const session_rows *r, path_i
 void session_sent(session *s, const session_rows *r)
 {
     s->cursor += r->n;
-    s->again = s->slide = s->trim = false;
+    s->again = s->slide = s->trim = s->tell = false;
     if (s->state == SESSION_DECODE || s->cursor == s->tokens.n) s->state = SESSION_WAIT;
 }
 
@@ -136,9 +138,11 @@ void session_rebuild(session *s)
     s->state = SESSION_OPENING;
     s->cursor = s->acks = s->refs = s->kept = 0;
     s->t_asked = 0;
-    s->again = s->slide = s->trim = false;
+    s->again = s->slide = s->trim = s->tell = false;
     s->exact = s->exact || s->held; /* it was to go on with exact rows from here on */
     s->held = false;
+    free(s->pooled);
+    s->pooled = NULL;
 }
 
 /* ---- what came back ----------------------------------------------------------------------------------------------- */
@@ -220,7 +224,7 @@ static void slide_context(session *s)
     s->n_prompt = (uint32_t)s->tokens.n;
     if (s->mask) mask_bind(s->mask, s->job->mask, s->n_prompt, s->made);
     s->cursor = 0;
-    s->slide = s->exact = true;
+    s->slide = s->exact = s->tell = true;
     s->state = SESSION_PROMPT;
     s->job->choice[s->index].slides++;
 }

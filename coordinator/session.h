@@ -50,6 +50,8 @@ typedef struct session {
     bool is_shadow, held;          /* held: nothing is sent until the shadow has come as far */
     struct prompt_cache *cache;    /* of --prompt-cache, or NULL (coordinator/prompt_cache.h) */
     layer_mask *mask;              /* layers that its rows leave out, NULL: none */
+    bool tell;                     /* the stages are to hear of it first */
+    struct pooled *pooled;         /* layer inputs of its prompt, as they come (coordinator/route.h) */
     struct session *next;
 } session;
 

@@ -39,6 +39,8 @@ struct runner {
     uint32_t *at_mem;                           /* [1 + layers x HALVES][max_rows], and */
     row_run *run_mem;                           /* as many runs: of the sets */
     bool masked;                                /* some row leaves out something here */
+    bool pooled;                                /* some row's layer inputs are added up */
+    float *ones, *unit;                         /* [D] each, for that */
     const forward_row *rows;                    /* of the step under way */
     uint32_t T;
     float *h;                                   /* [T][D] */
@@ -93,7 +95,11 @@ static bool sets_alloc(runner *r, size_t n)
     r->half = calloc(sets + 1, sizeof *r->half);
     r->at_mem = malloc((sets + 1) * n * sizeof *r->at_mem);
     r->run_mem = malloc((sets + 1) * n * sizeof *r->run_mem);
-    if (!r->half || !r->at_mem || !r->run_mem) return false;
+    uint32_t D = r->m->shape.D;
+    r->ones = malloc(2 * D * sizeof *r->ones);
+    if (!r->half || !r->at_mem || !r->run_mem || !r->ones) return false;
+    r->unit = r->ones + D;
+    for (uint32_t i = 0; i < D; i++) r->ones[i] = 1;
     r->all = (row_set){ .at = r->at_mem, .run = r->run_mem };
     for (uint32_t t = 0; t < n; t++) r->all.at[t] = t;
     for (size_t i = 0; i < sets; i++) r->half[i] = (row_set){ .at = r->at_mem + (i + 1) * n, .run = r->run_mem + (i + 1) * n };
@@ -145,6 +151,7 @@ void runner_close(runner **rp)
     free(r->half);
     free(r->at_mem);
     free(r->run_mem);
+    free(r->ones);
     free(r);
     *rp = NULL;
 }
@@ -173,7 +180,8 @@ static bool runs_half(const forward_row *row, uint32_t layer, int half)
 static void find_sets(runner *r)
 {
     const shard *p = &r->m->part;
-    r->masked = false;
+    r->masked = r->pooled = false;
+    for (uint32_t t = 0; t < r->T && !r->pooled; t++) r->pooled = r->rows[t].pool != NULL;
     for (uint32_t t = 0; t < r->T && !r->masked; t++) r->masked = r->rows[t].mask != NULL;
     for (uint32_t i = 0; r->masked && i < (p->last - p->first) * HALVES; i++) {
         row_set *s = &r->half[i];
@@ -406,12 +414,26 @@ static bool take_set(worker *k, int half)
     return k->s->n > 0;
 }
 
+/* Rows in their order, whatever the chunks: one thread adds, and the others wait for it at the next barrier. */
+static void add_inputs(const worker *k)
+{
+    const runner *r = k->r;
+    uint32_t D = r->m->shape.D;
+    for (uint32_t t = 0; r->pooled && !k->tid && t < r->T; t++) {
+        if (!r->rows[t].pool) continue;
+        r->k->vec->rms_norm(r->unit, r->h + (size_t)t * D, r->ones, D, r->m->shape.rms_eps);
+        r->k->vec->add(r->rows[t].pool + (size_t)(k->l - r->m->part.first) * D, r->unit, D);
+    }
+    if (r->pooled) pool_barrier(r->pool);
+}
+
 static void all_layers(void *arg, uint32_t tid, uint32_t n)
 {
     runner *r = arg;
     worker k = { .r = r, .tid = tid, .n = n };
     for (k.l = r->m->part.first; k.l < r->m->part.last; k.l++) {
         k.w = &r->m->layer[k.l - r->m->part.first];
+        add_inputs(&k);
         if (take_set(&k, HALF_ATTN)) attention(&k);
         if (take_set(&k, HALF_FFN)) feed_forward(&k);
     }

@@ -18,6 +18,7 @@ typedef struct {
     float adapter_scale;
     const layer_mask *mask;    /* NULL: no layer is left out */
     uint32_t row;              /* index in its session, for the mask */
+    float *pool;               /* [last - first][D]: each layer's input, divided by its root mean square, is added; NULL: not wanted */
 } forward_row;
 
 typedef struct {               /* what the head says of one row of logits */

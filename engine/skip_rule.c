@@ -16,13 +16,16 @@ static const char *const kinds[SKIP_KINDS] = {
 /* ---- settings ------------------------------------------------------------------------------------------------------ */
 
 #define BIT(k) (1u << SKIP_##k)
+#define COUNTED (BIT(RANDOM) | BIT(UNIFIED) | BIT(FIXED) | BIT(ADASKIP) | BIT(FIRST))
 enum { KEY_COUNT, KEY_REAL, KEY_SEED, KEY_WHAT, KEY_ROWS, KEY_ORDER };
 static const struct { const char *name; int type; size_t at; double lo, hi; uint32_t of; } keys[] = {
-    { "layers", KEY_COUNT, offsetof(skip_rule, layers), 0, MASK_LAYERS, BIT(RANDOM) | BIT(UNIFIED) },
-    { "share", KEY_REAL, offsetof(skip_rule, share), 0, 0.95, BIT(RANDOM) | BIT(UNIFIED) },
-    { "what", KEY_WHAT, offsetof(skip_rule, what), 0, 0, BIT(RANDOM) | BIT(UNIFIED) | BIT(SKIPDECODE) },
-    { "rows", KEY_ROWS, offsetof(skip_rule, decode), 0, 0, BIT(LIST) | BIT(RANDOM) | BIT(UNIFIED) },
+    { "layers", KEY_COUNT, offsetof(skip_rule, layers), 0, MASK_LAYERS, COUNTED },
+    { "share", KEY_REAL, offsetof(skip_rule, share), 0, 0.95, COUNTED },
+    { "what", KEY_WHAT, offsetof(skip_rule, what), 0, 0, BIT(RANDOM) | BIT(UNIFIED) | BIT(SKIPDECODE) | BIT(FIXED) | BIT(FIRST) },
+    { "rows", KEY_ROWS, offsetof(skip_rule, decode), 0, 0, BIT(LIST) | BIT(RANDOM) | BIT(UNIFIED) | BIT(FIXED) | BIT(ADASKIP) },
     { "seed", KEY_SEED, offsetof(skip_rule, seed), 0, 0, BIT(RANDOM) },
+    { "speed", KEY_REAL, offsetof(skip_rule, speed), 1, 10, BIT(FIXED) | BIT(FIRST) },
+    { "damage", KEY_REAL, offsetof(skip_rule, damage), 0, 100, BIT(FIXED) | BIT(FIRST) },
     { "max", KEY_COUNT, offsetof(skip_rule, most), 1, MASK_LAYERS, BIT(SKIPDECODE) },
     { "min", KEY_COUNT, offsetof(skip_rule, least), 1, MASK_LAYERS, BIT(SKIPDECODE) },
     { "warm", KEY_COUNT, offsetof(skip_rule, warm), 0, MASK_LAYERS, BIT(SKIPDECODE) },
@@ -85,7 +88,7 @@ static err_code take_bare(skip_rule *r, const char *rule, const char *word, err 
     end += what != SKIP_BOTH;
     if (*word < '0' || *word > '9' || *end || l >= MASK_LAYERS) return bad(rule, "no number of layers, layer, or setting:", word, e);
     if (r->kind == SKIP_LIST) return r->list[l] |= what, ERR_OK;
-    if ((r->kind != SKIP_RANDOM && r->kind != SKIP_UNIFIED) || what != SKIP_BOTH) return bad(rule, "a number means nothing here:", word, e);
+    if (!(COUNTED >> r->kind & 1) || what != SKIP_BOTH) return bad(rule, "a number means nothing here:", word, e);
     r->layers = (uint32_t)l;
     return ERR_OK;
 }
@@ -103,8 +106,10 @@ static err_code find_kind(skip_rule *r, const char *rule, const char *name, err 
 
 static err_code check(const skip_rule *r, const char *rule, err *e)
 {
-    if ((r->kind == SKIP_RANDOM || r->kind == SKIP_UNIFIED) && !r->layers && !(r->share > 0))
-        return err_set(e, ERR_CONFIG, "--skip %.100s: how many layers? (%s:4, or share=0.25)", rule, kinds[r->kind]);
+    int ways = (r->layers > 0) + (r->share > 0) + (r->speed > 0) + (r->damage > 0);
+    if (COUNTED >> r->kind & 1 && ways != 1)
+        return err_set(e, ERR_CONFIG, "--skip %.100s: %s? (%s:4, or share=0.25%s)", rule, ways ? "which of these budgets" : "how many layers", kinds[r->kind],
+                       (BIT(FIXED) | BIT(FIRST)) >> r->kind & 1 ? ", speed=1.25, damage=0.02" : "");
     if (r->kind == SKIP_SKIPDECODE && r->most && r->least > r->most)
         return err_set(e, ERR_CONFIG, "--skip %.100s: min=%u is above max=%u", rule, r->least, r->most);
     return ERR_OK;
@@ -119,6 +124,7 @@ err_code skip_rule_parse(skip_rule *out, const char *s, err *e)
     char *rest = strchr(copy, ':'), *save = NULL;
     if (rest) *rest++ = 0;
     err_code rc = find_kind(out, s, copy, e);
+    out->decode = out->kind == SKIP_FIXED || out->kind == SKIP_FIRST; /* whose damage was measured so */
     for (char *word = rest ? strtok_r(rest, ",", &save) : NULL; !rc && word; word = strtok_r(NULL, ",", &save))
         rc = strchr(word, '=') ? take_key(out, s, word, e) : take_bare(out, s, word, e);
     return rc ? rc : check(out, s, e);

@@ -6,7 +6,8 @@
  * coordinator/route_policies.c's. Any thread. */
 #include "core/mask.h"
 
-#define SKIP_KIND_MAP(X) X(NONE, "none") X(LIST, "list") X(RANDOM, "random") X(UNIFIED, "unified") X(SKIPDECODE, "skipdecode")
+#define SKIP_KIND_MAP(X) X(NONE, "none") X(LIST, "list") X(RANDOM, "random") X(UNIFIED, "unified") X(SKIPDECODE, "skipdecode") \
+    X(FIXED, "fixed") X(ADASKIP, "adaskip") X(FIRST, "first")
 typedef enum {
 #define X(N, n) SKIP_##N,
     SKIP_KIND_MAP(X)
@@ -25,6 +26,7 @@ typedef struct {
     bool decode;                  /* prompts go through all layers (rows=decode), else all rows leave them out (rows=all) */
     uint64_t seed;                /* random */
     uint32_t most, least, warm, over;   /* skipdecode: layers run at first and at last, bottom layers always run, rows from one to the other */
+    double speed, damage;         /* first, fixed: how many by this: the slowest stage so many times as fast; nats a token at most */
     bool ordered;                 /* skipdecode: by the profile's order, not the paper's bottom-up */
     uint8_t list[MASK_LAYERS];    /* list: SKIP_ATTN | SKIP_FFN by layer */
 } skip_rule;

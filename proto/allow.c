@@ -22,7 +22,7 @@ const char *peer_role_name(peer_role r) { return r < PEER_ROLES ? role_names[r] 
  * either: a worker knows its coordinator by --server-key, not by this table. */
 static const struct { msg_type type; unsigned roles; } may[] = {
     { MSG_HELLO, S | R }, { MSG_READY, S | R }, { MSG_PONG, S | R }, { MSG_STATS, S | R }, { MSG_FAIL, S | R }, { MSG_BYE, S | R },
-    { MSG_SESSION_READY, S }, { MSG_KV_DONE, S }, { MSG_STEP, S }, { MSG_RESULT, S }, { MSG_KV_ROWS, S }, { MSG_PASSAGES, R },
+    { MSG_SESSION_READY, S }, { MSG_KV_DONE, S }, { MSG_STEP, S }, { MSG_RESULT, S }, { MSG_KV_ROWS, S }, { MSG_POOLED, S }, { MSG_PASSAGES, R },
     { MSG_SUBMIT, C }, { MSG_CANCEL, C }, { MSG_FETCH, C }, { MSG_ASK, C },
 };
 

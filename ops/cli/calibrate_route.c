@@ -1,6 +1,6 @@
 #include "ops/cli/calibrate_route.h"
 #include "engine/route_probe.h"
-#include "ops/cli/route_fit.h"
+#include "engine/route_fit.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -102,7 +102,7 @@ Test(allow, a_list_that_others_may_change_is_refused)
 static bool may(peer_role r, msg_type t)
 {
     static const msg_type stage[] = { MSG_HELLO, MSG_READY, MSG_PONG, MSG_STATS, MSG_FAIL, MSG_BYE, MSG_SESSION_READY, MSG_KV_DONE,
-                                      MSG_STEP, MSG_RESULT, MSG_KV_ROWS },
+                                      MSG_STEP, MSG_RESULT, MSG_KV_ROWS, MSG_POOLED },
                           rag[] = { MSG_READY, MSG_PONG, MSG_STATS, MSG_FAIL, MSG_BYE, MSG_PASSAGES },
                           client[] = { MSG_SUBMIT, MSG_CANCEL, MSG_FETCH, MSG_ASK };
     const msg_type *of = r == PEER_STAGE ? stage : r == PEER_RAG ? rag : client;

@@ -183,12 +183,13 @@ Test(route, a_schedule_goes_on_behind_a_slide)
 Test(route, any_order_of_layers_is_nested)
 {
     uint32_t order[10] = { 4, 2, 7, 1, 8, 3, 5, 6, 0, 9 };
+    router known = { .L = 10, .order = order };
     skip_rule r;
     layer_mask m;
     err e = { 0 };
     cr_assert_eq(skip_rule_parse(&r, "skipdecode:max=9,min=5,over=16,order=learned", &e), ERR_OK, "%s", e.text);
     cr_expect_eq(route_choose(&m, &r, &(route_world){ .L = 10 }, &e), ERR_CONFIG, "an order that nobody knows");
-    cr_assert_eq(route_choose(&m, &r, &(route_world){ .L = 10, .order = order }, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(route_choose(&m, &r, &(route_world){ .L = 10, .known = &known }, &e), ERR_OK, "%s", e.text);
     for (uint32_t i = 0; i < 5; i++) cr_expect(m.at[order[i]].attn != MASK_NEVER && (!i || m.at[order[i]].attn >= m.at[order[i - 1]].attn), "layer %u", order[i]);
     for (uint32_t i = 5; i < 10; i++) cr_expect_eq(m.at[order[i]].attn, MASK_NEVER, "layer %u", order[i]);
 }
@@ -201,4 +202,79 @@ Test(route, the_share_is_what_rows_leave_out)
     m.at[2].ffn = 15;
     cr_expect_float_eq(mask_share(&m, 10, 20, 1, 3), 0.25 + 0.25 * 0.75 * 0.5, 1e-12);
     cr_expect_float_eq(mask_share(&m, 10, 10, 1, 3), 0, 0);
+}
+
+/* ---- by what calibration found ---------------------------------------------------------------------------------------- */
+
+static double damages[8] = { 9, 0.3, 0.1, 0.2, 0.05, 0.6, 0.01, 9 }, similar[2][8] = { { 1, 0.5, 0.9, 0.4, 0.8, 0.3, 0.2, 1 }, { 1, 0.1, 0.2, 0.95, 0.3, 0.85, 0.1, 1 } };
+static uint32_t by_order[8] = { 6, 2, 4, 3, 1, 5, 7, 0 };
+
+static layer_mask learned(const char *rule, double neighbours, const double *damage, uint32_t stages)
+{
+    static const double cost[8] = { 1, 1, 1, 1, 1, 1, 1, 1 }, more[2] = { 0, 3 };
+    static const uint32_t parts[2][3] = { { 0, 8, 0 }, { 0, 5, 8 } };
+    router known = { .L = 8, .damage = damages, .order = by_order, .sim_attn = similar[0], .sim_ffn = similar[1], .neighbours = neighbours };
+    skip_rule r;
+    layer_mask m;
+    err e = { 0 };
+    cr_assert_eq(skip_rule_parse(&r, rule, &e), ERR_OK, "%s", e.text);
+    route_world w = { .L = 8, .known = &known, .damage = damage, .cost = cost, .stage = parts[stages - 1], .stage_more = more, .n_stages = stages };
+    cr_assert_eq(route_choose(&m, &r, &w, &e), ERR_OK, "%s: %s", rule, e.text);
+    return m;
+}
+
+static void goes(const layer_mask *m, const char *want)
+{
+    text t = { 0 };
+    cr_assert(mask_print(m, &t));
+    cr_expect_str_eq(t.ptr, want);
+    text_free(&t);
+}
+
+Test(route, fixed_goes_by_the_order_and_first_by_the_prompt)
+{
+    static const double other[8] = { 0, 0.5, 0.4, 0.01, 0.9, 0.02, 0.8, 0 };
+    layer_mask m = learned("fixed:2", 0, NULL, 1);
+    goes(&m, "attn=2+0,6+0 ffn=2+0,6+0");
+    m = learned("first:2", 0, other, 1);
+    goes(&m, "attn=3+0,5+0 ffn=3+0,5+0");
+    m = learned("first:2,what=ffn", 0, other, 1);
+    goes(&m, "ffn=3+0,5+0");
+}
+
+Test(route, neighbours_that_go_together_cost_more)
+{
+    layer_mask m = learned("first:3", 0, NULL, 1);
+    goes(&m, "attn=2+0,4+0,6+0 ffn=2+0,4+0,6+0");
+    static const double flat[8] = { 9, 0.2, 0.1, 0.11, 0.12, 0.13, 0.3, 9 };
+    m = learned("first:3", 0, flat, 1);
+    goes(&m, "attn=2+0,3+0,4+0 ffn=2+0,3+0,4+0");
+    m = learned("first:3", 0.5, flat, 1);
+    goes(&m, "attn=2+0,4+0,6+0 ffn=2+0,4+0,6+0");
+}
+
+Test(route, a_budget_of_damage_is_kept)
+{
+    layer_mask m = learned("first:damage=0.2", 0, NULL, 1);       /* 0.01 + 0.05 + 0.1, and 0.2 more is too much */
+    goes(&m, "attn=2+0,4+0,6+0 ffn=2+0,4+0,6+0");
+    m = learned("fixed:damage=0.005", 0, NULL, 1);
+    goes(&m, "none");
+}
+
+/* Two stages of 5 and 3 + 3 (the head): the second one is the slower until a layer of it has gone, then both. */
+Test(route, a_budget_of_speed_counts_the_slowest_stage)
+{
+    layer_mask m = learned("first:speed=1.1", 0, NULL, 2);        /* 6 must become 5.45: one of layers 5 to 7 */
+    goes(&m, "attn=6+0 ffn=6+0");
+    m = learned("first:speed=1.3", 0, NULL, 2);                   /* 4.6: two there, and one of the first stage */
+    goes(&m, "attn=4+0,5+0,6+0 ffn=4+0,5+0,6+0");
+    skip_rule r;
+    err e = { 0 };
+    cr_assert_eq(skip_rule_parse(&r, "first:speed=9", &e), ERR_OK);
+}
+
+Test(route, adaskip_takes_the_halves_that_change_least)
+{
+    layer_mask m = learned("adaskip:2", 0, NULL, 1);
+    goes(&m, "attn=2,4 ffn=3,5");
 }

@@ -60,10 +60,12 @@ err_code shard_open(shard_state **out, const gguf *g, const pack_file *packed, c
     s->id = (uint32_t)plan->model;
     s->plan = *plan;
     s->masks = (masks){ .first = (uint32_t)plan->first, .last = (uint32_t)plan->last };
+    s->pools.layers = (uint32_t)(plan->last - plan->first);
     s->early.depth = (uint32_t)plan->in_flight;
     shard part = { (uint32_t)plan->first, (uint32_t)plan->last, plan->embed, plan->head };
     rc = model_open_packed(&s->model, g, packed, part, e);
     if (!rc) rc = open_tables(s, prof, e);
+    if (!rc) s->pools.D = s->model->shape.D;
     if (!rc) rc = open_store(s, i, e);
     if (!rc) rc = runner_open(&s->runner, s->model, s->store, p, i, (uint32_t)plan->max_rows, e);
     if (!rc) rc = open_scratch(s, e);
@@ -80,6 +82,7 @@ void shard_close(shard_state **sp)
     runner_close(&s->runner);
     adapters_free(&s->adapters);
     masks_free(&s->masks);
+    pools_free(&s->pools);
     early_free(&s->early);
     kept_close(&s->kept);
     if (s->store) kv_close(&s->store);

@@ -8,6 +8,7 @@
 #include "workers/stage/adapters.h"
 #include "workers/stage/early.h"
 #include "workers/stage/masks.h"
+#include "workers/stage/pools.h"
 
 typedef struct shard_state {
     uint32_t id;                 /* model id in the cluster */
@@ -18,6 +19,7 @@ typedef struct shard_state {
     runner *runner;
     adapters adapters;           /* of its sessions */
     masks masks;                 /* likewise */
+    pools pools;                 /* likewise */
     early early;                 /* steps before their turn */
     struct kept *kept;           /* replies of the last steps */
     step_row *rows;              /* [max_rows] */

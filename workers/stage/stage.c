@@ -167,7 +167,8 @@ static err_code open_session(stage *s, const msg_session_open *m, view mask, err
     for (uint32_t l = 0; l < left_out.n; l++) from[l] = left_out.at[l].attn;
     err_code rc = sh->store ? kv_seq_open_skipping(sh->store, m->session, &policy, (uint32_t)m->prompt_rows, left_out.n ? from : NULL, &q, e) : ERR_OK;
     if (!rc && (rc = masks_take(&sh->masks, m->session, &left_out, e)) && sh->store) kv_seq_close(sh->store, m->session);
-    if (rc) adapters_drop(&sh->adapters, m->session);
+    if (!rc) rc = pools_take(&sh->pools, m->session, (uint32_t)m->pool_rows, e);
+    if (rc) adapters_drop(&sh->adapters, m->session), masks_drop(&sh->masks, m->session);
     return rc;
 }
 
@@ -205,6 +206,7 @@ static void on_drop(stage *s)
         if (p->store && kv_seq_find(p->store, id)) kv_seq_close(p->store, id), had = true;
         had = adapters_drop(&p->adapters, id) || had;
         had = masks_drop(&p->masks, id) || had;
+        had = pools_drop(&p->pools, id) || had;
     }
     if (had && s->n_sessions) s->n_sessions--;
     LOG(LOG_INFO, "SESSION-DROP", "job=%" PRIu64 " session=%" PRIu64, id >> 6, id);
@@ -381,11 +383,23 @@ static void send_waiting(stage *s)
     }
 }
 
+/* Sums that are whole go out, in front of the step's answer. */
+static void send_sums(stage *s, shard_state *sh)
+{
+    err e;
+    for (pool_use *u; (u = pools_full(&sh->pools)); pools_drop(&sh->pools, u->session)) {
+        message m = msg_init(MSG_POOLED);
+        m.pooled = (msg_pooled){ .epoch = s->epoch, .session = u->session, .first = sh->plan.first, .layers = sh->pools.layers, .dim = sh->pools.D };
+        if (send_patiently(s, s->result, &m, &(view){ u->sum, (size_t)sh->pools.layers * sh->pools.D * sizeof *u->sum }, &e)) say_fail(s, &e, u->session, 0);
+    }
+}
+
 static err_code compute(stage *s, shard_state *sh, const message *head, const view *frame, kept_reply *r, uint32_t seq, err *e)
 {
     uint64_t t = clock_ns();
     err_code rc = step_run(sh, head, frame, &r->out, e);
     if (!rc && r->out.failed_session) say_fail(s, &r->out.failure, r->out.failed_session, 0);
+    if (!rc) send_sums(s, sh);
     if (!rc) kept_done(sh->kept, r, seq, head->step.step);
     s->steps++;
     s->rows += head->step.n_rows;

@@ -140,6 +140,7 @@ static uint32_t describe_rows(shard_state *s, uint32_t i, uint32_t j)
     mask_use *u = masks_find(&s->masks, session);
     forward_row f = { .seq = s->store ? kv_seq_find(s->store, session) : NULL, .mask = u ? u->mask : NULL };
     f.adapter = adapters_of(&s->adapters, session, &f.adapter_scale);
+    pool_use *sums = pools_find(&s->pools, session);
     uint32_t busy = 0;
     for (uint32_t t = i; t < j; t++) {
         const step_row *r = &s->rows[t];
@@ -148,6 +149,8 @@ static uint32_t describe_rows(shard_state *s, uint32_t i, uint32_t j)
         f.row = r->row;
         s->slots[t] = 0;
         s->fwd[t] = f;
+        bool sum = sums && r->row == sums->seen && r->row < sums->rows; /* a row that is sent again is added once */
+        if (sum) s->fwd[t].pool = sums->sum, sums->seen++;
         if (u && r->row >= u->rows) u->rows = r->row + 1;
         busy += !u || (busy == t - i && r->row < u->idle);
     }

@@ -1,4 +1,4 @@
-#include "ops/cli/route_fit.h"
+#include "engine/route_fit.h"
 #include "engine/linfit.h"
 #include <math.h>
 #include <stdbool.h>

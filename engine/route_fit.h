@@ -1,5 +1,5 @@
-#ifndef CLI_ROUTE_FIT_H
-#define CLI_ROUTE_FIT_H
+#ifndef ENGINE_ROUTE_FIT_H
+#define ENGINE_ROUTE_FIT_H
 /* Routers from what was measured on documents: a ridge fit of the logarithm of each layer's damage on its pooled input, and a logistic
  * one of whether the layer can go; judged by folds of documents. Owns the fit; measures nothing. */
 #include "core/err.h"

@@ -1,0 +1,78 @@
+#include "engine/router.h"
+#include <math.h>
+#include <stdlib.h>
+
+static err_code read_numbers(router *r, const profile *p, err *e)
+{
+    const struct { const char *name; double **to; } list[] = {
+        { "damage", &r->damage }, { "sim_attn", &r->sim_attn }, { "sim_ffn", &r->sim_ffn }, { "bias", &r->bias }, { "gate_bias", &r->gate_bias },
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        *list[i].to = malloc(r->L * sizeof(double));
+        if (!*list[i].to) return err_set(e, ERR_NOMEM, "out of memory for the routers of %u layers", r->L);
+        if (!profile_numbers(p, PROFILE_ROUTE, list[i].name, *list[i].to, r->L))
+            return err_set(e, ERR_MODEL, "%s: route.%s has not %u numbers", profile_file(p), list[i].name, r->L);
+    }
+    if (!profile_number(p, PROFILE_ROUTE, "neighbours", &r->neighbours) || !profile_number(p, PROFILE_ROUTE, "eps", &r->eps) || !(r->eps > 0))
+        return err_set(e, ERR_MODEL, "%s: route.neighbours or route.eps is missing", profile_file(p));
+    return ERR_OK;
+}
+
+/* Each layer once. */
+static err_code read_order(router *r, const profile *p, err *e)
+{
+    double *x = calloc(2 * r->L, sizeof *x);
+    bool ok = x && profile_numbers(p, PROFILE_ROUTE, "order", x, r->L);
+    r->order = malloc(r->L * sizeof *r->order);
+    for (uint32_t i = 0; ok && r->order && i < r->L; i++) {
+        ok = x[i] >= 0 && x[i] < r->L && !x[r->L + (uint32_t)x[i]];
+        if (!ok) break;
+        r->order[i] = (uint32_t)x[i];
+        x[r->L + r->order[i]] = 1;
+    }
+    free(x);
+    if (!r->order) return err_set(e, ERR_NOMEM, "out of memory for the order of %u layers", r->L);
+    return ok ? ERR_OK : err_set(e, ERR_MODEL, "%s: route.order does not name %u layers once each", profile_file(p), r->L);
+}
+
+err_code router_open(router **out, const profile *p, uint32_t L, uint32_t D, err *e)
+{
+    *out = NULL;
+    err_code rc = profile_need(p, PROFILE_ROUTE, e);
+    router *r = rc ? NULL : calloc(1, sizeof *r);
+    if (!r) return rc ? rc : err_set(e, ERR_NOMEM, "out of memory");
+    r->L = L;
+    r->D = D;
+    r->w = malloc((size_t)L * D * sizeof *r->w);
+    r->gate = malloc((size_t)L * D * sizeof *r->gate);
+    if (!r->w || !r->gate) rc = err_set(e, ERR_NOMEM, "out of memory for the routers of %u layers", L);
+    if (!rc) rc = read_numbers(r, p, e);
+    if (!rc) rc = read_order(r, p, e);
+    for (uint32_t l = 0; !rc && l < L; l++) {
+        rc = profile_floats(p, PROFILE_ROUTE, l, "w", D, 1, r->w + (size_t)l * D, e);
+        if (!rc) rc = profile_floats(p, PROFILE_ROUTE, l, "gate", D, 1, r->gate + (size_t)l * D, e);
+    }
+    if (rc) router_close(&r);
+    *out = r;
+    return rc;
+}
+
+void router_close(router **rp)
+{
+    router *r = *rp;
+    if (!r) return;
+    void *mem[] = { r->damage, r->sim_attn, r->sim_ffn, r->order, r->bias, r->gate_bias, r->w, r->gate };
+    for (size_t i = 0; i < sizeof mem / sizeof *mem; i++) free(mem[i]);
+    free(r);
+    *rp = NULL;
+}
+
+void router_look(const router *r, const float *pooled, double *damage)
+{
+    for (uint32_t l = 0; l < r->L; l++) {
+        double s = r->bias[l];
+        for (uint32_t i = 0; i < r->D; i++) s += (double)r->w[(size_t)l * r->D + i] * (double)pooled[(size_t)l * r->D + i];
+        double x = exp(s < 20 ? s : 20) - r->eps;
+        damage[l] = x > 0 ? x : 0;
+    }
+}

@@ -1,0 +1,22 @@
+#ifndef ENGINE_ROUTER_H
+#define ENGINE_ROUTER_H
+/* Section route of a profile, for whoever chooses layers: what each costs on the whole, in which order they can go, and routers that
+ * see it in a prompt (ops/cli/calibrate_route.h says what the keys mean). Immutable once open: any thread. */
+#include "engine/profile.h"
+
+typedef struct router {
+    uint32_t L, D;
+    double *damage;              /* [L] nats a token, mean */
+    double *sim_attn, *sim_ffn;  /* [L] cosine of what goes into a half and what comes out */
+    uint32_t *order;             /* [L] the most expendable first */
+    double neighbours, eps;
+    double *bias, *gate_bias;    /* [L] */
+    float *w, *gate;             /* [L][D] */
+} router;
+
+/* ERR_CONFIG: the profile has no such section; ERR_MODEL: it is of another shape, or damaged. */
+err_code router_open(router **out, const profile *p, uint32_t L, uint32_t D, err *e);
+void router_close(router **r);
+/* Damage of each layer on a prompt with these pooled inputs [L][D] (runner: forward_row.pool / rows): damage [L], nats a token. */
+void router_look(const router *r, const float *pooled, double *damage);
+#endif
