@@ -2,6 +2,7 @@
 #include "tests/support.h"
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <unistd.h>
 
 static void *stage_thread(void *arg)
 {
@@ -32,24 +33,20 @@ void rig_stage_start(rig_stage *s, hub *h, uint32_t i, const char *connect, cons
     cr_assert_eq(pthread_create(&s->thread, NULL, stage_thread, s), 0, "no thread for a stage");
 }
 
-/* A stage sees its flag when a wait of up to 250 ms ends; a message that means nothing on the bulk lane ends it at once. */
-static void wake(rig_stage *s)
-{
-    link_t *l;
-    err e;
-    message m = msg_init(MSG_PING);
-    if (link_connect(&l, s->o.hub, LINK_PUSH, LINK_BULK, s->bulk, &e)) return;
-    link_send(l, NULL, &m, NULL, 0, &e);
-    pthread_join(s->thread, NULL);
-    s->running = false;
-    link_close(&l);
-}
-
+/* A stage that is told to stop asks its coordinator to be let go, and ends when it is told again: here there may be no coordinator any
+ * more. It sees its flag when a wait of up to 250 ms ends; a message that means nothing on the bulk lane ends that at once. */
 void rig_stage_stop(rig_stage *s)
 {
+    link_t *l = NULL;
+    err e;
+    message m = msg_init(MSG_PING);
     if (!s->running) return;
-    atomic_store(&s->stop, true);
-    wake(s);
-    if (s->running) pthread_join(s->thread, NULL);
+    if (link_connect(&l, s->o.hub, LINK_PUSH, LINK_BULK, s->bulk, &e)) l = NULL;
+    do {
+        atomic_store(&s->stop, true);
+        if (l) link_send(l, NULL, &m, NULL, 0, &e);
+        usleep(500);
+    } while (pthread_tryjoin_np(s->thread, NULL));
+    if (l) link_close(&l);
     s->running = false;
 }
