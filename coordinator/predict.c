@@ -100,8 +100,9 @@ err_code predict_fix(coordinator *c, job *j, bool has_log, err *e)
     err_code rc = check_prediction(c, j, e);
     j->sinks = PREDICT_SINKS;
     j->newest = (uint32_t)c->set->predict_newest;
-    /* an exact way, then or now: a log that says nothing, a prompt that comes from a file, or one that is hardly longer than its ends */
-    if (rc || has_log || j->ask.cache[0] || j->tokens.n <= j->sinks + j->newest) {
+    /* an exact way, then or now: a log that says nothing, a prompt that comes from a file, one that is hardly longer than its ends, or one whose
+     * layers a router has to see */
+    if (rc || has_log || j->ask.cache[0] || j->route_due || j->tokens.n <= j->sinks + j->newest) {
         j->way = WAY_PIPELINE;
         return rc;
     }
