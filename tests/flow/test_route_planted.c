@@ -2,6 +2,7 @@
  * calibration measures says so, and `first` leaves out the layer that a prompt does not need, in a cluster. */
 #include "engine/gguf.h"
 #include "engine/model_random.h"
+#include "engine/profile.h"
 #include "engine/route_fit.h"
 #include "engine/route_probe.h"
 #include "tests/flow/rig.h"
@@ -42,22 +43,22 @@ static void put_layer(const char *file, const gguf *g, uint32_t l, const char *n
 /* Unit j of the layer of a task answers to that task's word j, and adds the direction of the word that follows. */
 static void plant_layer(world *w, const gguf *g, uint32_t l, int task)
 {
-    float *gate = calloc(3 * F * D, sizeof *gate), *up = gate + F * D, *down = up + F * D;
+    float *in = calloc(3 * F * D, sizeof *in), *up = in + F * D, *down = up + F * D;
     for (uint32_t j = 0; task >= 0 && j < WORDS; j++)
         for (uint32_t k = 0; k < D; k++) {
             uint32_t word = (uint32_t)task * WORDS + j;
-            gate[j * D + k] = 0.05f * w->word[word][k];
+            in[j * D + k] = 0.05f * w->word[word][k];
             up[j * D + k] = w->word[word][k] / 256;
             down[k * F + j] = 0.234f * w->word[follows(word)][k];
         }
-    put_layer(w->model, g, l, "ffn_gate", gate, F * D);
+    put_layer(w->model, g, l, "ffn_gate", in, F * D);
     put_layer(w->model, g, l, "ffn_up", up, F * D);
     put_layer(w->model, g, l, "ffn_down", down, F * D);
-    memset(gate, 0, D * D * sizeof *gate);
-    put_layer(w->model, g, l, "attn_output", gate, D * D);
-    for (uint32_t k = 0; k < D; k++) gate[k] = 1;
-    put_layer(w->model, g, l, "ffn_norm", gate, D);
-    free(gate);
+    memset(in, 0, D * D * sizeof *in);
+    put_layer(w->model, g, l, "attn_output", in, D * D);
+    for (uint32_t k = 0; k < D; k++) in[k] = 1;
+    put_layer(w->model, g, l, "ffn_norm", in, D);
+    free(in);
 }
 
 static void plant(world *w)
