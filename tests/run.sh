@@ -5,13 +5,18 @@
 # TEST_LIMIT    seconds for one binary (600)
 # TEST_REPORTS  prefix of the sanitizers' report files (log_path); empty: none
 # TEST_VERBOSE  set: show all output. Otherwise: lines that start with "# " (seeds, counters), and all of it on failure.
+# TEST_JOBS     binaries at a time (one for each processor, 4 at most; 1 with TEST_REPORTS, which nobody could tell apart)
 limit=${TEST_LIMIT:-600} reports=${TEST_REPORTS:-}
-passed=0 failed=0 skipped=0
-tmp=$(mktemp -d) || exit 1
-trap 'rm -rf "$tmp"' EXIT
-export XDG_CACHE_HOME=$tmp/cache    # nobody's own cache is filled
+most=$(nproc) && ((most <= 4)) || most=4
+most=${TEST_JOBS:-$most}
+[[ -z $reports ]] || most=1
+passed=0 failed=0 skipped=0 running=0 heard=0
+top=$(mktemp -d) || exit 1
+tmp=$top
+trap 'rm -rf "$top"' EXIT
+export XDG_CACHE_HOME=$top/cache    # nobody's own cache is filled
 pid=
-trap '[[ -z $pid ]] || kill "$pid" 2>/dev/null; exit 130' INT TERM HUP
+trap 'kill $(jobs -p) 2>/dev/null; exit 130' INT TERM HUP
 
 # Prints failed and skipped tests of a report, then "passed failed skipped" into $tmp/counts.
 tap_read() {
@@ -53,7 +58,6 @@ run_one() {
         echo "    FAILED   $name: the sanitizer has something to say" >>"$tmp/said"
         for report in "$reports".*; do head -n 60 "$report"; done >>"$tmp/log"
     fi
-    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     printf '%s  %s  %d passed, %d failed%s (%d s)\n' "$( ((f)) && echo FAIL || echo "ok  ")" "$name" "$p" "$f" \
         "$( ((s)) && echo ", $s skipped")" $((SECONDS - start))
     if ((f)) || [[ -n ${TEST_VERBOSE:-} ]]; then
@@ -62,9 +66,43 @@ run_one() {
         grep -a '^# ' "$tmp/log" | sed 's/^/    /'
     fi
     cat "$tmp/said"
+    echo "$p $f $s" >"$tmp/last" && mv "$tmp/last" "$tmp/result"
 }
 
-for bin in "$@"; do run_one "$bin"; done
+# In a process of its own, which keeps what it has to say until it is over.
+start_one() {
+    local tmp=$top/$1
+    mkdir "$tmp" || exit 1
+    (
+        trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM HUP
+        trap - EXIT
+        run_one "$2" >"$tmp/out" 2>&1
+    ) &
+    ((++running))
+}
+
+# Says what has ended and adds it up.
+gather() {
+    local r p f s
+    wait -n
+    ((running--))
+    for r in "$top"/*/result; do
+        [[ -s $r ]] || continue
+        read -r p f s <"$r"
+        passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+        cat "${r%result}out"
+        rm -rf "${r%result}"
+        ((++heard))
+    done
+}
+
+count=0
+for bin in "$@"; do
+    start_one $((++count)) "$bin"
+    ((running < most)) || gather
+done
+while ((running)); do gather; done
+((heard == $#)) || failed=$((failed + $# - heard))
 [[ $# -gt 0 ]] || echo "tests/run.sh: no test was named" >&2
 echo "$passed passed, $failed failed$( ((skipped)) && echo ", $skipped skipped")"
 ((failed == 0 && passed > 0))
