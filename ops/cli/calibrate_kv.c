@@ -17,8 +17,8 @@ static err_code blocks(kv_study *y, err *e)
     calibration *c = y->c;
     size_t heads_n = (size_t)s->L * s->K, queries = (size_t)s->L * s->H;
     bool found, ok = true;
-    ok = ok && (s->echo = calibrate_block(c, "echo", heads_n * sizeof *s->echo, &found));
-    ok = ok && (s->induction = calibrate_block(c, "induction", heads_n * sizeof *s->induction, &found));
+    ok = ok && (s->echo = calibrate_block(c, "echo", KV_PERIODS * heads_n * sizeof *s->echo, &found));
+    ok = ok && (s->induction = calibrate_block(c, "induction", KV_PERIODS * heads_n * sizeof *s->induction, &found));
     ok = ok && (s->mass = calibrate_block(c, "mass", queries * sizeof *s->mass, &found));
     ok = ok && (s->mass_all = calibrate_block(c, "mass_all", queries * sizeof *s->mass_all, &found));
     ok = ok && (s->runs = calibrate_block(c, "runs", 2 * sizeof *s->runs, &found));
@@ -108,7 +108,7 @@ static err_code run_phases(kv_study *y, err *e)
 
 /* ---- the profile --------------------------------------------------------------------------------------------------- */
 
-static void put_heads(kv_study *y, const float *local, const float *alpha)
+static void put_heads(kv_study *y, const float *echo, const float *induction, const float *local, const float *alpha)
 {
     const kv_sums *s = &y->sum;
     profile_writer *w = y->c->out;
@@ -116,8 +116,8 @@ static void put_heads(kv_study *y, const float *local, const float *alpha)
         float semantic[KV_SEMANTIC];
         size_t at = (size_t)l * s->K;
         for (int i = 0; i < KV_SEMANTIC; i++) semantic[i] = y->semantic[l * KV_SEMANTIC + i];
-        profile_put_floats(w, PROFILE_KV, l, "echo", WTYPE_F32, s->K, 1, s->echo + at);
-        profile_put_floats(w, PROFILE_KV, l, "induction", WTYPE_F32, s->K, 1, s->induction + at);
+        profile_put_floats(w, PROFILE_KV, l, "echo", WTYPE_F32, s->K, 1, echo + at);
+        profile_put_floats(w, PROFILE_KV, l, "induction", WTYPE_F32, s->K, 1, induction + at);
         profile_put_floats(w, PROFILE_KV, l, "local", WTYPE_F32, s->K, 1, local + at);
         profile_put_floats(w, PROFILE_KV, l, "alpha", WTYPE_F32, s->K, 1, alpha + at);
         profile_put_floats(w, PROFILE_KV, l, "semantic", WTYPE_F32, KV_SEMANTIC, 1, semantic);
@@ -173,20 +173,22 @@ static err_code put_all(kv_study *y, json_t *summary, err *e)
     size_t n = (size_t)s->L * s->K;
     float *local = calloc(2 * n + s->L, sizeof *local), *alpha = local + n, *error = local + 2 * n;
     if (!local) return err_set(e, ERR_NOMEM, "out of memory");
-    uint32_t kept = kv_roles_choose(s, local);
+    float *echo, *induction;
+    uint32_t period = kv_period_choose(y, &echo, &induction), kept = kv_roles_choose(echo, induction, n, local);
     role_scores(s, alpha);
     layer_errors(s, error);
     kv_thresholds(y);
     kv_semantic_choose(s, y->semantic);
-    put_heads(y, local, alpha);
+    put_heads(y, echo, induction, local, alpha);
     profile_put_floats(y->c->out, PROFILE_KV, PROFILE_WHOLE, "layer_error", WTYPE_F32, s->L, 1, error);
-    profile_put_number(y->c->out, PROFILE_KV, "period", s->period);
+    profile_put_number(y->c->out, PROFILE_KV, "period", period);
     profile_put_number(y->c->out, PROFILE_KV, "retrieval_heads", kept);
     profile_put_number(y->c->out, PROFILE_KV, "needles", s->runs[1]);
     profile_put_number(y->c->out, PROFILE_KV, "needles_found", s->runs[0]);
     profile_put_text(y->c->out, PROFILE_KV, "alpha_is", "KL when the head alone is local, over the largest; a stand-in, not RLKV");
     err_code rc = put_books(y, e);
     json_object_set_new(summary, "retrieval_heads", json_integer(kept));
+    json_object_set_new(summary, "period", json_integer(period));
     json_object_set_new(summary, "heads", json_integer((json_int_t)n));
     json_object_set_new(summary, "needles", json_integer((json_int_t)s->runs[1]));
     json_object_set_new(summary, "needles_found", json_integer((json_int_t)s->runs[0]));

@@ -9,11 +9,11 @@
 enum { KV_SEMANTIC = 4 };              /* query heads a layer, arXiv:2508.02401 */
 /* Rows at the head of a window that thresholds and books leave out: they stay exact (policies of nuq have sinks = 4). */
 enum { KV_SINKS = 4 };
+enum { KV_PERIODS = 6 };
 
 typedef struct {
     uint32_t L, H, K, d;
-    uint32_t period;                   /* of the repeated random ids */
-    float *echo, *induction;           /* [L][K] */
+    float *echo, *induction;           /* [KV_PERIODS][L][K], by period of the repeated random ids */
     double *mass, *mass_all;           /* [L][H] attention to needles: where the model said them, and everywhere */
     double *runs;                      /* [2] needles that counted, needles */
     double *error;                     /* [L] */
@@ -36,6 +36,7 @@ typedef struct {
     uint8_t *semantic;                 /* [L][4] when known */
     float *k_lo, *k_hi;                /* [L][K*d] when known */
     void *scratch;                     /* of the phase that runs; freed after it */
+    uint32_t unit;                     /* of the phase roles */
     uint32_t alpha_window;             /* whose prompt is in the store, UINT32_MAX: none */
     float *truth;                      /* its logits */
 } kv_study;
@@ -53,9 +54,11 @@ extern const kv_phase kv_phase_roles, kv_phase_needles, kv_phase_errors, kv_phas
 err_code kv_study_window(kv_study *y, uint32_t n, forward_watch *fn, lab_rows *rows, err *e);
 /* The four query heads of each layer, best first (255: there is none). */
 void kv_semantic_choose(const kv_sums *s, uint8_t *out);
-/* RazorAttention: local [L][K] 0 for retrieval heads: the best 1 % by echo and the best 14 % by induction, one of each at least.
+/* The period with the clearest head, and its scores [L][K]. */
+uint32_t kv_period_choose(const kv_study *y, float **echo, float **induction);
+/* RazorAttention: local [heads] 0 for retrieval heads: the best 1 % by echo and the best 14 % by induction, one of each at least.
  * Returns how many are kept. */
-uint32_t kv_roles_choose(const kv_sums *s, float *local);
+uint32_t kv_roles_choose(const float *echo, const float *induction, size_t heads, float *local);
 tails kv_tails(const kv_study *y);
 void kv_thresholds(kv_study *y);
 #endif

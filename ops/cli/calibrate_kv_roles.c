@@ -9,10 +9,22 @@
 
 /* ---- repeated random ids ------------------------------------------------------------------------------------------- */
 
-enum { COPIES = 4, PERIOD_MOST = 2500 };
+/* Small models copy over short distances only: the period is halved, and the one with the clearest head counts. */
+enum { COPIES = 4, PERIOD_MOST = 2500, PERIOD_LEAST = 16 };
 static const uint64_t seed = 0x5eed0f1d5;      /* of the ids: the same model, the same roles */
 
-static uint64_t one(const kv_study *y) { (void)y; return 1; }
+static uint32_t period_of(const kv_study *y, uint64_t i)
+{
+    uint32_t p = (y->c->window - 1) / COPIES;
+    return (p < PERIOD_MOST ? p : PERIOD_MOST) >> i;
+}
+
+static uint64_t periods(const kv_study *y)
+{
+    uint64_t n = 1;
+    while (n < KV_PERIODS && period_of(y, n) >= PERIOD_LEAST) n++;
+    return n;
+}
 
 static bool is_plain(const kv_study *y, uint32_t id)
 {
@@ -40,23 +52,38 @@ static err_code random_ids(kv_study *y, uint32_t period, err *e)
 static void see_copies(void *arg, forward_place at, const forward_view *v)
 {
     kv_study *y = arg;
+    kv_sums *s = &y->sum;
+    size_t to = ((size_t)y->unit * s->L + v->layer) * s->K;
     if (at != FORWARD_QKV) return;
     heads_load(y->heads, v->layer, v->T, v->q, v->k, v->v);
-    heads_copy_scores(y->heads, y->sum.period, y->sum.echo + (size_t)v->layer * y->sum.K, y->sum.induction + (size_t)v->layer * y->sum.K);
-}
-
-static err_code choose_period(kv_study *y, err *e)
-{
-    uint32_t p = (y->c->window - 1) / COPIES;
-    y->sum.period = p < PERIOD_MOST ? p : PERIOD_MOST;
-    return y->sum.period ? ERR_OK : err_set(e, ERR_INPUT, "a window of %u tokens holds no copies", y->c->window);
+    heads_copy_scores(y->heads, period_of(y, y->unit), s->echo + to, s->induction + to);
 }
 
 static err_code roles_unit(kv_study *y, uint64_t i, err *e)
 {
-    (void)i;
-    err_code rc = random_ids(y, y->sum.period, e);
-    return rc == ERR_OK ? kv_study_window(y, 1 + COPIES * y->sum.period, see_copies, NULL, e) : rc;
+    uint32_t period = period_of(y, i);
+    y->unit = (uint32_t)i;
+    err_code rc = period ? random_ids(y, period, e) : err_set(e, ERR_INPUT, "a window of %u tokens holds no copies", y->c->window);
+    return rc == ERR_OK ? kv_study_window(y, 1 + COPIES * period, see_copies, NULL, e) : rc;
+}
+
+/* By how much the best head looks behind its own token more than one that looks everywhere alike, which gives it 1 in `period`. */
+static float clearest(const kv_study *y, uint64_t i)
+{
+    size_t n = (size_t)y->sum.L * y->sum.K;
+    float best = 0;
+    for (size_t h = 0; h < n; h++) best = y->sum.induction[i * n + h] > best ? y->sum.induction[i * n + h] : best;
+    return best - 1 / (float)period_of(y, i);
+}
+
+uint32_t kv_period_choose(const kv_study *y, float **echo, float **induction)
+{
+    uint64_t best = 0, n = (uint64_t)y->sum.L * y->sum.K;
+    for (uint64_t i = 1; i < periods(y); i++)
+        if (clearest(y, i) > clearest(y, best)) best = i;
+    *echo = y->sum.echo + best * n;
+    *induction = y->sum.induction + best * n;
+    return period_of(y, best);
 }
 
 /* The n best of `score` are none of `local` any more. */
@@ -73,18 +100,17 @@ static void take_best(const float *score, size_t all, uint32_t n, float *local)
     }
 }
 
-uint32_t kv_roles_choose(const kv_sums *s, float *local)
+uint32_t kv_roles_choose(const float *echo_of, const float *induction_of, size_t all, float *local)
 {
-    size_t all = (size_t)s->L * s->K;
     uint32_t echo = (uint32_t)(0.01 * (double)all + 0.5), induction = (uint32_t)(0.14 * (double)all + 0.5), kept = 0;
     for (size_t i = 0; i < all; i++) local[i] = 1;
-    take_best(s->echo, all, echo ? echo : 1, local);
-    take_best(s->induction, all, induction ? induction : 1, local);
+    take_best(echo_of, all, echo ? echo : 1, local);
+    take_best(induction_of, all, induction ? induction : 1, local);
     for (size_t i = 0; i < all; i++) kept += local[i] == 0;
     return kept;
 }
 
-const kv_phase kv_phase_roles = { "roles", one, choose_period, roles_unit };
+const kv_phase kv_phase_roles = { "roles", periods, NULL, roles_unit };
 
 /* ---- one head at a time made local --------------------------------------------------------------------------------- */
 

@@ -1,0 +1,194 @@
+/* sluice calibrate as people meet it: the same text gives the same file, a stopped run goes on, one section is made anew, and a cluster
+ * takes the profile or says why not. */
+#include "engine/profile.h"
+#include "tests/support.h"
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+TestSuite(calibrate, .timeout = 300);
+
+typedef struct { int status; text out, err; } result;
+enum { SECONDS = 120 };
+static char file[160], words[160];
+
+/* The model knows such text; two windows of it. */
+static void make_text(void)
+{
+    text t = { 0 };
+    snprintf(file, sizeof file, "%s/a.profile.gguf", support_tmpdir());
+    snprintf(words, sizeof words, "%s/words.txt", support_tmpdir());
+    for (int i = 0; i < 60; i++)
+        cr_assert(text_addf(&t, "[%d] Drish%dth plays the %s. The %s of Stenb%drr is %s. Nobody was on the road that day.\n", i, i * 37 % 91,
+                            i % 3 ? "bell" : "harp", i % 2 ? "boat" : "cloak", i * 53 % 97, i % 5 ? "silver" : "green"));
+    cr_assert(support_write(words, t.ptr, t.len));
+    text_free(&t);
+    unlink(file);
+}
+
+static result sluice(const char *const *argv)
+{
+    result r = { 0 };
+    unsetenv("XDG_RUNTIME_DIR");
+    setenv("TMPDIR", support_tmpdir(), 1);
+    cr_assert(support_run(argv, NULL, SECONDS, &r.status, &r.out, &r.err));
+    if (!r.out.ptr) text_adds(&r.out, "");
+    if (!r.err.ptr) text_adds(&r.err, "");
+    return r;
+}
+#define SLUICE(...) sluice((const char *const[]){ support_bin("sluice"), __VA_ARGS__, NULL })
+#define AUX support_root("models/sluice-tiny-aux-Q8_0.gguf")
+#define CALIBRATE(out, ...) SLUICE("calibrate", "-m", AUX, "-f", words, "-o", out, "-c", "96", "--sample", "800", "--no-pack", __VA_ARGS__)
+
+static void digest_of(const char *path, char out[40])
+{
+    profile *p;
+    err e;
+    cr_assert_eq(profile_open(&p, path, NULL, &e), ERR_OK, "%s", e.text);
+    snprintf(out, 40, "%s", profile_digest(p));
+    profile_close(&p);
+}
+
+static void done(result *r, int status)
+{
+    cr_assert_eq(r->status, status, "status %d: %s%s", r->status, r->out.ptr, r->err.ptr);
+    text_free(&r->out);
+    text_free(&r->err);
+}
+
+static bool is_there(const char *path, const char *more)
+{
+    char name[200];
+    snprintf(name, sizeof name, "%s%s", path, more);
+    return !access(name, F_OK);
+}
+
+Test(calibrate, the_same_text_gives_the_same_file_and_threads_do_not_matter)
+{
+    char one[40], two[40], other[200];
+    make_text();
+    snprintf(other, sizeof other, "%s/b.profile.gguf", support_tmpdir());
+    result r = CALIBRATE(file, "--only", "kv", "-t", "1", "--json");
+    json_t *o = json_loads(r.out.ptr, 0, NULL);
+    cr_assert_not_null(o, "%s%s", r.out.ptr, r.err.ptr);
+    digest_of(file, one);
+    cr_assert_str_eq(json_string_value(json_object_get(o, "digest")), one);
+    json_decref(o);
+    done(&r, 0);
+    cr_assert(!is_there(file, ".partial"), "a finished run leaves no state");
+    r = CALIBRATE(other, "--only", "kv", "-t", "2");
+    done(&r, 0);
+    digest_of(other, two);
+    cr_assert_str_eq(two, one);
+}
+
+/* Stopped as soon as it may be; how far it came does not matter. */
+static void start_and_stop(double seconds)
+{
+    int status;
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        cr_assert(freopen("/dev/null", "w", stderr) && freopen("/dev/null", "w", stdout));
+        execl(support_bin("sluice"), "sluice", "calibrate", "-m", AUX, "-f", words, "-o", file, "-c", "96", "--sample", "800", "--no-pack",
+              "--only", "kv", (char *)NULL);
+        _exit(127);
+    }
+    cr_assert_gt(pid, 0);
+    nanosleep(&(struct timespec){ .tv_nsec = (long)(seconds * 1e9) }, NULL);
+    kill(pid, SIGTERM);
+    waitpid(pid, &status, 0);
+    cr_assert(WIFEXITED(status) || WTERMSIG(status) == SIGTERM);
+    printf("# stopped after %.2f s: status %d, %s\n", seconds, WIFEXITED(status) ? WEXITSTATUS(status) : -1,
+           is_there(file, ".partial") ? "with a state" : "without a state");
+}
+
+Test(calibrate, a_run_that_is_stopped_goes_on_to_the_same_file)
+{
+    char one[40], two[40], other[200];
+    make_text();
+    snprintf(other, sizeof other, "%s/whole.profile.gguf", support_tmpdir());
+    result r = CALIBRATE(other, "--only", "kv");
+    done(&r, 0);
+    digest_of(other, one);
+    for (int i = 1; i < 6 && !is_there(file, ""); i++) start_and_stop(0.08 * i);
+    bool stopped = is_there(file, ".partial");
+    r = CALIBRATE(file, "--only", "kv");
+    cr_expect_eq(strstr(r.err.ptr, "going on from") != NULL, stopped, "%s", r.err.ptr);
+    done(&r, 0);
+    digest_of(file, two);
+    cr_assert_str_eq(two, one);
+    cr_assert(!is_there(file, ".partial"));
+}
+
+Test(calibrate, what_cannot_be_is_said)
+{
+    make_text();
+    result r = CALIBRATE(file, "--only", "kv,heads");
+    cr_expect(strstr(r.err.ptr, "heads"), "%s", r.err.ptr);
+    done(&r, 2);
+    r = SLUICE("calibrate", "-m", AUX, "--only", "kv");
+    cr_expect(strstr(r.err.ptr, "-f TEXT"), "%s", r.err.ptr);
+    done(&r, 2);
+    r = SLUICE("calibrate", "-m", AUX, "-f", words, "-c", "8", "-o", file, "--only", "kv");
+    cr_expect(strstr(r.err.ptr, "window"), "%s", r.err.ptr);
+    done(&r, 11);
+    r = SLUICE("calibrate", "-m", AUX, "-f", words, "-c", "96", "--sample", "400", "-o", AUX, "--only", "kv", "--no-pack");
+    cr_expect(strstr(r.err.ptr, "no profile"), "the model itself must not be overwritten: %s", r.err.ptr);
+    done(&r, 11);
+    unlink(file);
+}
+
+static const char prompt[] = "Context:\n[1] Drishanth plays the bell. Drishanth eats onion tart every morning.\nQuestion: What does "
+                             "Drishanth play?\nAnswer:";
+#define RUN(stages, ...) SLUICE("run", "-m", AUX, "-p", prompt, "-n", "6", "--stages", stages, "--no-pack", "--json", __VA_ARGS__)
+
+static void tokens_of(result *r, char *out, size_t cap)
+{
+    json_t *o = json_loads(r->out.ptr, 0, NULL);
+    cr_assert_not_null(o, "%s%s", r->out.ptr, r->err.ptr);
+    const json_t *first = json_array_get(json_object_get(o, "choices"), 0), *ids = json_object_get(first, "tokens");
+    char *shown = json_dumps(json_is_array(ids) ? ids : json_object_get(first, "text"), JSON_ENCODE_ANY);
+    snprintf(out, cap, "%s", shown ? shown : "");
+    free(shown);
+    json_decref(o);
+    done(r, 0);
+}
+
+Test(calibrate, a_cluster_takes_the_profile_and_stages_agree_whatever_their_number)
+{
+    char one[400], two[400], local[400];
+    make_text();
+    result r = CALIBRATE(file, "--only", "kv");
+    done(&r, 0);
+    r = RUN("1", "--profile", file, "--kv", "kvquant3");
+    tokens_of(&r, one, sizeof one);
+    r = RUN("3", "--profile", file, "--kv", "kvquant3");
+    tokens_of(&r, two, sizeof two);
+    cr_assert_str_eq(two, one);
+    r = RUN("2", "--profile", file, "--kv", "kvquant3", "--prefill", "local");
+    tokens_of(&r, local, sizeof local);
+    cr_assert_str_eq(local, one);
+}
+
+Test(calibrate, a_cluster_without_what_the_policy_needs_says_so)
+{
+    make_text();
+    result r = RUN("1", "--profile", "none", "--kv", "kvquant3");
+    cr_expect(strstr(r.err.ptr, "kvquant3") && strstr(r.err.ptr, "profile"), "%s", r.err.ptr);
+    done(&r, 3);
+    r = CALIBRATE(file, "--only", "kv");
+    done(&r, 0);
+    r = RUN("1", "--profile", file, "--arith", "f32");
+    cr_expect(strstr(r.err.ptr, "i8b32") && strstr(r.err.ptr, "f32"), "%s", r.err.ptr);
+    done(&r, 3);
+    r = SLUICE("run", "-m", support_root("models/sluice-tiny-Q8_0.gguf"), "-p", "x", "-n", "1", "--profile", file, "--no-pack");
+    cr_expect(strstr(r.err.ptr, "another model"), "%s", r.err.ptr);
+    done(&r, 3);
+}
