@@ -120,13 +120,13 @@ static err_code open_model(calibration *c, text *in, err *e)
     return rc == ERR_OK ? read_text(c, in, e) : rc;
 }
 
-/* Everything that a block may depend on. */
+/* Everything that a block may depend on; another build may add up other things. */
 static err_code open_state(calibration *c, const char *out, uint32_t only, err *e)
 {
     text file = { 0 }, key = { 0 };
     XXH128_hash_t h = XXH3_128bits(c->tokens.id, c->tokens.n * sizeof *c->tokens.id);
     bool ok = text_addf(&file, "%s.partial", out) &&
-              text_addf(&key, "%s %s %016llx%016llx window %u only %u aux %s", gguf_digest(c->g), path_name(c->path),
+              text_addf(&key, "%s %s %s %016llx%016llx window %u only %u aux %s", version_revision(), gguf_digest(c->g), path_name(c->path),
                         (unsigned long long)h.high64, (unsigned long long)h.low64, c->window, only, c->s->aux ? c->s->aux : "");
     for (int s = 0; ok && s < PROFILE_SECTIONS; s++) ok = text_addf(&key, " %u", profile_section_version((profile_section)s));
     err_code rc = ok ? calibrate_state_open(&c->state, file.ptr, key.ptr, e) : err_set(e, ERR_NOMEM, "out of memory");

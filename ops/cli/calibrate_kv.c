@@ -42,6 +42,10 @@ static err_code open_study(kv_study *y, calibration *c, err *e)
     y->semantic = calloc(m->L, KV_SEMANTIC);
     y->k_lo = calloc(2 * wide, sizeof *y->k_lo);
     if (rc == ERR_OK && !(y->ids && y->alpha && y->semantic && y->k_lo)) rc = err_set(e, ERR_NOMEM, "out of memory");
+    if (rc == ERR_OK && c->s->roles) {
+        y->given = calloc(heads_n, sizeof *y->given);
+        rc = y->given ? kv_roles_read(c->s->roles, m->L, m->K, y->given, e) : err_set(e, ERR_NOMEM, "out of memory");
+    }
     if (rc != ERR_OK) return rc;
     y->k_hi = y->k_lo + wide;
     for (size_t i = 0; i < heads_n; i++) y->alpha[i] = 1;
@@ -56,6 +60,7 @@ static void close_study(kv_study *y)
     lab_close(&y->lab);
     free(y->ids);
     free(y->alpha);
+    free(y->given);
     free(y->semantic);
     free(y->k_lo);
     free(y->truth);
@@ -176,6 +181,7 @@ static err_code put_all(kv_study *y, json_t *summary, err *e)
     float *echo, *induction;
     uint32_t period = kv_period_choose(y, &echo, &induction), kept = kv_roles_choose(echo, induction, n, local);
     role_scores(s, alpha);
+    if (y->given) memcpy(alpha, y->given, n * sizeof *alpha);
     layer_errors(s, error);
     kv_thresholds(y);
     kv_semantic_choose(s, y->semantic);
@@ -185,7 +191,7 @@ static err_code put_all(kv_study *y, json_t *summary, err *e)
     profile_put_number(y->c->out, PROFILE_KV, "retrieval_heads", kept);
     profile_put_number(y->c->out, PROFILE_KV, "needles", s->runs[1]);
     profile_put_number(y->c->out, PROFILE_KV, "needles_found", s->runs[0]);
-    profile_put_text(y->c->out, PROFILE_KV, "alpha_is", "KL when the head alone is local, over the largest; a stand-in, not RLKV");
+    profile_put_text(y->c->out, PROFILE_KV, "alpha_is", y->given ? "given in a file" : "KL when the head alone is local, over the largest; a stand-in, not RLKV");
     err_code rc = put_books(y, e);
     json_object_set_new(summary, "retrieval_heads", json_integer(kept));
     json_object_set_new(summary, "period", json_integer(period));

@@ -30,6 +30,7 @@ typedef struct {
     kv_sums sum;
     uint32_t *ids;                     /* [window] */
     float *alpha;                      /* [L][K] in force in the store's tables */
+    float *given;                      /* [L][K] role scores of --roles; NULL: they are measured */
     kv_tables tables;
     err_code rc;                       /* of a watch */
     err *e;
@@ -50,6 +51,9 @@ typedef struct {
 } kv_phase;
 extern const kv_phase kv_phase_roles, kv_phase_needles, kv_phase_errors, kv_phase_alpha, kv_phase_tails, kv_phase_books;
 
+/* y->ids: BOS (or any token), then n_ids plain tokens that repeat after `period`, all different while the vocabulary lasts. */
+#define KV_SEED 0x5eed0f1d5u           /* the same model, the same ids */
+err_code kv_random_ids(kv_study *y, uint32_t n_ids, uint32_t period, uint64_t seed, err *e);
 /* Feed ids [n] to a fresh sequence in one step, watched. */
 err_code kv_study_window(kv_study *y, uint32_t n, forward_watch *fn, lab_rows *rows, err *e);
 /* The four query heads of each layer, best first (255: there is none). */
@@ -59,6 +63,8 @@ uint32_t kv_period_choose(const kv_study *y, float **echo, float **induction);
 /* RazorAttention: local [heads] 0 for retrieval heads: the best 1 % by echo and the best 14 % by induction, one of each at least.
  * Returns how many are kept. */
 uint32_t kv_roles_choose(const float *echo, const float *induction, size_t heads, float *local);
+/* --roles: L lines of K numbers. ERR_INPUT quotes a line. */
+err_code kv_roles_read(const char *file, uint32_t L, uint32_t K, float *out, err *e);
 tails kv_tails(const kv_study *y);
 void kv_thresholds(kv_study *y);
 #endif

@@ -7,16 +7,28 @@
 /* Thresholds and codebooks of KVQuant, arXiv:2401.18079: over the text once for the thresholds of each K channel before RoPE, once
  * more for the codebooks of what lies between them. A value's weight is what an error in it does to the layer's attention
  * (heads_sensitivity), where the paper has the Fisher information; a channel's is the square of its range and of the queries
- * that meet it. */
+ * that meet it. One window in nine is of random ids: prompts hold names and numbers that no text foretells, and a codebook
+ * must not fail there. */
 
 /* Section 3.4: 1 % outliers, half of them at each end. */
 #define OUTSIDE 0.005
 
-static uint64_t all_windows(const kv_study *y) { return calibrate_windows(y->c); }
+enum { TEXT_A_RANDOM = 8 };             /* windows of text for each of random ids */
+
+static uint64_t random_windows(const kv_study *y) { return (calibrate_windows(y->c) + TEXT_A_RANDOM - 1) / TEXT_A_RANDOM; }
+static uint64_t all_windows(const kv_study *y) { return calibrate_windows(y->c) + random_windows(y); }
+
+static err_code fill_window(kv_study *y, uint64_t i, err *e)
+{
+    size_t texts = calibrate_windows(y->c);
+    if (i >= texts) return kv_random_ids(y, y->c->window - 1, y->c->window, KV_SEED + 1 + i, e);
+    calibrate_fill(y->c, i, y->ids);
+    return ERR_OK;
+}
 
 tails kv_tails(const kv_study *y)
 {
-    return (tails){ y->sum.K * y->sum.d, tails_most((uint64_t)calibrate_windows(y->c) * y->c->window, OUTSIDE) };
+    return (tails){ y->sum.K * y->sum.d, tails_most(all_windows(y) * y->c->window, OUTSIDE) };
 }
 
 static float *tail_of(const kv_study *y, uint32_t layer)
@@ -34,8 +46,8 @@ static void see_tails(void *arg, forward_place at, const forward_view *v)
 
 static err_code tails_unit(kv_study *y, uint64_t i, err *e)
 {
-    calibrate_fill(y->c, i, y->ids);
-    err_code rc = kv_study_window(y, y->c->window, see_tails, NULL, e);
+    err_code rc = fill_window(y, i, e);
+    if (rc == ERR_OK) rc = kv_study_window(y, y->c->window, see_tails, NULL, e);
     if (rc == ERR_OK) *y->sum.rows += y->c->window - KV_SINKS;
     return rc;
 }
@@ -122,8 +134,8 @@ static void see_books(void *arg, forward_place at, const forward_view *v)
 
 static err_code books_unit(kv_study *y, uint64_t i, err *e)
 {
-    calibrate_fill(y->c, i, y->ids);
-    return kv_study_window(y, y->c->window, see_books, NULL, e);
+    err_code rc = fill_window(y, i, e);
+    return rc == ERR_OK ? kv_study_window(y, y->c->window, see_books, NULL, e) : rc;
 }
 
 const kv_phase kv_phase_books = { "books", all_windows, books_begin, books_unit };

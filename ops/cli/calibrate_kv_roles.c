@@ -11,7 +11,6 @@
 
 /* Small models copy over short distances only: the period is halved, and the one with the clearest head counts. */
 enum { COPIES = 4, PERIOD_MOST = 2500, PERIOD_LEAST = 16 };
-static const uint64_t seed = 0x5eed0f1d5;      /* of the ids: the same model, the same roles */
 
 static uint32_t period_of(const kv_study *y, uint64_t i)
 {
@@ -31,8 +30,7 @@ static bool is_plain(const kv_study *y, uint32_t id)
     return id != y->c->bos && !tokenizer_is_control(y->c->tok, id) && !tokenizer_is_eog(y->c->tok, id);
 }
 
-/* One token and `COPIES` copies of random ids, all different while the vocabulary lasts. */
-static err_code random_ids(kv_study *y, uint32_t period, err *e)
+err_code kv_random_ids(kv_study *y, uint32_t n_ids, uint32_t period, uint64_t seed, err *e)
 {
     uint32_t V = y->c->shape.V, n = 0, *deck = calloc(V, sizeof *deck);
     if (!deck) return err_set(e, ERR_NOMEM, "out of memory");
@@ -44,7 +42,7 @@ static err_code random_ids(kv_study *y, uint32_t period, err *e)
         deck[j] = id;
     }
     y->ids[0] = y->c->bos != TOKEN_NONE ? y->c->bos : n ? deck[0] : 0;
-    for (uint32_t i = 0; n && i < COPIES * period; i++) y->ids[1 + i] = deck[i % period % n];
+    for (uint32_t i = 0; n && i < n_ids; i++) y->ids[1 + i] = deck[i % period % n];
     free(deck);
     return n ? ERR_OK : err_set(e, ERR_MODEL, "the vocabulary has no plain token");
 }
@@ -63,7 +61,7 @@ static err_code roles_unit(kv_study *y, uint64_t i, err *e)
 {
     uint32_t period = period_of(y, i);
     y->unit = (uint32_t)i;
-    err_code rc = period ? random_ids(y, period, e) : err_set(e, ERR_INPUT, "a window of %u tokens holds no copies", y->c->window);
+    err_code rc = period ? kv_random_ids(y, COPIES * period, period, KV_SEED, e) : err_set(e, ERR_INPUT, "a window of %u tokens holds no copies", y->c->window);
     return rc == ERR_OK ? kv_study_window(y, 1 + COPIES * period, see_copies, NULL, e) : rc;
 }
 
@@ -125,7 +123,7 @@ static uint32_t alpha_prompt(const kv_study *y) { return y->c->window - (y->c->w
 
 static uint64_t alpha_units(const kv_study *y)
 {
-    size_t n = calibrate_windows(y->c);
+    size_t n = y->given ? 0 : calibrate_windows(y->c);
     return (n < ALPHA_WINDOWS ? n : ALPHA_WINDOWS) * (uint64_t)y->sum.L * y->sum.K;
 }
 
@@ -205,3 +203,34 @@ static err_code alpha_unit(kv_study *y, uint64_t i, err *e)
 }
 
 const kv_phase kv_phase_alpha = { "alpha", alpha_units, NULL, alpha_unit };
+
+/* ---- or from a file: the gates that RLKV trained, for one --------------------------------------------------------- */
+
+static err_code read_line(const char *line, const char *file, uint32_t l, uint32_t K, float *out, err *e)
+{
+    const char *at = line;
+    for (uint32_t k = 0; k < K; k++) {
+        char *end;
+        out[k] = strtof(at, &end);
+        if (end == at || !(out[k] >= 0 && out[k] <= 1))
+            return err_set(e, ERR_INPUT, "%s: line %u: \"%.30s\" is no number from 0 to 1 (a line has %u, one a kv head)", file, l + 1, at, K);
+        at = end;
+    }
+    return at[strspn(at, " \t\r")] ? err_set(e, ERR_INPUT, "%s: line %u has more than %u numbers", file, l + 1, K) : ERR_OK;
+}
+
+err_code kv_roles_read(const char *file, uint32_t L, uint32_t K, float *out, err *e)
+{
+    text t = { 0 };
+    err_code rc = text_read_file(&t, file, 1 << 24, e);
+    char *rest = t.ptr, *line = NULL;
+    uint32_t l = 0;
+    while (rc == ERR_OK && (line = strsep(&rest, "\n"))) {
+        if (!line[strspn(line, " \t\r")]) continue;
+        rc = l < L ? read_line(line, file, l, K, out + (size_t)l * K, e) : err_set(e, ERR_INPUT, "%s: more lines than the model has layers (%u)", file, L);
+        l++;
+    }
+    if (rc == ERR_OK && l < L) rc = err_set(e, ERR_INPUT, "%s: %u lines, and the model has %u layers", file, l, L);
+    text_free(&t);
+    return rc;
+}

@@ -145,6 +145,31 @@ Test(calibrate, what_cannot_be_is_said)
     unlink(file);
 }
 
+Test(calibrate, role_scores_may_come_from_a_file)
+{
+    char roles[200];
+    float got[4];
+    profile *p;
+    err e;
+    make_text();
+    snprintf(roles, sizeof roles, "%s/roles.txt", support_tmpdir());
+    cr_assert(support_write(roles, "0 0.25 1 0.5\n1 1 1 1\n0 0 0 0\n", 31));
+    result r = CALIBRATE(file, "--only", "kv", "--roles", roles);
+    cr_expect(strstr(r.err.ptr, "3 lines"), "%s", r.err.ptr);
+    done(&r, 11);
+    cr_assert(support_write(roles, "0 0.25 1 0.5\n1 1 1 1\n0 0 0 0\n1 2 0 0\n", 39));
+    r = CALIBRATE(file, "--only", "kv", "--roles", roles);
+    cr_expect(strstr(r.err.ptr, "line 4"), "%s", r.err.ptr);
+    done(&r, 11);
+    cr_assert(support_write(roles, "0 0.25 1 0.5\n1 1 1 1\n0 0 0 0\n1 0 0 0\n", 39));
+    r = CALIBRATE(file, "--only", "kv", "--roles", roles);
+    done(&r, 0);
+    cr_assert_eq(profile_open(&p, file, NULL, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(profile_floats(p, PROFILE_KV, 0, "alpha", 4, 1, got, &e), ERR_OK, "%s", e.text);
+    cr_assert(support_same(got, (float[]){ 0, 0.25f, 1, 0.5f }, 4, "alpha"));
+    profile_close(&p);
+}
+
 static const char prompt[] = "Context:\n[1] Drishanth plays the bell. Drishanth eats onion tart every morning.\nQuestion: What does "
                              "Drishanth play?\nAnswer:";
 #define RUN(stages, ...) SLUICE("run", "-m", AUX, "-p", prompt, "-n", "6", "--stages", stages, "--no-pack", "--json", __VA_ARGS__)
