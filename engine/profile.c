@@ -154,7 +154,8 @@ err_code profile_choose(profile **out, const char *asked, const char *model_file
     *out = NULL;
     if (asked) return strcmp(asked, "none") ? profile_open(out, asked, want, e) : ERR_OK;
     if (!profile_beside(model_file, &beside)) return err_set(e, ERR_NOMEM, "out of memory");
-    if (!access(beside.ptr, F_OK) && profile_open(out, beside.ptr, want, &why)) LOG(LOG_WARN, "PROFILE-LEFT", "text=\"%s\"", why.text);
+    err_code rc = access(beside.ptr, F_OK) ? ERR_OK : profile_open(out, beside.ptr, want, &why);
+    if (rc) LOG(rc == ERR_CONFIG ? LOG_INFO : LOG_WARN, "PROFILE-LEFT", "text=\"%s\"", why.text);
     text_free(&beside);
     return ERR_OK;
 }

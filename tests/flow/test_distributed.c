@@ -511,6 +511,21 @@ Test(distributed, a_worker_with_another_model_is_refused_and_the_right_one_is_st
     party_down(&p);
 }
 
+/* The bundled model has a profile beside it, which the cluster takes. */
+Test(distributed, a_worker_without_the_profile_of_the_cluster_is_refused_and_one_that_has_it_is_welcome)
+{
+    party p = party_begin("1", "1");
+    cr_assert(program_start(&p.worker, "worker", SLUICE("worker", "--connect", p.endpoint, "-m", model, "--no-pack", "--profile", "none")));
+    cr_expect_eq(program_wait(&p.worker, 3, 10), 3, "3: bad configuration");
+    text errs = program_errs(&p.worker);
+    cr_expect(strstr(errs.ptr, "no profile of the model") && strstr(errs.ptr, ".profile.gguf"), "%s", errs.ptr);
+    text_free(&errs);
+    party_join(&p, model);
+    cr_assert_eq(program_wait(&p.up, 0, 30), 0);
+    check_joined(&p, 1, 2);
+    party_down(&p);
+}
+
 /* It waits for a coordinator at the same address, and serves that one. */
 Test(distributed, a_worker_finds_a_cluster_that_was_killed_and_started_again)
 {
