@@ -53,8 +53,8 @@ const command commands[] = {
       "sluice tokenize -p 'Hello there' --pieces", MODELS },
     { "detokenize", CMD_DETOKENIZE, cmd_detokenize, "token ids to text", "[-m MODEL] -t ID,ID,... | ID ... | -f FILE | -", "",
       "sluice detokenize 411 29 1702", MODELS },
-    { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, ppl (perplexity), qa (answers), predict, route (layers left out)",
-      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]\n       sluice eval predict -f TEXT --aux MODEL [-c CTX] [--limit N] [-o FILE.svg]\n       sluice eval route [RULE...] -f TEXT [--questions FILE.jsonl] [-o MAP.svg]",
+    { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, perplexity, answers, prediction, routing",
+      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]\n       sluice eval predict -f TEXT --aux MODEL [-c CTX] [-o FILE.svg]\n       sluice eval route [RULE...] -f TEXT [--questions FILE] [-o MAP.svg]",
       "logits|ppl|qa|predict|route", "sluice eval ppl -m model.gguf -f text.txt -c 256",
       "logits writes one row of 32-bit floats for each token. ppl is the perplexity of a text over windows without overlap, as "
       "llama-perplexity defines it. qa counts right answers to questions with a known answer, one JSON object a line. "
