@@ -104,7 +104,7 @@ static void told(player *p, const trace_event *ev)
 static void said(player *p, const trace_event *ev)
 {
     msg_type t = ev->head.type;
-    if (t == MSG_HELLO) return;                     /* taken when the stage came */
+    if (t == MSG_HELLO || t == MSG_BYE) return;     /* taken when the stage came; said when it was stopped, which here comes later */
     bool bits = t == MSG_SESSION_READY || t == MSG_KV_DONE || t == MSG_STEP || t == MSG_RESULT;   /* others tell time and load */
     receive(p, !strcmp(ev->link, "control") ? p->control : !strcmp(ev->link, "next") ? p->next : p->result, ev, bits);
 }
