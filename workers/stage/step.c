@@ -67,15 +67,19 @@ static void attention_of(const layer_mask *m, uint32_t from[static MASK_LAYERS])
 /* One half of one layer is left out from another row on. */
 static err_code do_skip(shard_state *s, const step_op *op, err *e)
 {
-    const mask_use *u = masks_find(&s->masks, op->session);
+    mask_use *u = masks_find(&s->masks, op->session);
     kv_seq *q = s->store ? kv_seq_find(s->store, op->session) : NULL;
-    layer_mask m = u ? *u->mask : mask_none(s->model->shape.L);
+    layer_mask m = u ? *u->mask : mask_none(s->model->shape.L), was = m;
     uint32_t from[MASK_LAYERS];
     if (op->other / 2 >= m.n) return err_set(e, ERR_PROTO, "layer %" PRIu64 " is to be left out, the model has %u", op->other / 2, m.n);
     *(op->other % 2 ? &m.at[op->other / 2].ffn : &m.at[op->other / 2].attn) = op->row;
     attention_of(&m, from);
-    err_code rc = q ? kv_skip(q, from, e) : ERR_OK;
-    return rc ? rc : masks_change(&s->masks, op->session, &m, e);
+    err_code rc = masks_change(&s->masks, op->session, &m, e);
+    if (!rc && q) rc = kv_skip(q, from, e);
+    if (!rc || !(u = masks_find(&s->masks, op->session))) return rc;
+    *u->mask = was; /* both follow it, or neither */
+    u->idle = mask_idle(&was, s->masks.first, s->masks.last);
+    return rc;
 }
 
 /* What is beside the KV: forks inherit, and a session that begins anew has computed nothing. */
