@@ -2,6 +2,7 @@
  * answers must be those of a cluster that nobody disturbed, token for token and log-probability for log-probability, and
  * nothing may stay behind. Blows fall by progress that the status shows, never by the clock alone. */
 #include "core/clock.h"
+#include "tests/support_predict.h"
 #include "tests/support_programs.h"
 #include <criterion/criterion.h>
 #include <signal.h>
@@ -12,12 +13,12 @@
 
 #define SECONDS 40                     /* for one answer, repairs included */
 
-static char model[512], corpus[512];
+static char base[512], corpus[512];
 
 static void begin(void)
 {
     programs_begin();
-    snprintf(model, sizeof model, "%s", support_root("models/sluice-tiny-Q8_0.gguf"));
+    snprintf(base, sizeof base, "%s", support_root("models/sluice-tiny-Q8_0.gguf"));
     snprintf(corpus, sizeof corpus, "%s", support_root("configs/demo/corpus"));
 }
 
@@ -25,7 +26,7 @@ TestSuite(survival, .init = begin, .timeout = 600);
 
 /* ---- clusters */
 
-#define UP(...) ((const char *const[]){ "-m", model, "--ctx", "2048", __VA_ARGS__, NULL })
+#define UP(...) ((const char *const[]){ "-m", base, "--ctx", "2048", __VA_ARGS__, NULL })
 
 static standing up(const char *const options[])
 {
@@ -332,6 +333,31 @@ Test(survival, a_stage_killed_while_the_coordinator_fills_its_kv)
     down(&c);
 }
 
+/* A predicted prompt whose exact rows are on their way behind it: they go with the stage, and the answer is the same. The row at
+ * which they come in is the job's own here; where it is decided, the log has it (test_predict). */
+Test(survival, a_stage_killed_while_exact_rows_come_in)
+{
+    char aux[512], maps[200];
+    err e = { 0 };
+    snprintf(aux, sizeof aux, "%s", support_root("models/sluice-tiny-aux-Q8_0.gguf"));
+    snprintf(maps, sizeof maps, "%s", programs_file("aux.profile.gguf"));
+    predict_made made = { base, aux, KVMAP_OWN, WTYPE_F16, KV_F16 };
+    cr_assert(predict_make(&made, maps, NULL, &e), "%s", e.text);
+    standing c = up(UP("--stages", "2", "--chunk", "4", "--prefix-mem", "0", "--prefill", "hybrid", "--aux", aux, "--profile", maps));
+    const char *const *words = ASK("-f", long_prompt(500), "-n", "60", "--refresh-at", "40", "--ignore-eos", "--temp", "0.9", "--logprobs", "2");
+    char *want = ask(&c, words);
+    for (unsigned i = 0; i < 2; i++) {
+        int64_t rows = number(&c, "pump.prompt_rows");
+        program p = start(&c, words);
+        until(&c, "pump.prompt_rows", rows + 60);
+        hit(stage_pid(&c, i), SIGKILL);
+        expect_answer(&p, &c, want, i ? "second stage, while refreshing" : "first stage, while refreshing");
+    }
+    expect_rebuilt(&c, 2);
+    free(want);
+    down(&c);
+}
+
 /* ---- a stage that dies under a job that is scored */
 
 static char scored[2][128];
@@ -563,8 +589,8 @@ Test(survival, a_start_that_fails_in_between_loses_no_job)
     until(&c, "jobs.running", 1);
     kill_coordinator(&c);
     for (unsigned i = 0; i < 2; i++) {
-        ran r = i ? program_run(-1, SECONDS, NULL, SLUICE("up", "--dir", c.dir, "-m", model, "--stages", "2", "--rag", "/nowhere/corpus"))
-                  : program_run(-1, SECONDS, NULL, SLUICE("up", "--dir", c.dir, "-m", model, "--stages", "2", "--bind", "core:99"));
+        ran r = i ? program_run(-1, SECONDS, NULL, SLUICE("up", "--dir", c.dir, "-m", base, "--stages", "2", "--rag", "/nowhere/corpus"))
+                  : program_run(-1, SECONDS, NULL, SLUICE("up", "--dir", c.dir, "-m", base, "--stages", "2", "--bind", "core:99"));
         cr_expect(r.status > 0 && r.status < 128, "status %d of a start that cannot go well", r.status);
         ran_free(&r);
         cr_assert(programs_ended(10));
@@ -588,9 +614,9 @@ static party party_begin(void)
     cr_assert_neq(port, 0);
     snprintf(p.endpoint, sizeof p.endpoint, "tcp://127.0.0.1:%u", port);
     snprintf(p.c.dir, sizeof p.c.dir, "%s/party", programs_place());
-    cr_assert(program_start(&p.up, "up", SLUICE("up", "--dir", p.c.dir, "-m", model, "--ctx", "2048", "--stages", "1", "--join", "1", "--listen",
+    cr_assert(program_start(&p.up, "up", SLUICE("up", "--dir", p.c.dir, "-m", base, "--ctx", "2048", "--stages", "1", "--join", "1", "--listen",
                                                 p.endpoint, "--stage-timeout", "2")));   /* the only sign of a death on another machine is silence */
-    cr_assert(program_start(&p.worker[0], "worker", SLUICE("worker", "--connect", p.endpoint, "-m", model)));
+    cr_assert(program_start(&p.worker[0], "worker", SLUICE("worker", "--connect", p.endpoint, "-m", base)));
     cr_assert_eq(program_wait(&p.up, 0, SECONDS), 0);
     return p;
 }
@@ -618,7 +644,7 @@ Test(survival, a_spare_takes_the_place_of_a_joined_worker_and_the_survivors_that
 {
     party p = party_begin();
     char *want = ask(&p.c, STORY("400"));
-    cr_assert(program_start(&p.worker[1], "spare", SLUICE("worker", "--connect", p.endpoint, "-m", model)));
+    cr_assert(program_start(&p.worker[1], "spare", SLUICE("worker", "--connect", p.endpoint, "-m", base)));
     for (int i = 0; i < 1000 && !size_of(&p.c, "spares"); i++) usleep(10000);
     cr_assert_eq(size_of(&p.c, "spares"), 1);
     lose_worker(&p, want, 0);
@@ -651,7 +677,7 @@ Test(survival, a_worker_that_is_told_to_stop_leaves_between_two_steps)
 {
     party p = party_begin();
     char *want = ask(&p.c, STORY("400"));
-    cr_assert(program_start(&p.worker[1], "spare", SLUICE("worker", "--connect", p.endpoint, "-m", model)));
+    cr_assert(program_start(&p.worker[1], "spare", SLUICE("worker", "--connect", p.endpoint, "-m", base)));
     for (int i = 0; i < 1000 && !size_of(&p.c, "spares"); i++) usleep(10000);
     cr_assert_eq(size_of(&p.c, "spares"), 1);
     part_with(&p, want, 0);
