@@ -234,6 +234,8 @@ kv_seq *kv_seq_find(kv *s, uint64_t id)
     return *seq_link(s, id);
 }
 
+uint64_t kv_seq_id(const kv_seq *q) { return q->id; }
+
 void kv_seq_close(kv *s, uint64_t id)
 {
     kv_seq **p = seq_link(s, id), *q = *p;

@@ -86,6 +86,7 @@ uint32_t kv_policy_boundary(const kv_policy *p, uint32_t n_prompt, uint32_t comm
 /* An empty sequence gets another prompt, or a watching one a longer one. ERR_STATE when it holds rows. */
 err_code kv_seq_prompt(kv_seq *q, uint32_t n_prompt, err *e);
 kv_seq *kv_seq_find(kv *s, uint64_t id);                  /* NULL when absent */
+uint64_t kv_seq_id(const kv_seq *q);
 void kv_seq_close(kv *s, uint64_t id);                    /* absent ids are fine */
 
 /* Room for n tentative rows in all layers. Row indices must ascend and be above all rows of the sequence; parents must

@@ -21,7 +21,7 @@ static kv_layer_view layer_view(const settlement *w)
     uint32_t layers = s->g.n_layers ? s->g.n_layers : s->g.last;
     kv_layer_view v = { .policy = &w->q->lossy->policy, .layer = w->layer, .layers = layers, .active = w->q->skips ? w->q->skips->active : layers,
                         .rank = rank_of(w->q, w->layer),
-                        .heads = s->g.K, .head = w->view, .seen = w->q->cells.committed, .prompt_end = w->prompt_end,
+                        .heads = s->g.K, .vec = s->vec, .head = w->view, .seen = w->q->cells.committed, .prompt_end = w->prompt_end,
                         .rope = local ? &s->rope_local : &s->rope, .neox = s->g.rope.neox,
                         .scale = s->g.look.scale > 0 ? s->g.look.scale : 1.0f / sqrtf((float)s->g.d),
                         .layer_error = 1.0f / (float)layers };

@@ -63,13 +63,14 @@ static size_t in_floats(size_t bytes) { return (bytes + sizeof(float) - 1) / siz
 size_t kv_decide_floats(const kv_layer_view *l)
 {
     size_t rows = rows_of(l), d = l->heads ? l->head[0].d : 0;
-    return rows + 2 * (size_t)widest(l) + 4 * d + (2 * (size_t)l->heads + 1) + in_floats(rows);
+    return rows + 3 * (size_t)widest(l) + 4 * d + (2 * (size_t)l->heads + 1) + in_floats(rows);
 }
 
 static kv_work cut_scratch(const kv_layer_view *l, float *f)
 {
     size_t rows = rows_of(l), n = widest(l), d = l->heads ? l->head[0].d : 0;
-    kv_work w = { .view = l, .score = f, .tmp = f + rows, .tmp2 = f + rows + n, .vec = f + rows + 2 * n };
+    kv_work w = { .view = l, .score = f, .tmp = f + rows, .tmp2 = f + rows + n, .tmp3 = f + rows + 2 * n,
+                  .vec = f + rows + 3 * n };
     w.start = (uint32_t *)(w.vec + 4 * d);
     w.quota = w.start + l->heads + 1;
     w.held = (uint8_t *)(w.quota + l->heads);

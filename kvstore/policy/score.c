@@ -25,13 +25,13 @@ static void score_knorm(const kv_work *w, uint32_t h, float *s)
     const kv_head_view *v = &w->view->head[h];
     for (uint32_t i = 0; i < v->n; i++) {
         const float *k = v->k + (size_t)i * v->d;
-        s[i] = -sqrtf(plain_dot(k, k, v->d));
+        s[i] = -sqrtf(view_dot(w->view, k, k, v->d));
     }
 }
 
-static float inverse_norm(const float *x, uint32_t d)
+static float inverse_norm(const kv_layer_view *l, const float *x, uint32_t d)
 {
-    float n = sqrtf(plain_dot(x, x, d));
+    float n = sqrtf(view_dot(l, x, x, d));
     return n > 0 ? 1 / n : 0;
 }
 
@@ -43,13 +43,13 @@ static void score_keydiff(const kv_work *w, uint32_t h, float *s)
     memset(mean, 0, v->d * sizeof *mean);
     for (uint32_t i = 0; i < v->n; i++) {
         const float *k = v->k + (size_t)i * v->d;
-        float inv = inverse_norm(k, v->d);
+        float inv = inverse_norm(w->view, k, v->d);
         for (uint32_t c = 0; c < v->d; c++) mean[c] = fmaf(k[c], inv, mean[c]);
     }
-    r = inverse_norm(mean, v->d);
+    r = inverse_norm(w->view, mean, v->d);
     for (uint32_t i = 0; i < v->n; i++) {
         const float *k = v->k + (size_t)i * v->d;
-        s[i] = -plain_dot(k, mean, v->d) * inverse_norm(k, v->d) * r;
+        s[i] = -view_dot(w->view, k, mean, v->d) * inverse_norm(w->view, k, v->d) * r;
     }
 }
 

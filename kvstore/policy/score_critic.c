@@ -23,8 +23,7 @@ static void output_of(const kv_work *w, const kv_head_view *v, uint32_t i, uint3
 {
     window_attention(w->view, v, i, gi, a);
     memset(o, 0, v->d * sizeof *o);
-    for (uint32_t j = 0; j < v->n; j++)
-        for (uint32_t c = 0; c < v->d && a[j] != 0; c++) o[c] = fmaf(a[j], v->v[(size_t)j * v->d + c], o[c]);
+    view_vec(w->view)->axpy_rows_f32(a, v->v, v->d * sizeof *v->v, v->n, v->d, o);
 }
 
 static void add_gradient(const kv_work *w, const kv_head_view *v, uint32_t gi, float *s)
@@ -35,9 +34,10 @@ static void add_gradient(const kv_work *w, const kv_head_view *v, uint32_t gi, f
     for (uint32_t c = 0; c < v->d; c++) before[c] = now[c] - before[c];
     d1 = norm1(before, v->d);
     q1 = norm1(v->q + ((size_t)(v->w - 1) * v->g + gi) * v->d, v->d) * w->view->scale;
-    at_o = plain_dot(before, now, v->d);
+    at_o = view_dot(w->view, before, now, v->d);
+    view_dots(w->view, before, v->v, v->n, v->d, w->tmp3);
     for (uint32_t j = 0; j < v->n; j++) {
-        float pull = fabsf(plain_dot(before, v->v + (size_t)j * v->d, v->d) - at_o);
+        float pull = fabsf(w->tmp3[j] - at_o);
         s[j] += 2 / (float)v->d * w->tmp[j] * (d1 + pull * q1);
     }
 }

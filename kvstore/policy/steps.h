@@ -1,7 +1,7 @@
 #ifndef KVSTORE_POLICY_STEPS_H
 #define KVSTORE_POLICY_STEPS_H
 /* What the steps of a policy hand to each other inside kv_decide: scores, then quotas, then keep lists. Private to this folder.
- * Everything is plain C with no contraction and our own exp and ln: a decision is the same on every host. */
+ * All arithmetic is core/vec.h's, or plain C with no contraction and our own exp and ln: a decision is the same on every host. */
 #include "kvstore/policy/view.h"
 
 /* One settlement of one layer on its way through the steps. Arrays are cut from kv_decide's scratch. */
@@ -11,7 +11,7 @@ typedef struct {
     uint32_t *start;           /* [heads+1] */
     uint32_t *quota;           /* [heads] rows a head may keep, held ones included */
     uint8_t *held;             /* like score: 1 = kept whatever the score (fixed rows, the newest ones) */
-    float *tmp, *tmp2;         /* [max n] */
+    float *tmp, *tmp2, *tmp3;  /* [max n] */
     float *vec;                /* [4 d] */
 } kv_work;
 
@@ -37,9 +37,21 @@ uint32_t held_count(const uint8_t *held, uint32_t n);
 /* Rows of the policy for one head when nothing but rows and share decides. */
 uint32_t policy_rows(const kv_layer_view *v);
 
+static inline const vec_ops *view_vec(const kv_layer_view *l) { return l->vec ? l->vec : vec_for(ISA_PLAIN); }
+/* out[j] = a.row j of rows [n][d]. */
+static inline void view_dots(const kv_layer_view *l, const float *a, const float *rows, uint32_t n, uint32_t d, float *out)
+{
+    view_vec(l)->dot_rows_f32(a, rows, d * sizeof *rows, n, d, out);
+}
+static inline float view_dot(const kv_layer_view *l, const float *a, const float *b, uint32_t d)
+{
+    float x;
+    view_dots(l, a, b, 1, d, &x);
+    return x;
+}
+
 /* attention [n] of window query i of query head `gi` of the group over the rows it sees (others 0), weights ln-counted. */
 void window_attention(const kv_layer_view *l, const kv_head_view *v, uint32_t i, uint32_t gi, float *attention);
-float plain_dot(const float *a, const float *b, uint32_t n);
 
 /* The threshold of the k best of x[i] (taken where use is NULL or !use[i]): x > *t are all among them, and *ties of those that
  * equal *t, counted from the low end. k may exceed what there is. NaN counts as the lowest. */

@@ -4,6 +4,7 @@
  * them, the steps (kvstore/policy/) are pure functions of them, the store carries the decision out. All rows are committed.
  * Arrays belong to the caller and live for one settlement of one layer; those marked (w) may be changed in place. */
 #include "core/rope.h"
+#include "core/vec.h"
 #include "kvstore/policy.h"
 
 /* One kv head. Rows ascend by row, except that merged rows (weight > 1) may stand anywhere. */
@@ -41,6 +42,7 @@ typedef struct {
     uint32_t seen;             /* committed rows of the sequence so far, evicted ones too */
     bool prompt_end;           /* this settlement is at the prompt's end; else at a multiple of KV_INTERVAL */
     float scale;               /* on q.k */
+    const vec_ops *vec;        /* of any ISA: the bits are the same; NULL: plain */
     const rope_table *rope;    /* this layer's; pairs (i, i+half) if neox, else (2i, 2i+1) */
     bool neox;
     float layer_error;         /* of the profile, normalised over layers; 1/layers if there is none */

@@ -53,13 +53,19 @@ const command commands[] = {
       "sluice tokenize -p 'Hello there' --pieces", MODELS },
     { "detokenize", CMD_DETOKENIZE, cmd_detokenize, "token ids to text", "[-m MODEL] -t ID,ID,... | ID ... | -f FILE | -", "",
       "sluice detokenize 411 29 1702", MODELS },
-    { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, perplexity, answers, prediction, routing",
-      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]\n       sluice eval predict -f TEXT --aux MODEL [-c CTX] [-o FILE.svg]\n       sluice eval route [RULE...] -f TEXT [--questions FILE] [-o MAP.svg]",
-      "logits|ppl|qa|predict|route", "sluice eval ppl -m model.gguf -f text.txt -c 256",
+    { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, perplexity, answers, prediction, routing, KV",
+      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]\n       sluice eval predict -f TEXT --aux MODEL [-c CTX] [-o FILE.svg]\n       sluice eval route [RULE...] -f TEXT [--questions FILE] [-o MAP.svg]\n       sluice eval kv --kv A,B,... [-f TEXT] [-o PREFIX]",
+      "logits|ppl|qa|predict|route|kv", "sluice eval ppl -m model.gguf -f text.txt -c 256",
       "logits writes one row of 32-bit floats for each token. ppl is the perplexity of a text over windows without overlap, as "
       "llama-perplexity defines it. qa counts right answers to questions with a known answer, one JSON object a line. "
       "predict runs prompts exactly and by KV prediction, in this process, and says how far what follows goes apart (KL by distance, first "
-      "token, attention by layer) and how long each takes; -o draws it. route measures what leaving out layers costs (KL, perplexity, answers) and brings, for each --skip RULE." },
+      "token, attention by layer) and how long each takes; -o draws it. route measures what leaving out layers costs (KL, perplexity, answers) and brings, for each --skip RULE.\n"
+      "kv holds KV policies against the exact cache, in this process. Of a text: windows of CTX tokens are compressed and the next 256 "
+      "tokens scored; mean and 99th percentile of KL(exact || policy), equal first tokens, perplexity. Of generated needles: right "
+      "answers when the question is in the compressed prompt and when it comes after it; n/a where the exact cache is right in less than "
+      "80 of 100. Of blocks of random tokens: how much of a copy is predicted, near and far. Bytes are all there are: data, scales, "
+      "positions, index, scores. -o writes PREFIX.md, .csv, .json and charts PREFIX-kl.svg and PREFIX-needles.svg; the policy named "
+      "oracle draws rows but keeps those that an answer needs." },
     { "bench", CMD_BENCH, cmd_bench, "measure speed: prompts, tokens, batches, a served load, memory",
       "[pp/tg] [-p N,...] [-n N,...] [-d N,...] [-r N]\n       sluice bench batch [-p N,...] [-n N,...] [-b N,...]\n"
       "       sluice bench serve [--clients N | --rate X] [--requests N]\n       sluice bench footprint [--idle SECONDS]",

@@ -198,6 +198,60 @@ Test(eval, detokenize_gives_the_text_back)
     }
 }
 
+/* ---- KV policies */
+
+static double figure(const json_t *all, const char *policy, const char *key)
+{
+    size_t i;
+    json_t *row;
+    json_array_foreach(json_object_get(all, "rows"), i, row)
+        if (!strcmp(json_string_value(json_object_get(row, "policy")), policy)) return json_number_value(json_object_get(row, key));
+    cr_assert_fail("no row for %s", policy);
+    return 0;
+}
+
+/* Held against `eval ppl`-like truths: the exact cache has no distance from itself, more bits are nearer, every byte is counted, and
+ * who keeps the rows of the answer gives it. */
+Test(eval, kv_policies_are_held_against_the_exact_cache)
+{
+    const char *words = support_root("docs/PROTOCOL.md");
+    char prefix[128], file[160];
+    snprintf(prefix, sizeof prefix, "%s", programs_file("kv"));
+    ran r = program_run(0, 120, NULL, SLUICE("eval", "kv", "-m", model, "--threads", "1", "--kv", "q8_0,token2+h,window,oracle", "-f", words,
+                                             "--windows", "2", "-c", "128", "--needles", "10", "--seed", "3", "-o", prefix, "--json"));
+    cr_assert_eq(r.status, 0);
+    json_t *o = ran_json(&r);
+    cr_expect_eq(figure(o, "f16", "kl"), 0);
+    cr_expect_eq(figure(o, "f16", "same_top"), 100);
+    cr_expect_gt(figure(o, "q8_0", "kl"), 0);
+    cr_expect_lt(figure(o, "q8_0", "kl"), figure(o, "token2+h", "kl"));
+    double exact = figure(o, "f16", "bytes"), half = figure(o, "q8_0", "bytes");
+    cr_expect(exact > 6144 && exact < 6500, "12 layers, 4 heads of 32, K and V, 2 bytes: not %g", exact);
+    cr_expect(half > 8.5 / 16 * 6144 && half < 0.6 * 6144, "%g bytes", half);
+    cr_expect_geq(figure(o, "oracle", "after"), figure(o, "window", "after"));
+    cr_expect_gt(figure(o, "oracle", "inside"), figure(o, "window", "inside"));
+    json_decref(o);
+    static const char *const ends[] = { ".md", ".csv", ".json", "-kl.svg", "-needles.svg" };
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        struct stat st;
+        snprintf(file, sizeof file, "%s%s", prefix, ends[i]);
+        cr_expect(!stat(file, &st) && st.st_size > 100, "%s", file);
+        unlink(file);
+    }
+}
+
+Test(eval, kv_says_what_it_cannot_try)
+{
+    ran r = program_run(0, 20, NULL, SLUICE("eval", "kv", "-m", model, "--kv", "q8_0,nonsense"));
+    cr_expect(r.status == 3 || r.status == 2, "status %d", r.status);
+    cr_expect_not_null(strstr(ran_errs(&r), "nonsense"));
+    ran_free(&r);
+    r = program_run(0, 20, NULL, SLUICE("eval", "kv", "-m", model, "--kv", "q8_0", "-f", support_root("LICENSE"), "-c", "4000"));
+    cr_expect_neq(r.status, 0);
+    cr_expect_not_null(strstr(ran_errs(&r), "4000"));
+    ran_free(&r);
+}
+
 /* ---- models */
 
 Test(eval, a_random_model_is_described_and_runs)

@@ -97,9 +97,9 @@ static inline bool pw_kept(const policy_world *p, uint32_t h, uint32_t i)
 /* The scores of head h under the policy's rule, as the steps after it see them: valid until the next call. */
 static inline const float *pw_score(policy_world *p, uint32_t h)
 {
-    static float score[PW_HEADS * PW_N], tmp[PW_N], tmp2[PW_N], vec[4 * PW_D];
+    static float score[PW_HEADS * PW_N], tmp[PW_N], tmp2[PW_N], tmp3[PW_N], vec[4 * PW_D];
     static uint32_t start[PW_HEADS + 1] = { 0, PW_N, 2 * PW_N, 3 * PW_N };
-    p->work = (kv_work){ .view = &p->view, .score = score, .start = start, .tmp = tmp, .tmp2 = tmp2, .vec = vec };
+    p->work = (kv_work){ .view = &p->view, .score = score, .start = start, .tmp = tmp, .tmp2 = tmp2, .tmp3 = tmp3, .vec = vec };
     kv_score_layer(&p->work);
     return work_score(&p->work, h);
 }
