@@ -98,7 +98,8 @@ static void pane_scores(work *w, const pane *p, uint32_t at)
     const unsigned char *in = pane_at(w->seq, p, KV_SIDE_K);
     w->read += pane_bytes(&k);
     if (k.pack.kind == KV_PACK_RAW) {
-        dots(w, w->turned, w->d, in, w->s->layout.row, k.exact == KV_F16, p->n, at);
+        size_t row = k.d * (k.exact == KV_F16 ? sizeof(f16) : sizeof(float));
+        dots(w, query_for(w, &k), k.d, in, row, k.exact == KV_F16, p->n, at);
         return;
     }
     uint32_t ld = pane_ld(k.d);

@@ -367,6 +367,7 @@ err_code kv_fork_policy(kv_seq *q, uint64_t child, const kv_policy *p, err *e)
     err_code rc = seq_make(s, child, &c, e);
     if (rc != ERR_OK) return rc;
     rc = cells_fork(&c->cells, &q->cells, e);
+    if (rc == ERR_OK) rc = skips_fork(c, q, e);
     if (rc == ERR_OK && p->lossy) rc = lossy_adopt(c, q, p, e);
     if (rc == ERR_OK) rc = table_share(&c->table, &q->table, &s->pages, c->cells.committed, e);
     if (rc == ERR_OK && p->lossy) rc = lossy_after_commit(c, e);
@@ -395,8 +396,8 @@ static void count_pages(kv_usage *u, const pages *p)
 kv_seq_usage kv_seq_bytes(const kv_seq *q)
 {
     const kv *s = q->store;
-    kv_seq_usage u = { .data = (uint64_t)q->table.used * kv_layers(s) * s->layout.page,
-                       .meta = sizeof *q + kv_layers(s) + cells_bytes(&q->cells) + table_bytes(&q->table) };
+    kv_seq_usage u = { .data = table_pages(&q->table) * s->layout.page,
+                       .meta = sizeof *q + kv_layers(s) + cells_bytes(&q->cells) + table_bytes(&q->table) + skips_bytes(q) };
     if (!q->lossy) return u;
     u.data += lossy_data(q);
     u.meta += lossy_meta(q);

@@ -23,7 +23,7 @@ static size_t scales_of(const pane_kind *k)
     uint32_t G = pane_groups(k->d);
     switch (k->pack.kind) {
     case KV_PACK_Q8: case KV_PACK_Q4: case KV_PACK_TOKEN: return (size_t)PANE_ROWS * G;
-    case KV_PACK_CHANNEL: return (size_t)PANE_GROUP * G;
+    case KV_PACK_CHANNEL: return k->turned ? k->d : (size_t)PANE_GROUP * G;
     default: return k->key ? 0 : PANE_ROWS;
     }
 }
@@ -40,13 +40,16 @@ static size_t codes_at(const pane_kind *k)
     return outlier_bytes(k) + scales_of(k) * sizeof(f16) * (has_min(k) ? 2 : 1);
 }
 
+/* Groups of 32 codes in a pane. */
+static size_t code_groups(const pane_kind *k) { return k->turned ? k->d : (size_t)PANE_ROWS * pane_groups(k->d); }
+
 static size_t row_codes(const pane_kind *k) { return (size_t)pane_groups(k->d) * 4 * bits_of(k); }
 
 static size_t raw_elem(const pane_kind *k) { return k->exact == KV_F32 ? 4 : 2; }
 
 size_t pane_bytes(const pane_kind *k)
 {
-    size_t n = k->pack.kind == KV_PACK_RAW ? PANE_ROWS * k->d * raw_elem(k) : codes_at(k) + PANE_ROWS * row_codes(k);
+    size_t n = k->pack.kind == KV_PACK_RAW ? PANE_ROWS * k->d * raw_elem(k) : codes_at(k) + code_groups(k) * 4 * bits_of(k);
     return (n + 63) / 64 * 64;
 }
 
@@ -140,8 +143,11 @@ static void encode_by_channel(const pane_kind *k, const float *x, uint32_t n, un
         extent e = extent_of(x + c, n, k->d);
         float s = vec_f32(scale[c] = scale_of(k, &e)), lo = vec_f32(min[c] = half_of(e.lo));
         uint8_t *codes = out + codes_at(k) + (size_t)(c / PANE_GROUP) * 4 * bits;
-        for (uint32_t r = 0; r < n; r++)
-            put_code(codes + r * row_codes(k), bits, c % PANE_GROUP, code_of(x[(size_t)r * k->d + c], s, lo, bits));
+        for (uint32_t r = 0; r < n; r++) {
+            uint32_t code = code_of(x[(size_t)r * k->d + c], s, lo, bits);
+            if (k->turned) put_code(out + codes_at(k) + (size_t)c * 4 * bits, bits, r, code);
+            else put_code(codes + r * row_codes(k), bits, c % PANE_GROUP, code);
+        }
     }
 }
 
@@ -359,12 +365,29 @@ static void outliers_set(const pane_kind *k, const unsigned char *in, uint32_t f
     }
 }
 
+/* A channel after the other, then rows out of them. */
+static void decode_turned(const pane_reader *rd, const pane_kind *k, const unsigned char *in, uint32_t first, uint32_t n, float *out)
+{
+    float s[KV_MAX_D], m[KV_MAX_D], turned[KV_MAX_D * PANE_ROWS];
+    const f16 *scale = (const f16 *)(const void *)in;
+    rd->vec->from_f16(s, scale, k->d);
+    rd->vec->from_f16(m, scale + k->d, k->d);
+    rd->decode(&(pane_codes){ .codes = in + codes_at(k), .stride = (size_t)4 * bits_of(k), .n = k->d, .groups = 1, .bits = bits_of(k),
+                              .s = s, .m = m }, turned);
+    for (uint32_t r = 0; r < n; r++)
+        for (uint32_t c = 0; c < k->d; c++) out[(size_t)r * pane_ld(k->d) + c] = turned[(size_t)c * PANE_ROWS + first + r];
+}
+
 void pane_decode(const pane_reader *rd, const pane_kind *k, const unsigned char *in, uint32_t first, uint32_t n, float *out)
 {
     float s[PANE_ROWS * PANE_GROUP], m[PANE_ROWS * PANE_GROUP];
     assert(first + n <= PANE_ROWS);
     if (k->pack.kind == KV_PACK_RAW) {
         decode_raw(rd, k, in, first, n, out);
+        return;
+    }
+    if (k->turned) {
+        decode_turned(rd, k, in, first, n, out);
         return;
     }
     scales_read(rd, k, in, first, n, s, m);

@@ -13,6 +13,7 @@
  *   Q8, Q4   f16 scale [32][G]; codes [32][G]. Element = code*scale + min with min = -128 scale, -8 scale (exact)
  *   TOKEN    f16 scale [32][G], f16 min [32][G]; codes [32][G]
  *   CHANNEL  f16 scale [32 G], f16 min [32 G]; codes [32][G]
+ *   CHANNEL, turned (few channels, so that no group is half empty): f16 scale [d], f16 min [d]; codes [d][4*bits] of the 32 rows
  *   NUQ      u16 n and 3 x u16 of nothing; outliers [cap] { u16 row << 11 | channel, f16 value }; V: f16 scale [32], f16 min
  *            [32]; codes [32][G]. Element = book[code]*scale + min, scale and min of a K channel from the profile
  * A decoded element is one FMA, fma(code or book[code], scale, min), on every ISA; outliers are set over it. */
@@ -26,6 +27,7 @@ enum { PANE_ROWS = 32, PANE_GROUP = 32 };
 typedef struct {
     kv_pack pack;
     bool key;
+    bool turned;               /* CHANNEL only: a channel's codes lie together */
     kv_format exact;           /* RAW: the store's rows */
     uint32_t d;                /* elements of a row */
     /* NUQ only. Books hold 2^bits values of [-1, 1], ascending; encoding goes by book, decoding by out_book (Q-Norm). */

@@ -24,7 +24,7 @@ static kv_layer_view layer_view(const settlement *w)
                         .heads = s->g.K, .vec = s->vec, .head = w->view, .seen = w->q->cells.committed, .prompt_end = w->prompt_end,
                         .rope = local ? &s->rope_local : &s->rope, .neox = s->g.rope.neox,
                         .scale = s->g.look.scale > 0 ? s->g.look.scale : 1.0f / sqrtf((float)s->g.d),
-                        .layer_error = 1.0f / (float)layers };
+                        .layer_error = 1.0f / (float)layers, .used = w->q->cells.committed, .budget = s->g.n_ctx };
     if (t && t->layer_error) v.layer_error = t->layer_error[w->layer];
     if (t && t->semantic && w->layer >= t->first && w->layer < t->last)
         v.semantic = t->semantic + 4 * (size_t)(w->layer - t->first);

@@ -18,6 +18,13 @@ uint64_t table_bytes(const table *t)
     return (uint64_t)t->cap * t->layers * sizeof *t->id;
 }
 
+uint64_t table_pages(const table *t)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < (size_t)t->used * t->layers; i++) n += t->id[i] != TABLE_NONE;
+    return n;
+}
+
 static uint32_t pages_for(uint32_t slots)
 {
     return slots / KV_PAGE_ROWS + (slots % KV_PAGE_ROWS != 0);

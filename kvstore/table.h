@@ -15,6 +15,8 @@ typedef struct {
 void table_open(table *t, uint32_t layers);
 void table_close(table *t, pages *p);
 uint64_t table_bytes(const table *t);
+/* Pages that it names. */
+uint64_t table_pages(const table *t);
 
 /* Slots [from, to) become writable in every layer but those with off[layer] (NULL: none), `from` being the number of slots in
  * use: takes pages, and copies the page of slot `from` where a fork shares it. All or nothing (ERR_FULL, ERR_NOMEM). */

@@ -47,7 +47,8 @@ typedef struct {
     bool neox;
     float layer_error;         /* of the profile, normalised over layers; 1/layers if there is none */
     const uint8_t *semantic;   /* [4] query heads of the layer (CompressKV), NULL if there are none */
-    uint64_t used, budget;     /* bytes of the arena; budget 0: none. PRESSURE only; journalled by the coordinator */
+    uint64_t used, budget;     /* rows of the session and of its context, budget 0: none. PRESSURE only: its memory in use, as CRITIC
+                                * has it. That of others does not count, or a job's bits would depend on its neighbours */
 } kv_layer_view;
 
 /* The decision for one head. */

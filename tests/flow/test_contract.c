@@ -270,6 +270,11 @@ static const char *const policies[] = {
     "[keep]\nscore=knorm\nrows=96\nwindow=16\nbudget=pyramid\n[change]\nmerge=nearest\n",
     "[keep]\nscore=h2o\nbudget=mass\ntau=0.8\nwindow=16\n[format]\nk=q8_0\nv=q8_0\nk2=token2\nv2=token2\n",
     "[change]\nprune=think\n[format]\nk=kivi4\nv=kivi4\n",
+    "[keep]\nscore=keydiff\nshare=0.3\nsinks=4\nwindow=16\n[format]\nk=q4_0\nv=token3+h\n",
+    "[keep]\nscore=expected\nrows=96\nwindow=16\nqueries=16\n[format]\nk=kivi3\nv=kivi3\nresidual=32\n",
+    "[keep]\nscore=snapkv\nselect=two-stage\nrows=96\nwindow=16\nqueries=16\npool=5\n",
+    "[keep]\nscore=critic\nbudget=pressure\nshare=0.5\nalpha=0.5\ntau=0.75\nwindow=16\nqueries=8\n",
+    "[keep]\nscore=h2o\nshare=0.3\nwindow=16\n[change]\nmerge=nearest\nprune=think\n",
 };
 
 /* One thread, for short: threads share rows and heads, and every sum over rows is one of integers (kvstore/observe.h). */

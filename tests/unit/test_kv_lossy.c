@@ -19,6 +19,7 @@ static const char *const texts[] = {
     "[keep]\nscore=critic\nrows=64\nwindow=8\nqueries=8\n", "[keep]\nscore=expected\nrows=64\nwindow=8\nqueries=32\n",
     "[keep]\nscore=h2o\nbudget=mass\ntau=0.7\nwindow=8\n[format]\nk=q8_0\nv=q8_0\nk2=token2\nv2=token2\n",
     "[change]\nprune=think\n[keep]\nqueries=16\n[format]\nk=kivi4\nv=kivi4\n", "[change]\nprune=think\n[format]\nk=q8_0\nv=raw\n",
+    "[change]\nprune=think\n[keep]\nscore=knorm\nshare=0.5\nwindow=8\n", "[keep]\nscore=critic\nbudget=pressure\nshare=0.5\nwindow=8\nqueries=8\n",
     "[keep]\nroles=razor\nscore=position\nrows=90\nwindow=16\nsinks=2\n[change]\nmerge=compensate\n[format]\nk=q8_0\nv=q8_0\n",
 };
 enum { POLICIES = sizeof texts / sizeof *texts };
@@ -404,6 +405,31 @@ Test(kv_lossy, tentative_rows_leave_no_trace)
         kv_close(&s);
         free(want);
         free(got);
+    }
+}
+
+/* ThinK: 40 % of 32 channels, 12 of them, are no bytes any more, whether keys are packed by channel (a pane is whole lines of 64
+ * bytes) or stay raw. */
+Test(kv_lossy, pruned_channels_give_their_bytes_back)
+{
+    static const struct { const char *all, *few; double want; } pair[] = {
+        { "[format]\nk=kivi4\nv=kivi4\n", "[change]\nprune=think\n[format]\nk=kivi4\nv=kivi4\n", 0.85 },
+        { "[format]\nk=raw\nv=q8_0\n", "[change]\nprune=think\n[format]\nk=raw\nv=q8_0\n", 1 - 16 * 12.0 / (32 * 24.5) },
+    };
+    uint32_t tokens[ROWS];
+    pick_tokens(tokens, ROWS, 5);
+    kv_geometry g = geometry_of(32, KV_F16, ISA_PLAIN);
+    for (uint32_t i = 0; i < 2; i++) {
+        double data[2];
+        for (uint32_t k = 0; k < 2; k++) {
+            kv_policy p = policy(k ? pair[i].few : pair[i].all);
+            kv *s = open_store(&g);
+            kv_seq *q = open_under(s, 1, &p, 128);
+            go_unseen(s, &g, q, tokens, 128, 64);
+            data[k] = (double)kv_seq_bytes(q).data;
+            kv_close(&s);
+        }
+        cr_expect(fabs(data[1] / data[0] - pair[i].want) < 0.02, "%g bytes of %g, not %g of them", data[1], data[0], pair[i].want);
     }
 }
 
