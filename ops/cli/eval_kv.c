@@ -132,9 +132,9 @@ err_code eval_kv(settings *s, err *e)
     v.steps = (uint64_t)v.windows + v.needles;
     progress_set(&v.bar, 0, v.steps);
     if (rc == ERR_OK) rc = eval_kv_text(&v, e);
-    if (rc == ERR_OK) rc = eval_kv_needles(&v, e);
     if (rc == ERR_OK) rc = eval_kv_induction(&v, e);
     if (rc == ERR_OK) rc = eval_kv_speed(&v, e);
+    if (rc == ERR_OK) rc = eval_kv_needles(&v, e);
     progress_close(&v.bar);
     if (rc == ERR_OK) rc = eval_kv_print(&v, e);
     free_all(&v);

@@ -38,11 +38,11 @@ typedef struct {
     progress bar;
 } kv_eval;
 
-/* The parts, in this order. Each does nothing when it was not asked for. */
+/* The parts, in this order. Each does nothing when it was not asked for; after a Ctrl-C the figures are those of what was done. */
 err_code eval_kv_text(kv_eval *v, err *e);
-err_code eval_kv_needles(kv_eval *v, err *e);
 err_code eval_kv_induction(kv_eval *v, err *e);
 err_code eval_kv_speed(kv_eval *v, err *e);
+err_code eval_kv_needles(kv_eval *v, err *e);
 err_code eval_kv_print(const kv_eval *v, err *e);
 
 void eval_kv_step(kv_eval *v);

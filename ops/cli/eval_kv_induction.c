@@ -1,5 +1,6 @@
 #include "core/rng.h"
 #include "ops/cli/eval_kv.h"
+#include "ops/cli/signals.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,7 +75,6 @@ static err_code run_kind(kv_eval *v, const token_list *ids, uint32_t n, const ui
         if (v->trial[i].oracle != (segment != NULL)) continue;
         copying c = { v, ids->id + n + 1, 0 };
         rc = kvlab_fork(&v->lab, p, &v->policy[i], &q, e);
-        if (rc == ERR_OK && !v->windows) eval_kv_count(&v->trial[i], q);
         if (rc == ERR_OK) rc = kvlab_feed(&v->lab, q, ids->id + n, more, NULL, &(kvlab_sink){ check, &c, LEAD }, e);
         v->trial[i].copied[distance] += c.right;
         kvlab_drop(&v->lab, &q);
@@ -113,7 +113,7 @@ static err_code run_distance(kv_eval *v, uint32_t repeat, int distance, err *e)
 err_code eval_kv_induction(kv_eval *v, err *e)
 {
     err_code rc = ERR_OK;
-    for (uint32_t i = 0; rc == ERR_OK && i < REPEATS; i++) {
+    for (uint32_t i = 0; rc == ERR_OK && i < REPEATS && !signals_caught(); i++) {
         rc = run_distance(v, i, KV_NEAR, e);
         if (rc == ERR_OK) rc = run_distance(v, i, KV_FAR, e);
     }

@@ -1,6 +1,7 @@
 #include "ops/cli/eval_kv.h"
 #include "ops/cli/needle.h"
 #include "ops/cli/qa.h"
+#include "ops/cli/signals.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -186,7 +187,10 @@ err_code eval_kv_needles(kv_eval *v, err *e)
 {
     quiz z = { .v = v, .lane = calloc(KV_ASKED * v->n + 1, sizeof *z.lane) };
     err_code rc = z.lane ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for needles");
-    for (uint32_t i = 0; rc == ERR_OK && i < v->needles; i++) rc = run_item(&z, i, e);
+    for (uint32_t i = 0; rc == ERR_OK && i < v->needles; i++) {
+        if (signals_caught()) v->needles = i;      /* what there is counts */
+        else rc = run_item(&z, i, e);
+    }
     for (size_t i = 0; z.lane && i < KV_ASKED * v->n; i++) text_free(&z.lane[i].answer);
     free(z.lane);
     free(z.segment);

@@ -15,7 +15,7 @@ static double cpu_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static err_code run_once(kv_eval *v, const kv_trial *t, samples *prefill, samples *decode, err *e)
+static err_code run_once(kv_eval *v, kv_trial *t, samples *prefill, samples *decode, err *e)
 {
     uint32_t ids[KVLAB_ROWS], next, n = v->prompt;
     kv_seq *q = NULL;
@@ -27,6 +27,7 @@ static err_code run_once(kv_eval *v, const kv_trial *t, samples *prefill, sample
         rc = kvlab_feed(&v->lab, q, ids, m, NULL, NULL, e);
     }
     double then = cpu_seconds();
+    if (rc == ERR_OK && !v->windows) eval_kv_count(t, q);
     bool ok = samples_add(prefill, n / (then - at));
     next = ids[0];
     for (uint32_t i = 0; rc == ERR_OK && i < DECODED; i++) rc = kvlab_step(&v->lab, &q, &next, 1, e);

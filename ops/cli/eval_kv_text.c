@@ -1,4 +1,5 @@
 #include "ops/cli/eval_kv.h"
+#include "ops/cli/signals.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -97,8 +98,14 @@ static err_code run_windows(kv_eval *v, window *w, token_list *ids, uint32_t n, 
         return err_set(e, ERR_INPUT, "%s: %zu tokens, and a window with what is scored behind it has %zu (-c makes it smaller)",
                        v->s->file, ids->n, need);
     err_code rc = ERR_OK;
+    uint32_t all = v->windows;
     for (uint32_t i = 0; rc == ERR_OK && i < v->windows; i++) {
-        size_t from = v->windows > 1 ? (size_t)((double)(ids->n - need) * i / (v->windows - 1)) : 0;
+        size_t from = all > 1 ? (size_t)((double)(ids->n - need) * i / (all - 1)) : 0;
+        if (signals_caught()) {                    /* what there is counts */
+            v->windows = i;
+            v->scored = i * n;
+            break;
+        }
         uint32_t was = ids->id[from];
         if (v->lab.bos != TOKEN_NONE) ids->id[from] = v->lab.bos;
         rc = run_window(v, w, ids->id + from, n, i, e);
