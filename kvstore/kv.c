@@ -409,6 +409,7 @@ kv_usage kv_bytes(const kv *s)
 {
     kv_usage u = { .arena = s->arena.bytes, .sequences = s->sequences, .evicted = s->evicted,
                    .read = __atomic_load_n(&s->read, __ATOMIC_RELAXED) };
+    double by_kind[KV_PACK_COUNT] = { 0 };
     count_pages(&u, &s->pages);
     uint64_t raw = u.data;
     for (uint32_t i = 0; i < s->classes; i++) count_pages(&u, &s->class[i]);
@@ -424,8 +425,10 @@ kv_usage kv_bytes(const kv *s)
         for (const kv_seq *q = s->bucket[b]; q; q = q->next) {
             u.meta += sizeof *q + kv_layers(s) + cells_bytes(&q->cells) + table_bytes(&q->table) + skips_bytes(q);
             if (!q->lossy) continue;
+            lossy_by_kind(q, by_kind);
             u.seen += observe_bytes(&q->lossy->see);
             u.meta += lossy_meta(q) + observe_bytes(&q->lossy->see);
         }
+    for (uint32_t i = 0; i < KV_PACK_COUNT; i++) u.by_kind[i] = (uint64_t)(by_kind[i] + 0.5);
     return u;
 }

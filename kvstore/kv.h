@@ -156,6 +156,7 @@ err_code kv_state_export(const kv_seq *q, uint32_t l0, uint32_t l1, void *buf, s
  * never above max_bytes. read: packed bytes that attention has read since the store is open; evicted: rows x heads x layers. */
 typedef struct {
     uint64_t data, packed, meta, seen, arena, pages_used, pages_free, sequences, read, evicted;
+    uint64_t by_kind[KV_PACK_COUNT];                           /* of packed, by how; RAW: settled rows that are kept as they were */
     uint64_t prefix_pages, prefix, prefix_hits, prefix_misses; /* shared blocks; rows taken from them; those that were gone */
 } kv_usage;
 kv_usage kv_bytes(const kv *s);

@@ -232,6 +232,18 @@ uint64_t lossy_data(const kv_seq *q)
     return n;
 }
 
+void lossy_by_kind(const kv_seq *q, double by_kind[KV_PACK_COUNT])
+{
+    for (uint32_t u = 0; u < lossy_units(q->store); u++)
+        for (uint32_t i = 0; i < q->lossy->shelf[u].panes; i++) {
+            const pane *p = &q->lossy->shelf[u].pane[i];
+            for (int side = 0; side < KV_SIDES; side++) {
+                const side_code *c = &q->lossy->code[side][p->code];
+                by_kind[c->pack.kind] += (double)c->class->page / pages_refs(c->class, p->page[side]);
+            }
+        }
+}
+
 uint64_t lossy_meta(const kv_seq *q)
 {
     const kv_lossy *y = q->lossy;

@@ -64,8 +64,9 @@ void lossy_close(kv_seq *q);
 err_code lossy_fork(kv_seq *child, const kv_seq *q, err *e);
 /* Of a watching sequence whose prompt is there: the child is under p, and has yet to settle. */
 err_code lossy_adopt(kv_seq *child, const kv_seq *q, const kv_policy *p, err *e);
-/* Pages of packed rows, whole. */
+/* Pages of packed rows, whole; and those by how they are packed, one that n sequences share for 1/n. */
 uint64_t lossy_data(const kv_seq *q);
+void lossy_by_kind(const kv_seq *q, double by_kind[KV_PACK_COUNT]);
 /* kv.c's calls, before and after what the identity does. */
 err_code lossy_check_rows(const kv_seq *q, uint32_t staged, err *e);   /* may these rows be tentative now? */
 err_code lossy_reserve(kv_seq *q, err *e);                             /* they are */

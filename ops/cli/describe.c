@@ -57,6 +57,19 @@ static void print_cores(FILE *out, const json_t *s)
     else fprintf(out, "cores %s", json_is_string(c) ? json_string_value(c) : "-");
 }
 
+/* Packed rows by format, those that there are. */
+static void print_formats(FILE *out, const json_t *packed)
+{
+    const char *name;
+    char bytes[16];
+    uint32_t n = 0;
+    json_t *v;
+    json_object_foreach((json_t *)packed, name, v)
+        if (json_integer_value(v))
+            fprintf(out, "%s%s %s", n++ ? "  " : "         KV packed: ", name, describe_bytes((uint64_t)json_integer_value(v), bytes));
+    if (n) fputs("\n", out);
+}
+
 /* A line of its own when there is more than exact rows. */
 static void print_kv(FILE *out, const json_t *kv)
 {
@@ -67,6 +80,7 @@ static void print_kv(FILE *out, const json_t *kv)
             describe_bytes(number(kv, "exact_bytes"), exact), describe_bytes(number(kv, "shared_bytes"), shared),
             describe_bytes(number(kv, "packed_bytes"), packed), describe_bytes(number(kv, "score_bytes"), scores),
             (unsigned long long)number(kv, "evicted_rows"), (unsigned long long)number(kv, "prefix_rows"));
+    print_formats(out, json_object_get(kv, "packed"));
 }
 
 static void print_stage(FILE *out, const json_t *s, size_t i)

@@ -433,6 +433,30 @@ Test(kv_lossy, pruned_channels_give_their_bytes_back)
     }
 }
 
+/* What status shows of formats adds up, shared or not. */
+Test(kv_lossy, bytes_by_format_are_those_of_the_packed_pages)
+{
+    uint32_t tokens[ROWS];
+    err e;
+    pick_tokens(tokens, ROWS, 5);
+    kv_geometry g = geometry_of(16, KV_F16, ISA_PLAIN);
+    kv *s = open_store(&g);
+    for (uint32_t i = 0; i < POLICIES; i++) {
+        kv_policy p = policy(texts[i]);
+        kv_seq *q = open_under(s, 10 + i, &p, 64);
+        go_unseen(s, &g, q, tokens, 70, 64);
+        if (i % 3 == 0) cr_assert_eq(kv_fork(q, 100 + i, &e), ERR_OK);
+    }
+    kv_usage u = kv_bytes(s);
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < KV_PACK_COUNT; i++) {
+        cr_expect_gt(u.by_kind[i], 0, "kind %u", i);
+        sum += u.by_kind[i];
+    }
+    cr_expect(sum + KV_PACK_COUNT >= u.packed && sum <= u.packed + KV_PACK_COUNT, "%llu of %llu", (unsigned long long)sum, (unsigned long long)u.packed);
+    kv_close(&s);
+}
+
 Test(kv_lossy, evicted_rows_give_their_pages_back)
 {
     kv_geometry g = geometry_of(16, KV_F16, ISA_PLAIN);

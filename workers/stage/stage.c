@@ -247,6 +247,8 @@ static void on_stats_get(stage *s)
         t->kv_pages += u.pages_used - u.prefix_pages;
         t->kv_arena += u.arena;
         t->kv_packed += u.packed;
+        uint64_t *kind[KV_PACK_COUNT] = { &t->kv_raw, &t->kv_q8, &t->kv_q4, &t->kv_token, &t->kv_channel, &t->kv_nuq };
+        for (uint32_t i = 0; i < KV_PACK_COUNT; i++) *kind[i] += u.by_kind[i];
         t->kv_seen += u.seen;
         t->kv_evicted += u.evicted;
         t->kv_read += u.read;
