@@ -101,7 +101,7 @@ static err_code open_lab(kv_eval *v, settings *s, err *e)
 {
     err_code rc = path_default_model(s, e);
     if (rc == ERR_OK)
-        rc = kvlab_open(&v->lab, &(kvlab_options){ .model = s->model, .n_ctx = (uint32_t)s->ctx, .threads = (uint32_t)s->eval_threads,
+        rc = kvlab_open(&v->lab, &(kvlab_options){ .model = s->model, .profile = s->profile, .n_ctx = (uint32_t)s->ctx, .threads = (uint32_t)s->eval_threads,
                                                .pack = { !s->no_pack, s->pack_dir, s->pack_cap << 20 } }, e);
     return rc;
 }

@@ -13,12 +13,21 @@ static err_code open_scratch(kv_lab *l, err *e)
     return l->h && l->row && l->fwd && l->slot ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for steps of %d rows", KVLAB_ROWS);
 }
 
+static err_code open_profile(kv_lab *l, const kvlab_options *o, err *e)
+{
+    model_shape s;
+    err_code rc = profile_choose(&l->profile, o->profile, o->model, &(profile_binding){ .model = gguf_digest(l->file) }, e);
+    if (!rc && l->profile) rc = model_shape_read(&s, l->file, e);
+    return rc || !l->profile ? rc : profile_kv_open(&l->tables, l->profile, &s, 0, s.L, e);
+}
+
 err_code kvlab_open(kv_lab *l, const kvlab_options *o, err *e)
 {
     *l = (kv_lab){ .next_id = 1 };
-    lab_options lo = { .path = PATH_I8B32, .threads = o->threads, .n_ctx = o->n_ctx, .max_rows = KVLAB_ROWS, .tables = o->tables,
-                       .pack = o->pack };
     err_code rc = gguf_open(&l->file, o->model, e);
+    if (!rc) rc = open_profile(l, o, e);
+    lab_options lo = { .path = PATH_I8B32, .threads = o->threads, .n_ctx = o->n_ctx, .max_rows = KVLAB_ROWS,
+                       .tables = profile_kv_tables(l->tables), .pack = o->pack };
     if (!rc) rc = tokenizer_open(&l->words, l->file, e);
     if (!rc) rc = lab_open(&l->lab, l->file, &lo, e);
     if (rc) return rc;
@@ -33,6 +42,8 @@ err_code kvlab_open(kv_lab *l, const kvlab_options *o, err *e)
 void kvlab_close(kv_lab *l)
 {
     lab_close(&l->lab);
+    profile_kv_close(&l->tables);
+    profile_close(&l->profile);
     tokenizer_close(&l->words);
     gguf_close(&l->file);
     void *mem[] = { l->h, l->row, l->fwd, l->slot };

@@ -3,12 +3,13 @@
 /* What a lab (engine/lab.h) lacks for KV policies: many sequences of one model, prompts that are forked for each policy, rows of a
  * segment, and steps over several sequences. One thread calls it. */
 #include "engine/lab.h"
+#include "engine/profile_kv.h"
 #include "engine/tokenizer.h"
 
 typedef struct {
     const char *model;             /* path */
     uint32_t n_ctx, threads;       /* 0: what the model states; as many as the process was given */
-    const kv_tables *tables;       /* of the profile, or NULL */
+    const char *profile;           /* as --profile: NULL looks beside the model */
     pack_options pack;             /* packed weights; the bits are the same without */
 } kvlab_options;
 
@@ -16,6 +17,8 @@ typedef struct {
     gguf *file;
     lab *lab;
     tokenizer *words;
+    profile *profile;              /* NULL: none */
+    profile_kv *tables;
     kv *store;                     /* the lab's, as the runner is */
     runner *runner;
     uint32_t V, n_ctx, bos;        /* bos TOKEN_NONE: the model adds none */
