@@ -30,9 +30,10 @@ static kv_pack pack_of(const kv_policy *p, int side, uint8_t code)
     return pack;
 }
 
-/* What pruned keys are like; the newest ones and exact ones keep all channels. */
-static void prune_kind(const kv_lossy *y, uint8_t code, pane_kind *k)
+/* Exact rows for ever are few. Pruned keys: the newest ones and exact ones keep all channels. */
+static void shape_kind(const kv_lossy *y, uint8_t code, pane_kind *k)
 {
+    if (code == CODE_RAW) k->rows = PANE_FEW;
     if (!k->key || code < CODE_PACK || y->d_pruned == k->d) return;
     k->d = y->d_pruned;
     k->turned = k->pack.kind == KV_PACK_CHANNEL;
@@ -44,7 +45,7 @@ pane_kind lossy_kind(const kv_seq *q, uint32_t layer, uint32_t head, int side, u
     const kv_lossy *y = q->lossy;
     const kv_tables *t = s->g.tables;
     pane_kind k = { .pack = y->code[side][code].pack, .key = side == KV_SIDE_K, .exact = s->g.format, .d = s->g.d };
-    prune_kind(y, code, &k);
+    shape_kind(y, code, &k);
     if (k.pack.kind != KV_PACK_NUQ) return k;
     size_t l = layer - t->first, bits = k.pack.bits;
     k.book = (k.key ? t->lut_k : t->lut_v)[bits] + (l << bits);
@@ -81,7 +82,7 @@ err_code lossy_codes(kv_seq *q, err *e)
             y->code[side][c].pack = pack_of(&y->policy, side, c);
             pane_kind k = { .pack = y->code[side][c].pack, .key = side == KV_SIDE_K, .exact = q->store->g.format,
                             .d = q->store->g.d };
-            prune_kind(y, c, &k);
+            shape_kind(y, c, &k);
             y->code[side][c].class = class_for(q->store, pane_bytes(&k));
             if (!y->code[side][c].class)
                 return err_set(e, ERR_FULL, "KV policy %s: more than %d page sizes at once", y->policy.name, KV_CLASSES);

@@ -49,7 +49,7 @@ static size_t raw_elem(const pane_kind *k) { return k->exact == KV_F32 ? 4 : 2; 
 
 size_t pane_bytes(const pane_kind *k)
 {
-    size_t n = k->pack.kind == KV_PACK_RAW ? PANE_ROWS * k->d * raw_elem(k) : codes_at(k) + code_groups(k) * 4 * bits_of(k);
+    size_t n = k->pack.kind == KV_PACK_RAW ? (k->rows ? k->rows : PANE_ROWS) * k->d * raw_elem(k) : codes_at(k) + code_groups(k) * 4 * bits_of(k);
     return (n + 63) / 64 * 64;
 }
 

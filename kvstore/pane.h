@@ -21,7 +21,7 @@
 #include "kvstore/format.h"
 #include "kvstore/policy.h"
 
-enum { PANE_ROWS = 32, PANE_GROUP = 32 };
+enum { PANE_ROWS = 32, PANE_GROUP = 32, PANE_FEW = 8 };   /* FEW: rows of a pane for the few that stay exact */
 
 /* How the panes of one side of one head are packed. */
 typedef struct {
@@ -30,6 +30,7 @@ typedef struct {
     bool turned;               /* CHANNEL only: a channel's codes lie together */
     kv_format exact;           /* RAW: the store's rows */
     uint32_t d;                /* elements of a row */
+    uint32_t rows;             /* RAW: room for so many, 0: PANE_ROWS */
     /* NUQ only. Books hold 2^bits values of [-1, 1], ascending; encoding goes by book, decoding by out_book (Q-Norm). */
     const float *book, *out_book;
     const float *lo, *hi;      /* K: thresholds [d] */

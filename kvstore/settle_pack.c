@@ -27,7 +27,7 @@ static kv_lossy *lossy_of(const packing *p) { return p->w->q->lossy; }
 /* At most one pane more than there were for each code, and one row more. */
 static err_code shelf_room(packing *p, err *e)
 {
-    uint32_t rows = p->old->rows + p->h->view.n + 1, panes = p->old->panes + p->h->view.n / PANE_ROWS + 2 * CODES + 1;
+    uint32_t rows = p->old->rows + p->h->view.n + 1, panes = p->old->panes + p->h->view.n / PANE_FEW + 2 * CODES + 1;
     bool ords = lossy_of(p)->policy.evicts || p->old->ord;
     p->to.pane = calloc(panes, sizeof *p->to.pane);
     if (ords) p->to.ord = malloc(rows * sizeof *p->to.ord);
@@ -213,8 +213,8 @@ static err_code new_panes(packing *p, err *e)
             if (t != 2 && i >= newest) wait[n_wait++] = at;
             else tier[n++] = at;
         }
-        for (uint32_t i = 0; t == 2 && !rc && i < n; i += PANE_ROWS)
-            rc = pane_new(p, code, tier + i, n - i < PANE_ROWS ? n - i : PANE_ROWS, e);
+        for (uint32_t i = 0; t == 2 && !rc && i < n; i += PANE_FEW)
+            rc = pane_new(p, code, tier + i, n - i < PANE_FEW ? n - i : PANE_FEW, e);
         if (t != 2) rc = tier_panes(p, code, tier, n, wait, &n_wait, e);
     }
     qsort(wait, n_wait, sizeof *wait, by_number);

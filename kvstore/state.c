@@ -21,7 +21,7 @@
 #include <xxhash.h>
 
 /* Grows by one when the meaning of any byte changes; other versions are refused. */
-#define STATE_VERSION 1
+#define STATE_VERSION 2
 #define HEAD_MAP(X) X(version) X(format) X(l0) X(l1) X(K) X(d) X(width) X(committed) X(base) X(n_prompt) X(d_pruned) X(query0) \
     X(queries) X(spare)
 enum { HAS_PLACES = 1, HAS_WEIGHTS = 2, ROW_BYTES = 16, CHECK_BYTES = 8 };
@@ -272,7 +272,7 @@ static err_code panes_check(const kv_seq *q, wire *w, shelf *to, const shelf_hea
         unsigned char p[4] = { 0 };
         move_bytes(w, p, sizeof p);
         if (p[0] >= CODES || !q->lossy->code[KV_SIDE_K][p[0]].class) return broken(e, "pane code", p[0]);
-        if (!p[1] || p[1] > PANE_ROWS) return broken(e, "pane of rows", p[1]);
+        if (!p[1] || p[1] > (p[0] == CODE_RAW ? PANE_FEW : PANE_ROWS)) return broken(e, "pane of rows", p[1]);
         to->pane[i] = (pane){ .code = p[0], .n = p[1] };
         rows += p[1];
     }
