@@ -369,11 +369,13 @@ static err_code ensure_both(kv_seq *q, uint8_t code, uint32_t panes, err *e)
     return rc;
 }
 
-/* Making room may take what one side was just promised, so both are asked again. */
+/* Making room may take what one side was just promised, so both are asked again; but a budget that holds a slab of either side and
+ * not of both would have them take it from each other for ever. Beyond two rounds only a shared block that goes is progress. */
 err_code lossy_ensure(kv_seq *q, uint8_t code, uint32_t panes, err *e)
 {
+    uint64_t rounds = 2 + 2 * (uint64_t)q->store->prefixes.blocks;
     err_code rc;
     do rc = ensure_both(q, code, panes, e);
-    while (rc == ERR_FULL && kv_make_room(q->store));
+    while (rc == ERR_FULL && rounds-- && kv_make_room(q->store));
     return rc;
 }
