@@ -53,7 +53,7 @@ const command commands[] = {
       "sluice tokenize -p 'Hello there' --pieces", MODELS },
     { "detokenize", CMD_DETOKENIZE, cmd_detokenize, "token ids to text", "[-m MODEL] -t ID,ID,... | ID ... | -f FILE | -", "",
       "sluice detokenize 411 29 1702", MODELS },
-    { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, perplexity, answers, prediction, routing, KV",
+    { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, perplexity, answers, prediction, routing",
       "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]\n       sluice eval predict -f TEXT --aux MODEL [-c CTX] [-o FILE.svg]\n       sluice eval route [RULE...] -f TEXT [--questions FILE] [-o MAP.svg]\n       sluice eval kv --kv A,B,... [-f TEXT] [-o PREFIX]",
       "logits|ppl|qa|predict|route|kv", "sluice eval ppl -m model.gguf -f text.txt -c 256",
       "logits writes one row of 32-bit floats for each token. ppl is the perplexity of a text over windows without overlap, as "
