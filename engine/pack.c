@@ -211,10 +211,12 @@ pack_file *pack_open(const gguf *g, const pack_options *o, uint32_t threads, con
     return NULL;
 }
 
-/* Whole huge pages around the tensor, as far as the file goes: its neighbours' bytes are mapped too, and cost nothing. */
+/* Whole huge pages around a tensor that fills some, as far as the file goes: its neighbours' bytes are mapped too. That costs
+ * no memory, but it counts as this process's, so small tensors are mapped as they lie. */
 static gguf_range map_around(const pack_file *p, const pack_tensor *t)
 {
-    uint64_t lo = t->offset / PACK_HUGE * PACK_HUGE, hi = (t->offset + t->bytes + PACK_HUGE - 1) / PACK_HUGE * PACK_HUGE;
+    uint64_t step = t->bytes >= 2 * PACK_HUGE ? PACK_HUGE : PACK_PAGE;
+    uint64_t lo = t->offset / step * step, hi = (t->offset + t->bytes + step - 1) / step * step;
     size_t n = (size_t)((hi < p->head.bytes ? hi : p->head.bytes) - lo);
     void *base = mmap(NULL, n, PROT_READ, MAP_SHARED, p->fd, (off_t)lo);
     if (base == MAP_FAILED) return (gguf_range){ 0 };

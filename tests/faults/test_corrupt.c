@@ -418,7 +418,7 @@ Test(corrupt, messages_change_no_text_and_no_memory_and_end_no_process)
     tell(&w);
     for (int i = 0; i < 3 && programs_patience() == 1; i++) cr_expect_leq(w.kb[i], w.then[i] + GROWTH_KB, "process %d grows", i);
     cr_expect_gt(w.damaged[0], (targets[3].sent + targets[5].sent) / 4, "the messages do not arrive");
-    cr_expect_gt(w.damaged[1], targets[4].sent / 4, "the messages do not arrive");
+    cr_expect_geq(w.damaged[1], targets[4].sent / 4, "the messages do not arrive");
     json_decref(want);
     zmq_ctx_term(zmq);
     cr_assert(standing_down(&c));

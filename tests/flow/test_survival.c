@@ -184,7 +184,7 @@ Test(survival, sessions_that_leave_out_layers_outlive_their_stages)
     static const char *const skips[] = { "list:4,5,6,7,8,9,rows=decode", "skipdecode:max=11,min=3,over=200" };
     for (unsigned k = 0; k < 2; k++) {
         standing c = up(UP("--stages", "3"));
-        const char *const *words = ASK("-p", "The old house", "-n", "300", "--ignore-eos", "--temp", "0.9", "--seed", "7", "--logprobs", "2", "--skip", skips[k]);
+        const char *const *words = ASK("-p", "The old house", "-n", "1200", "--ignore-eos", "--temp", "0.9", "--seed", "7", "--logprobs", "2", "--skip", skips[k]);
         char *want = ask(&c, words);
         int64_t rows = number(&c, "pump.decode_rows");
         program p = start(&c, words);

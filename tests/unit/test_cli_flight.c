@@ -34,7 +34,7 @@ static void reply(fake *f, const link_id *to, const message *m, const view *fram
 static void say_done(fake *f, const link_id *to, uint64_t job, finish_reason why, err_code code, const char *words)
 {
     message m = msg_init(MSG_DONE);
-    view frames[3] = { { words, strlen(words) }, { 0 }, { 0 } };
+    view frames[MSG_FRAMES_MAX] = { { words, strlen(words) } };
     m.done = (msg_done){ .job = job, .finish = why, .last = true, .tokens = code ? 0 : 1, .prompt_tokens = 3, .code = code };
     reply(f, to, &m, frames);
     f->live--;
