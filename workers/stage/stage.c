@@ -166,8 +166,10 @@ static err_code open_session(stage *s, const msg_session_open *m, view mask, err
     uint32_t from[MASK_LAYERS];
     for (uint32_t l = 0; l < left_out.n; l++) from[l] = left_out.at[l].attn;
     err_code rc = sh->store ? kv_seq_open_skipping(sh->store, m->session, &policy, (uint32_t)m->prompt_rows, left_out.n ? from : NULL, &q, e) : ERR_OK;
-    if (!rc && (rc = masks_take(&sh->masks, m->session, &left_out, e)) && sh->store) kv_seq_close(sh->store, m->session);
+    bool opened = !rc && sh->store;
+    if (!rc) rc = masks_take(&sh->masks, m->session, &left_out, e);
     if (!rc) rc = pools_take(&sh->pools, m->session, (uint32_t)m->pool_rows, e);
+    if (rc && opened) kv_seq_close(sh->store, m->session);
     if (rc) adapters_drop(&sh->adapters, m->session), masks_drop(&sh->masks, m->session);
     return rc;
 }
