@@ -3,19 +3,10 @@
 /* What the two AVX2 files of the kernels share: a tile of 8 weight rows, loads, and hints. Lanes lie across the 8 outputs, so
  * that every lane sees its columns in the plain order. Reads no byte behind a row: the last row may end the mapping.
  * Private to engine/kernels*_avx2.c, which are the only files that may use these instructions. */
+#include "core/unroll.h"
 #include "engine/kernels_impl.h"
 #include "engine/wtype_impl.h"
 #include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
-/* Loops over registers: -O2 alone would keep the arrays in memory. */
-#if !defined(__OPTIMIZE__)
-#define UNROLL
-#elif defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 enum {
     TILE = 8,            /* outputs of a vector */

@@ -1,16 +1,8 @@
 /* kvstore/tile.h in AVX-512: the 16 virtual lanes of a dot are one register, and the trees of 16 dots are folded together. */
 #if defined(__AVX512F__)
 #include "kvstore/tile.h"
+#include "core/unroll.h"
 #include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#if !defined(__OPTIMIZE__)
-#define UNROLL
-#elif defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 enum { LANES = 16, FOUR = TILE_FOUR, WORTH = 3 };    /* WORTH: queries from which four together are faster than one by one */
 

@@ -281,6 +281,14 @@ json_t *standing_status(const standing *c)
     return r.status ? (ran_free(&r), NULL) : ran_json(&r);
 }
 
+int64_t standing_number(const standing *c, const char *path)
+{
+    json_t *o = standing_status(c);
+    int64_t n = json_number_at(o, path);
+    json_decref(o);
+    return n;
+}
+
 void standing_print_log(const standing *c)
 {
     text log = { 0 };

@@ -51,6 +51,8 @@ typedef struct { char dir[128], log[160]; json_t *status; pid_t pid; } standing;
 bool standing_up(standing *c, const char *name, const char *const options[]);
 /* `sluice status --json`; a new reference, NULL with words. */
 json_t *standing_status(const standing *c);
+/* A number of it, by its path. */
+int64_t standing_number(const standing *c, const char *path);
 /* Print the last lines of its log. */
 void standing_print_log(const standing *c);
 /* `sluice down`; false when it fails, when a process or the run directory's files stay, or when its log has a

@@ -55,19 +55,11 @@ static char *text_at(json_t *o, const char *key)
     return s;
 }
 
-static int64_t number(const standing *c, const char *path)
-{
-    json_t *o = standing_status(c);
-    int64_t n = json_number_at(o, path);
-    json_decref(o);
-    return n;
-}
-
 static void until(const standing *c, const char *path, int64_t least, int64_t most)
 {
     uint64_t end = clock_ns() + (uint64_t)(SECONDS * programs_patience() * 1e9);
     int64_t n;
-    while (((n = number(c, path)) < least || n > most) && clock_ns() < end) usleep(5000);
+    while (((n = standing_number(c, path)) < least || n > most) && clock_ns() < end) usleep(5000);
     cr_assert(n >= least && n <= most, "%s is %lld, %lld to %lld wanted", path, (long long)n, (long long)least, (long long)most);
 }
 
@@ -138,7 +130,7 @@ Test(jobs, submit_goes_on_when_another_coordinator_takes_over)
     json_t *want = json_of(0, SLUICE("submit", "--dir", c.dir, "--json", STORY("1500"), "--choices", "2"));
     program p;
     cr_assert(program_start(&p, "going", SLUICE("submit", "--dir", c.dir, "--json", "--reconnect", "100", STORY("1500"), "--choices", "2")));
-    int64_t rows = number(&c, "pump.decode_rows");
+    int64_t rows = standing_number(&c, "pump.decode_rows");
     until(&c, "pump.decode_rows", rows + 100, MANY);
     cr_assert_eq(kill(c.pid, SIGKILL), 0);
     json_decref(c.status);
@@ -299,7 +291,7 @@ Test(jobs, a_batch_comes_back_to_a_cluster_that_is_busy)
     cr_expect_eq(r.status, 0);
     cr_expect(strstr(ran_errs(&r), "40 answered, 0 failed") && strstr(ran_errs(&r), "busy: "), "%s", ran_errs(&r));
     ran_free(&r);
-    cr_expect_gt(number(&c, "jobs.busy_refused"), 0);
+    cr_expect_gt(standing_number(&c, "jobs.busy_refused"), 0);
     program held;
     cr_assert(program_start(&held, "held", SLUICE("submit", "--dir", c.dir, STORY("2000"), "--choices", "8")));
     until(&c, "sessions", 1, MANY);
@@ -310,7 +302,7 @@ Test(jobs, a_batch_comes_back_to_a_cluster_that_is_busy)
         if (status) cr_expect(strstr(ran_errs(&r), "retry after"), "%s", ran_errs(&r));
         ran_free(&r);
     }
-    if (number(&c, "sessions") >= 8) cr_expect_eq(status, 9, "nobody was refused");
+    if (standing_number(&c, "sessions") >= 8) cr_expect_eq(status, 9, "nobody was refused");
     kill(held.pid, SIGINT);
     program_wait(&held, -1, SECONDS);
     down(&c);
@@ -397,7 +389,7 @@ Test(jobs, a_flood_from_a_client_that_reads_nothing_is_shed_and_others_are_serve
     json_decref(o);
     until(&c, "jobs.busy_refused", FLOOD / 2, MANY);
     after = process_rss_kb(c.pid);
-    printf("# %u jobs sent, %lld refused, in %.1f s; resident %llu, then %llu KB\n", sent, (long long)number(&c, "jobs.busy_refused"),
+    printf("# %u jobs sent, %lld refused, in %.1f s; resident %llu, then %llu KB\n", sent, (long long)standing_number(&c, "jobs.busy_refused"),
            (double)(clock_ns() - t) / 1e9, (unsigned long long)before, (unsigned long long)after);
     cr_expect_eq(sent, FLOOD);
     cr_expect_lt(after, before + (64u << 10), "memory grows with the flood");

@@ -41,20 +41,12 @@ static void down(standing *c)
     cr_expect(programs_gone(5));
 }
 
-static int64_t number(const standing *c, const char *path)
-{
-    json_t *o = standing_status(c);
-    int64_t n = json_number_at(o, path);
-    json_decref(o);
-    return n;
-}
-
 /* Until a number of the status is at least `least`; returns it. */
 static int64_t until(const standing *c, const char *path, int64_t least)
 {
     uint64_t end = clock_ns() + (uint64_t)(SECONDS * programs_patience() * 1e9);
     int64_t n;
-    while ((n = number(c, path)) < least && clock_ns() < end) usleep(5000);
+    while ((n = standing_number(c, path)) < least && clock_ns() < end) usleep(5000);
     if (n < least) standing_print_log(c);
     cr_assert_geq(n, least, "%s", path);
     return n;
@@ -64,7 +56,7 @@ static pid_t stage_pid(const standing *c, unsigned i)
 {
     char path[32];
     snprintf(path, sizeof path, "stages.%u.pid", i);
-    return (pid_t)number(c, path);
+    return (pid_t)standing_number(c, path);
 }
 
 static void hit(pid_t pid, int sig)
@@ -160,7 +152,7 @@ Test(survival, a_stage_that_is_killed_three_times_changes_no_token)
 {
     standing c = up(UP("--stages", "2"));
     char *want = ask(&c, STORY("700"));
-    int64_t rows = number(&c, "pump.decode_rows"), epoch = number(&c, "epoch");
+    int64_t rows = standing_number(&c, "pump.decode_rows"), epoch = standing_number(&c, "epoch");
     program p = start(&c, STORY("700"));
     for (unsigned i = 0; i < 3; i++) {
         rows = until(&c, "pump.decode_rows", rows + 60);
@@ -169,7 +161,7 @@ Test(survival, a_stage_that_is_killed_three_times_changes_no_token)
         epoch++;
     }
     expect_answer(&p, &c, want, "three deaths");
-    cr_expect_eq(number(&c, "epoch"), epoch);
+    cr_expect_eq(standing_number(&c, "epoch"), epoch);
     char *again = ask(&c, STORY("700"));
     expect_same(again, want, "after three deaths");
     expect_rebuilt(&c, 3);
@@ -186,17 +178,17 @@ Test(survival, sessions_that_leave_out_layers_outlive_their_stages)
         standing c = up(UP("--stages", "3"));
         const char *const *words = ASK("-p", "The old house", "-n", "1200", "--ignore-eos", "--temp", "0.9", "--seed", "7", "--logprobs", "2", "--skip", skips[k]);
         char *want = ask(&c, words);
-        int64_t rows = number(&c, "pump.decode_rows");
+        int64_t rows = standing_number(&c, "pump.decode_rows");
         program p = start(&c, words);
         for (unsigned i = 0; i < 2; i++) {
             rows = until(&c, "pump.decode_rows", rows + 50);
-            int64_t epoch = number(&c, "epoch");
+            int64_t epoch = standing_number(&c, "epoch");
             hit(stage_pid(&c, 1 + i), SIGKILL);
             until(&c, "epoch", epoch + 1);
         }
         expect_answer(&p, &c, want, skips[k]);
         expect_rebuilt(&c, 2);
-        cr_expect_gt(number(&c, "pump.passed_by"), 0);
+        cr_expect_gt(standing_number(&c, "pump.passed_by"), 0);
         free(want);
         down(&c);
     }
@@ -206,13 +198,13 @@ Test(survival, a_stage_that_hangs_is_replaced)
 {
     standing c = up(UP("--stages", "2", "--stage-timeout", "1"));
     char *want = ask(&c, STORY("1500"));
-    int64_t rows = number(&c, "pump.decode_rows"), epoch = number(&c, "epoch");
+    int64_t rows = standing_number(&c, "pump.decode_rows"), epoch = standing_number(&c, "epoch");
     program p = start(&c, STORY("1500"));
     until(&c, "pump.decode_rows", rows + 60);
     pid_t hung = stage_pid(&c, 1);
     hit(hung, SIGSTOP);
     expect_answer(&p, &c, want, "a stage that hung");
-    cr_expect_gt(number(&c, "epoch"), epoch);
+    cr_expect_gt(standing_number(&c, "epoch"), epoch);
     expect_rebuilt(&c, 1);
     cr_expect_neq(stage_pid(&c, 1), hung);
     cr_expect(kill(hung, 0), "the stage that hung is still there");
@@ -224,7 +216,7 @@ Test(survival, both_stages_killed_at_once)
 {
     standing c = up(UP("--stages", "2"));
     char *want = ask(&c, STORY("600"));
-    int64_t rows = number(&c, "pump.decode_rows");
+    int64_t rows = standing_number(&c, "pump.decode_rows");
     program p = start(&c, STORY("600"));
     until(&c, "pump.decode_rows", rows + 60);
     pid_t first = stage_pid(&c, 0), second = stage_pid(&c, 1);
@@ -242,7 +234,7 @@ Test(survival, four_choices_of_one_prompt_outlive_a_stage)
     standing c = up(UP("--stages", "2"));
     char *want = ask(&c, words);
     for (unsigned i = 0; i < 2; i++) {
-        int64_t rows = number(&c, "pump.decode_rows");
+        int64_t rows = standing_number(&c, "pump.decode_rows");
         program p = start(&c, words);
         until(&c, "pump.decode_rows", rows + 80);
         hit(stage_pid(&c, i), SIGKILL);
@@ -257,7 +249,7 @@ Test(survival, a_stage_killed_while_nobody_asks)
 {
     standing c = up(UP("--stages", "2"));
     char *want = ask(&c, STORY("20"));
-    int64_t epoch = number(&c, "epoch");
+    int64_t epoch = standing_number(&c, "epoch");
     hit(stage_pid(&c, 0), SIGKILL);
     char *at_once = ask(&c, STORY("20"));
     expect_same(at_once, want, "asked right after the death");
@@ -292,7 +284,7 @@ Test(survival, a_stage_killed_under_a_long_prompt)
     const char *const *words = ASK("-f", long_prompt(1400), "-n", "20", "--ignore-eos", "--temp", "0.9", "--logprobs", "2");
     char *want = ask(&c, words);
     for (unsigned i = 0; i < 2; i++) {
-        int64_t rows = number(&c, "pump.prompt_rows");
+        int64_t rows = standing_number(&c, "pump.prompt_rows");
         program p = start(&c, words);
         until(&c, "pump.prompt_rows", rows + 100);
         hit(stage_pid(&c, i), SIGKILL);
@@ -307,14 +299,14 @@ Test(survival, a_stage_killed_under_a_long_prompt)
  * before the end of the filling shows in the prompt rows that went through the pipeline until then: none. */
 static bool kill_while_filling(standing *c, const char *const words[], const char *want, unsigned i)
 {
-    int64_t rows = number(c, "pump.prompt_rows");
+    int64_t rows = standing_number(c, "pump.prompt_rows");
     program p = start(c, words);
     until(c, "sessions", 1);
     usleep((useconds_t)(i * 15000));
     pid_t pid = stage_pid(c, i % 2);
     hit(pid, SIGSTOP);
     usleep(200000);
-    bool filling = number(c, "pump.prompt_rows") == rows;
+    bool filling = standing_number(c, "pump.prompt_rows") == rows;
     hit(pid, SIGKILL);
     expect_answer(&p, c, want, "a stage that died while its KV was filled");
     return filling;
@@ -347,7 +339,7 @@ Test(survival, a_stage_killed_while_exact_rows_come_in)
     const char *const *words = ASK("-f", long_prompt(500), "-n", "60", "--refresh-at", "40", "--ignore-eos", "--temp", "0.9", "--logprobs", "2");
     char *want = ask(&c, words);
     for (unsigned i = 0; i < 2; i++) {
-        int64_t rows = number(&c, "pump.prompt_rows");
+        int64_t rows = standing_number(&c, "pump.prompt_rows");
         program p = start(&c, words);
         until(&c, "pump.prompt_rows", rows + 60);
         hit(stage_pid(&c, i), SIGKILL);
@@ -395,7 +387,7 @@ static void check_scoring(const char *path, const char *counter)
     cr_assert_eq(r.status, 0);
     ran_free(&r);
     for (unsigned i = 0; i < 2; i++) {
-        int64_t rows = number(&c, counter);
+        int64_t rows = standing_number(&c, counter);
         program p;
         cr_assert(program_start(&p, "score", SCORE(c, path, scored[1])));
         until(&c, counter, rows + 80);
@@ -418,7 +410,7 @@ Test(survival, the_retrieval_worker_dies_between_and_during_questions)
     const char *const *words = ASK("-p", "Which instrument does Hakona play?", "--use-rag", "-n", "24", "--logprobs", "2");
     char *want = ask(&c, words);
     cr_assert(strstr(want, "lute"), "the passage is not found: %s", want);
-    hit((pid_t)number(&c, "rag.pid"), SIGKILL);
+    hit((pid_t)standing_number(&c, "rag.pid"), SIGKILL);
     char *got = ask(&c, words);
     expect_same(got, want, "between questions");
     free(got);
@@ -623,7 +615,7 @@ static party party_begin(void)
 
 static void lose_worker(party *p, const char *want, unsigned i)
 {
-    int64_t rows = number(&p->c, "pump.decode_rows");
+    int64_t rows = standing_number(&p->c, "pump.decode_rows");
     program q = start(&p->c, STORY("400"));
     until(&p->c, "pump.decode_rows", rows + 60);
     cr_assert_eq(stage_pid(&p->c, 1), p->worker[i].pid, "worker %u is not seated", i);
@@ -652,7 +644,7 @@ Test(survival, a_spare_takes_the_place_of_a_joined_worker_and_the_survivors_that
     cr_expect_eq(size_of(&p.c, "spares"), 0);
     lose_worker(&p, want, 1);
     cr_expect_eq(size_of(&p.c, "stages"), 1);
-    cr_expect_eq(number(&p.c, "stages.0.last"), number(&p.c, "model.layers"));
+    cr_expect_eq(standing_number(&p.c, "stages.0.last"), standing_number(&p.c, "model.layers"));
     free(want);
     ran r = program_run(0, SECONDS, NULL, SLUICE("down", "--dir", p.c.dir));
     cr_expect_eq(r.status, 0);
@@ -663,14 +655,14 @@ Test(survival, a_spare_takes_the_place_of_a_joined_worker_and_the_survivors_that
 
 static void part_with(party *p, const char *want, unsigned i)
 {
-    int64_t rows = number(&p->c, "pump.decode_rows"), resent = number(&p->c, "pump.resent");
+    int64_t rows = standing_number(&p->c, "pump.decode_rows"), resent = standing_number(&p->c, "pump.resent");
     program q = start(&p->c, STORY("400"));
     until(&p->c, "pump.decode_rows", rows + 60);
     cr_assert_eq(stage_pid(&p->c, 1), p->worker[i].pid, "worker %u is not seated", i);
     hit(p->worker[i].pid, SIGTERM);
     expect_answer(&q, &p->c, want, i ? "without a spare" : "with a spare");
     cr_expect_eq(program_wait(&p->worker[i], 0, SECONDS), 0, "worker %u does not end well", i);
-    cr_expect_eq(number(&p->c, "pump.resent"), resent, "a step was lost when worker %u left", i);
+    cr_expect_eq(standing_number(&p->c, "pump.resent"), resent, "a step was lost when worker %u left", i);
 }
 
 Test(survival, a_worker_that_is_told_to_stop_leaves_between_two_steps)
