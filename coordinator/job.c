@@ -60,6 +60,9 @@ static err_code fill(job *j, const packet *in, uint32_t V, err *e)
     if (a->skip[0] && skip_rule_parse(&rule, a->skip, e)) return e->code = ERR_INPUT;
     if (a->prompt_rows && (a->kind != 1 || a->role || a->prompt_rows > a->n_tokens))
         return err_set(e, ERR_INPUT, "%" PRIu64 " prompt rows of %" PRIu64 " scored tokens", a->prompt_rows, a->n_tokens);
+    if (a->fill_rows && (a->fill_rows >= a->n_tokens || a->kind || a->prefill != 1 || a->cache[0] || a->rag || a->skip[0]))
+        return err_set(e, ERR_INPUT, "%" PRIu64 " random rows of %" PRIu64 " tokens: the last token must be computed, in the pipeline, "
+                       "and nothing else may fill or leave out rows", a->fill_rows, a->n_tokens);
     if (a->n_tokens && in->frame[SUBMIT_PROMPT].len) return err_set(e, ERR_INPUT, "both a text prompt and %" PRIu64 " tokens", a->n_tokens);
     if (a->cache[0] && a->cache[0] != '/') return err_set(e, ERR_INPUT, "prompt cache \"%.200s\" is no absolute path", a->cache);
     if (a->kind == 1 && (!a->n_tokens || a->n != 1)) return err_set(e, ERR_INPUT, "scoring wants token ids and n = 1");

@@ -145,6 +145,8 @@ static err_code fix_path(coordinator *c, job *j, err *e)
     bool has_log = log_find(&j->log, EVENT_PATH) != NULL;
     if (!rc) rc = fix_kv(c, j, has_log, e);
     if (!rc) rc = route_fix(c, j, has_log, e);
+    if (!rc && j->ask.fill_rows && (j->mask || j->route_due))
+        rc = err_set(e, ERR_INPUT, "%" PRIu64 " random rows, and a rule that leaves out layers", j->ask.fill_rows);
     if (rc || has_log) return rc;
     return log_add_path(&j->log, &here) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
 }
@@ -168,6 +170,8 @@ void session_open(coordinator *c, session *s)
     mask_rec recs[MASK_LAYERS];
     m.session_open.n_mask = route_records(s, recs);
     m.session_open.pool_rows = route_pool_rows(s);
+    m.session_open.fill_rows = session_filled_rows(s);
+    m.session_open.fill_seed = a->seed;
     fleet_send_all(c, &m, &(view){ recs, m.session_open.n_mask * sizeof *recs });
 }
 
@@ -235,6 +239,7 @@ void session_opened(coordinator *c, uint64_t id, uint32_t prefix)
     s->acks = 0;
     s->t_asked = 0;
     if (s->prefix_asked) prefix_taken(c, s, s->prefix);
+    if (session_filled_rows(s)) s->cursor = session_filled_rows(s);
     bool first = !s->job->t_start;
     if (first) s->job->t_start = clock_ns();
     s->state = s->job->ask.kind == 1 && s->job->ask.role == 1 ? SESSION_DECODE : SESSION_PROMPT;

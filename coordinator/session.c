@@ -74,6 +74,11 @@ uint32_t session_prompt_rows(const session *s)
     return s->job->ask.kind == 1 && s->job->ask.role == 1 ? 0 : s->n_prompt;
 }
 
+uint32_t session_filled_rows(const session *s)
+{
+    return s->job->choice[s->index].slides ? 0 : (uint32_t)s->job->ask.fill_rows;
+}
+
 const kv_policy *session_policy(const session *s)
 {
     static kv_policy none;

@@ -64,6 +64,9 @@ void session_free(session_list *l, session *s);     /* unlinks it */
 /* Rows that play the prompt's role: behind the last one its KV policy settles them. */
 uint32_t session_prompt_rows(const session *s);
 
+/* First rows of the prompt that are random numbers (SUBMIT's fill_rows). */
+uint32_t session_filled_rows(const session *s);
+
 /* Predicted rows are never evicted or packed: until they are replaced its policy is the identity. */
 const kv_policy *session_policy(const session *s);
 

@@ -145,6 +145,10 @@ err_code kv_import(kv_seq *q, const void *buf, size_t len, err *e);
 void kv_prefix_keep(kv_seq *q, uint64_t id, uint32_t end);
 uint32_t kv_prefix_take(kv_seq *q, uint64_t id);
 
+/* An empty sequence gets n committed rows of random numbers (uniform, variance 1; K before RoPE), a function of seed, layer and row
+ * alone: to measure behind a context that nobody has computed. ERR_STATE when it holds rows or n are not below the boundary. */
+err_code kv_fill(kv_seq *q, uint32_t n, uint64_t seed, err *e);
+
 /* All that a sequence has in layers [l0, l1): packed rows as they are, raw rows, and what its policy has observed; kv_import takes
  * it into an empty sequence of the same policy and prompt, which goes on with the same bits. Of an identity: kv_export of all
  * rows. 0 and ERR_STATE while the sequence is not whole. */

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Ours and a peer in turn on this machine: medians and ratios, the lines of docs/performance.md.
 
-usage: ops/bench/compare.py MODEL.gguf ... --peer DIR [--bin build/release] [--runs 5] [--calm 10] [--only decode,prompt,batch,pipeline]
+usage: ops/bench/compare.py MODEL.gguf ... --peer DIR [--bin build/release] [--runs 5] [--calm 10] [--only decode,prompt,batch,pipeline,depth]
 
 DIR has the peer's llama-bench, llama-batched-bench and, for `pipeline`, rpc-server. Every round measures ours, then the peer's,
 for each line, so that whatever else the machine does meets both. Teams of threads suffer more from others than single ones, and
 spinning ones most: so the part of all processor time that went to others meanwhile is printed with each line, and --calm PERCENT
-repeats a pair until it is below. A line measured in a crowd says little. A line is skipped, and said to be, when a program is missing.
+repeats a pair until it is below (`depth` does not repeat). A line measured in a crowd says little. A line is skipped, and said to be, when a program is missing.
 """
-import argparse, json, os, re, resource, signal, socket, statistics, subprocess, sys, time
+import argparse, json, os, re, resource, signal, socket, statistics, subprocess, sys, tempfile, time
 
 BATCH = 16
 
@@ -20,8 +20,13 @@ def run(words, strict=True):
     return p
 
 
+DEPTHS = [2048, 8192, 16384]
+DEPTH_PAIRS = [("f16", "f16"), ("q8_0", "q8_0"), ("q4_0+h", "q4_0"), ("kivi2", "q4_0")]    # ours, and the peer's nearest
+
+
 class Peer:
     def __init__(self, a):
+        self.source, self.made = a.peer_source, None
         self.dir, self.threads, self.extra, self.batch_flags = a.peer, a.threads, a.peer_flags.split(), a.peer_batch_flags.split()
 
     def has(self, name):
@@ -44,6 +49,17 @@ class Peer:
         return float(rows[-1].split("|")[8])
 
 
+    def deep(self, model, kv, gen, depths):
+        """Tokens a second by depth: peer_depth.c, built once against the peer's headers and libraries."""
+        if not self.made:
+            here, lib = os.path.dirname(os.path.abspath(__file__)), os.path.abspath(self.dir)
+            self.made = tempfile.TemporaryDirectory()
+            run(["gcc", "-O2", f"-I{self.source}/include", f"-I{self.source}/ggml/include", f"{here}/peer_depth.c", "-o", f"{self.made.name}/peer_depth",
+                 f"-L{lib}", "-lllama", "-lggml", "-lggml-base", f"-Wl,-rpath,{lib}"])
+        p = run([f"{self.made.name}/peer_depth", model, kv, str(self.threads), str(gen), *map(str, depths)])
+        return [float(l.split()[1]) for l in p.stdout.splitlines()]
+
+
 class Ours:
     def __init__(self, a):
         self.bin, self.threads = a.bin, a.threads
@@ -54,6 +70,11 @@ class Ours:
     def single(self, model, pp, tg, stages=1, threads=0):
         rows = self.bench("-m", model, "--stages", str(stages), "-t", str(threads or self.threads), "-p", str(pp), "-n", str(tg), "-r", "1")
         return rows[0]["t/s"]
+
+    def deep(self, model, kv, gen, depths):
+        rows = self.bench("-m", model, "--stages", "1", "-t", str(self.threads), "-p", "0", "-n", str(gen), "-d", ",".join(map(str, depths)), "-r", "1",
+                          "--fill", "random", "--no-warmup", "--ctx", str(max(depths) + gen + 2), "--kv", kv)
+        return [r["t/s"] for r in rows]
 
     def batch(self, model, b, stages=1, threads=0):
         rows = self.bench("batch", "-m", model, "--stages", str(stages), "-t", str(threads or self.threads), "-p", "64", "-n", "32", "-b", str(b))
@@ -144,6 +165,27 @@ def pipeline(ours, peer, model, name, runs, calm):
     return lines
 
 
+def depth(ours, peer, model, name, a):
+    """Every round goes through all formats, one after the other, ours and then the peer's; a figure a depth comes of each."""
+    got = {}
+    for _ in range(a.runs):
+        for kv, theirs in DEPTH_PAIRS:
+            (all0, mine0), t = busy(), time.monotonic()
+            x, y = ours.deep(model, kv, a.gen, DEPTHS), peer.deep(model, theirs, a.gen, DEPTHS)
+            (all1, mine1), wall = busy(), time.monotonic() - t
+            o = max(0.0, 100 * (all1 - all0 - (mine1 - mine0)) / (wall * os.cpu_count()))
+            for d, p, q in zip(DEPTHS, x, y):
+                got.setdefault((kv, theirs, d), []).append((p, q, o))
+            print("#", name, kv, theirs, " ".join(f"{p:.1f}/{q:.1f}" for p, q in zip(x, y)), f"others={o:.0f}", file=sys.stderr, flush=True)
+    lines = []
+    for (kv, theirs, d), g in got.items():
+        mine = [p for p, _, _ in g]
+        lines.append({"line": f"{name} tg{a.gen} at depth {d}, KV {kv} (peer: {theirs})", "ours": statistics.median(mine),
+                      "spread": (max(mine) - min(mine)) / statistics.median(mine), "others": statistics.median(o for _, _, o in g),
+                      "peer": statistics.median(q for _, q, _ in g), "ratio": statistics.median(p / q for p, q, _ in g)})
+    return lines
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("models", nargs="+")
@@ -156,7 +198,8 @@ def main():
     p.add_argument("--prompt", type=int, default=512)
     p.add_argument("--gen", type=int, default=64)
     p.add_argument("--calm", type=float, default=100, help="percent of processor time that others may take (each pair is tried 10 times)")
-    p.add_argument("--only", default="decode,prompt,batch,pipeline")
+    p.add_argument("--only", default="decode,prompt,batch,pipeline", help="of these, and depth")
+    p.add_argument("--peer-source", help="depth: folder with the peer's include/ and ggml/include/ (llama.cpp)")
     a = p.parse_args()
     only, ours, peer, lines = a.only.split(","), Ours(a), Peer(a), []
     for model in a.models:
@@ -167,6 +210,8 @@ def main():
             lines.append(measure(f"{name} pp{a.prompt}", lambda: ours.single(model, a.prompt, 0), lambda: peer.single(model, a.prompt, 0), a.runs, a.calm))
         if "batch" in only:
             lines.append(measure(f"{name} decode, {BATCH} sessions", lambda: ours.batch(model, BATCH), lambda: peer.batch(model, BATCH), a.runs, a.calm))
+        if "depth" in only:
+            lines += depth(ours, peer, model, name, a)
         if "pipeline" in only:
             lines += pipeline(ours, peer, model, name, a.runs, a.calm)
     print("| line | ours t/s | peer t/s | ratio (median of pairs) | spread of ours | others |\n|---|---:|---:|---:|---:|---:|")

@@ -1,6 +1,7 @@
 #include "ops/cli/bench.h"
 #include "ops/cli/samples.h"
 #include <stdio.h>
+#include <string.h>
 
 /* sluice bench pp/tg: one session alone. Prompt tokens a second until the first token is here, and tokens a second
  * between the first token and the last. */
@@ -15,7 +16,16 @@ static err_code one(bench *b, uint32_t n_prompt, uint32_t n_gen, load_job *out, 
     if (rc == ERR_OK) *out = b->load.job[0];
     if (rc == ERR_OK && out->got != n_gen) rc = err_set(e, ERR_PROTO, "%u tokens came instead of %u", out->got, n_gen);
     load_forget(&b->load);
+    b->load.fill = 0;
     return rc;
+}
+
+/* Behind a context of d tokens. Of a random one the last rows are computed all the same: policies look at what these see. */
+enum { FILL_COMPUTED = 64 };
+
+static void set_fill(bench *b, uint32_t d)
+{
+    b->load.fill = b->s->bench_fill && d > FILL_COMPUTED ? d - FILL_COMPUTED : 0;
 }
 
 static err_code prompt_ns(bench *b, uint32_t n, uint64_t *ns, err *e)
@@ -26,10 +36,20 @@ static err_code prompt_ns(bench *b, uint32_t n, uint64_t *ns, err *e)
     return rc;
 }
 
+static err_code measure_filled(bench *b, uint32_t n, uint32_t d, double *rate, err *e)
+{
+    load_job j = { 0 };
+    b->load.fill = d;
+    err_code rc = one(b, d + n, 1, &j, e);
+    *rate = per_second(n, j.prefill_ns);
+    return rc;
+}
+
 /* At a depth: what the prompt costs behind `d` tokens is the longer prompt less the shorter one. */
 static err_code measure_pp(bench *b, uint32_t n, uint32_t d, double *rate, err *e)
 {
     uint64_t before = 0, all = 0;
+    if (b->s->bench_fill && d) return measure_filled(b, n, d, rate, e);
     err_code rc = d ? prompt_ns(b, d, &before, e) : ERR_OK;
     if (rc == ERR_OK) rc = prompt_ns(b, d + n, &all, e);
     *rate = all > before ? per_second(n, all - before) : 0;
@@ -39,6 +59,7 @@ static err_code measure_pp(bench *b, uint32_t n, uint32_t d, double *rate, err *
 static err_code measure_tg(bench *b, uint32_t n, uint32_t d, double *rate, err *e)
 {
     load_job j = { 0 };
+    set_fill(b, d);
     err_code rc = one(b, d ? d : 1, n + 1, &j, e);
     uint64_t here = j.t_last - j.t_first; /* tokens that come while we wait for a cpu arrive all at once */
     *rate = per_second(n, here > j.decode_ns ? here : j.decode_ns);
@@ -95,6 +116,8 @@ err_code bench_single(settings *s, err *e)
     err_code rc = bench_list_read(&pp, s->bench_prompt, "512", "-p", e);
     if (rc == ERR_OK) rc = bench_list_read(&tg, s->bench_gen, "128", "-n", e);
     if (rc == ERR_OK) rc = bench_list_read(&depth, s->bench_depth, "0", "-d", e);
+    if (rc == ERR_OK && s->bench_fill && strcmp(s->bench_fill, "random"))
+        rc = err_set(e, ERR_USAGE, "--fill random, not \"%.60s\"", s->bench_fill);
     if (rc == ERR_OK) rc = bench_open(&b, s, "pp/tg", e);
     if (rc == ERR_OK) rc = lines(&b, &pp, &tg, &depth, e);
     if (rc == ERR_OK) rc = bench_print(&b, NULL, e);

@@ -46,6 +46,8 @@ err_code load_submit(load *l, uint32_t n_prompt, uint32_t n_gen, err *e)
     m.submit.max_tokens = n_gen;
     m.submit.ignore_eog = !l->end;
     m.submit.stream = true;
+    m.submit.fill_rows = l->fill;
+    if (l->fill) m.submit.prefill = 1;
     const view frames[MSG_FRAMES_MAX] = { [SUBMIT_TOKENS] = { l->ids, n_prompt * sizeof *l->ids } };
     load_job j = { .ref = m.submit.ref, .n_prompt = n_prompt, .n_gen = n_gen, .t_sent = clock_ns() };
     if ((rc = client_send(l->c, &m, frames, e))) return rc;
@@ -94,6 +96,7 @@ static void take_done(load *l, load_job *j, const packet *p, load_event *out)
     if (m->code) err_set(&j->fail, m->code < ERR_COUNT ? (err_code)m->code : ERR_STATE, "%.*s", (int)p->frame[DONE_TEXT].len,
                          p->frame[DONE_TEXT].len ? (const char *)p->frame[DONE_TEXT].ptr : "");
     j->decode_ns = m->decode_us * 1000;
+    j->prefill_ns = m->prefill_us * 1000;
     if (m->last) end(l, j, out);
 }
 

@@ -12,6 +12,7 @@ typedef struct {
     uint32_t got;                            /* tokens that have arrived */
     uint64_t t_sent, t_first, t_last;        /* clock_ns; 0: not yet */
     uint64_t decode_ns;                      /* first token to last as the coordinator saw it; 0: it is not over */
+    uint64_t prefill_ns;                     /* first prompt row that is computed to first token, likewise */
     bool over, cancelled;
     err fail;                                /* how it ended, when badly */
 } load_job;
@@ -25,6 +26,7 @@ typedef struct {
     id_rec *ids;                             /* of the prompt being sent */
     uint32_t cap_ids;
     bool end;                                /* end tokens end a job; false: they do not */
+    uint32_t fill;                           /* first rows of the next prompts that are random numbers, not computed */
 } load;
 
 typedef struct {

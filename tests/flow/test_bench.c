@@ -36,6 +36,19 @@ Test(bench, prompts_and_tokens_are_measured_at_a_depth_too)
     cr_expect(programs_gone(10));
 }
 
+Test(bench, a_context_of_random_rows_is_deep_at_once)
+{
+    json_t *o = measured(SLUICE("bench", "--stages", "2", "-p", "16", "-n", "8", "-d", "900", "--fill", "random", "--kv", "kivi2", "-r", "1", "--json"));
+    cr_assert_eq(json_array_size(json_object_get(o, "rows")), 2);
+    cr_expect_gt(json_number_at(o, "rows.0.t/s"), 1e-3);
+    cr_expect_gt(json_number_at(o, "rows.1.t/s"), 1e-3);
+    json_decref(o);
+    ran r = program_run(2, SECONDS, NULL, SLUICE("bench", "--stages", "1", "-p", "0", "-n", "8", "-d", "900", "--fill", "zeros", "-r", "1"));
+    
+    cr_expect(strstr(ran_errs(&r), "--fill random, not \"zeros\""), "%s", ran_errs(&r));
+    cr_expect(programs_gone(10));
+}
+
 Test(bench, a_batch_has_the_columns_of_its_model)
 {
     ran r = program_run(0, SECONDS, NULL, SLUICE("bench", "batch", "--stages", "1", "-p", "16", "-n", "4", "-b", "1,3", "-o", "csv"));

@@ -169,6 +169,7 @@ static err_code open_session(stage *s, const msg_session_open *m, view mask, err
     bool opened = !rc && sh->store;
     if (!rc) rc = masks_take(&sh->masks, m->session, &left_out, e);
     if (!rc) rc = pools_take(&sh->pools, m->session, (uint32_t)m->pool_rows, e);
+    if (!rc && opened && m->fill_rows) rc = kv_fill(q, (uint32_t)m->fill_rows, m->fill_seed, e);
     if (rc && opened) kv_seq_close(sh->store, m->session);
     if (rc) adapters_drop(&sh->adapters, m->session), masks_drop(&sh->masks, m->session);
     return rc;
