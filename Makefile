@@ -44,7 +44,8 @@ LIBS      = $(PKG_LIBS) -lmsgpackc -lm -ldl $(LDLIBS)
 ifeq ($(ARCH),x86_64)
 ISA_AVX2 := -mavx2 -mfma -mf16c
 ISA_AVX512VNNI := $(ISA_AVX2) -mavx512f -mavx512bw -mavx512vl -mavx512vnni
-ISA_AMX := $(ISA_AVX512VNNI) -mamx-tile -mamx-int8
+ISA_AVX512BF16 := $(ISA_AVX512VNNI) -mavx512bf16
+ISA_AMX := $(ISA_AVX512BF16) -mamx-tile -mamx-int8 -mamx-bf16
 ISA_FMA  := -mfma
 endif
 
@@ -91,7 +92,7 @@ $(B)/sluice-coordinator: $(call obj,coordinator/main.c $(CO_SRC)) $(LIB)
 $(B)/sluice-stage: $(call obj,workers/stage/main.c $(ST_SRC)) $(LIB)
 $(B)/sluice-rag: $(call obj,workers/rag/main.c $(RAG_SRC)) $(LIB)
 # Of the programs only the one that talks to people edits lines; tests and tools may take parts of it.
-$(B)/sluice $(TESTS) $(TOOLS): LIBS += $(EDIT_LIBS) $(BLAS_LIBS)
+$(B)/sluice $(TESTS) $(TOOLS) $(BENCHES): LIBS += $(EDIT_LIBS) $(BLAS_LIBS)
 $(BINS):
 	$(Q)echo "  LD    $@"; $(LINK) $(LIBS)
 # Tests, benches and tools link the programs' parts as an archive: each takes only the objects that it names.
@@ -117,6 +118,7 @@ $(TOOLS): $(B)/%: $(B)/obj/%.o $(PARTS) $(LIB)
 
 $(B)/obj/%_avx2.o: ISA := $(ISA_AVX2)
 $(B)/obj/%_avx512vnni.o: ISA := $(ISA_AVX512VNNI)
+$(B)/obj/%_avx512bf16.o: ISA := $(ISA_AVX512BF16)
 $(B)/obj/%_amx.o: ISA := $(ISA_AMX)
 $(B)/obj/%_plain.o: ISA := $(ISA_FMA)
 $(B)/obj/%.o: %.c $(B)/flags.stamp

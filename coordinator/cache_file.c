@@ -81,7 +81,7 @@ static err_code fits(const cache_reader *r, const cache_key *want, err *e)
     else if (memcmp(h->digest, w.digest, sizeof w.digest) || h->layers != w.layers) what = "model";
     else if (memcmp(h->lora, w.lora, sizeof w.lora) || memcmp(&h->lora_scale, &w.lora_scale, sizeof w.lora_scale)) what = "adapter";
     else if (h->format != w.format) what = "format of cached rows (--kv)";
-    else if (h->path != w.path) what = "arithmetic path (--arith)";
+    else if (h->path != w.path) what = "arithmetic path of prompts (--arith, --prompt-arith)";
     else if (h->rope_long != w.rope_long) what = "set of rotary factors (--ctx)";
     return what ? err_set(e, ERR_STATE, "%s was made with another %s", r->path, what) : ERR_OK;
 }

@@ -40,11 +40,13 @@ static err_code choose_kv(coordinator *c, err *e)
 
 static err_code choose_path(coordinator *c, err *e)
 {
+    const char *rows = c->set->arith, *prompt = c->set->prompt_arith;
     c->path = PATH_I8B32;
-    for (int p = 0; c->set->arith; p++) {
-        if (p == PATH_COUNT) return err_set(e, ERR_CONFIG, "--arith %s: want i8b32 or f32", c->set->arith);
-        if (!strcmp(c->set->arith, path_name((path_id)p))) return c->path = (path_id)p, ERR_OK;
-    }
+    if (rows && (!path_named(rows, &c->path) || c->path == PATH_BF16AMX))
+        return err_set(e, ERR_CONFIG, "--arith %.40s: want i8b32 or f32%s", rows, c->path == PATH_BF16AMX ? " (bf16amx is for prompts: --prompt-arith)" : "");
+    c->prompt_path = c->path;
+    if (prompt && !path_named(prompt, &c->prompt_path))
+        return err_set(e, ERR_CONFIG, "--prompt-arith %.40s: want i8b32, f32 or bf16amx", prompt);
     return ERR_OK;
 }
 
@@ -209,7 +211,7 @@ static err_code open_prefill(coordinator *c, err *e)
     prefill_options o = { .hub = c->hub, .model = gguf_path(c->file), .inbox = link_addr(c->inbox), .n_ctx = c->n_ctx, .max_rows = c->max_rows,
                           .pack = { !c->set->no_pack, c->set->pack_dir, c->set->pack_cap << 20 },
                           .aux = c->can_predict ? c->set->aux : NULL, .profile = c->set->profile,
-                          .threads = prefill_threads(c), .format = c->kv, .path = c->path, .epoch = c->epoch,
+                          .threads = prefill_threads(c), .format = c->kv, .path = c->prompt_path, .aux_path = c->path, .epoch = c->epoch,
                           .n_stages = c->n_stages, .stage = st, .tables = profile_kv_tables(c->profile_kv) };
     return prefill_open(&c->prefill, &o, e);
 }

@@ -104,7 +104,7 @@ typedef struct coordinator {
     kv_policy kv_policy;        /* of jobs that ask for none */
     struct router *router;      /* of the model's profile, NULL: there is none */
     char skip[SKIP_TEXT + 1];   /* likewise the rule by which layers are left out, "": none are */
-    path_id path;
+    path_id path, prompt_path;  /* of decode rows, and of prompt rows */
     hub *hub;
     link_t *client, *control, *control_tcp, *result, *result_tcp;
     link_t *first_hop;          /* PUSH to the stage that embeds */

@@ -206,7 +206,8 @@ static err_code check_hello(const coordinator *c, const msg_hello *h, view model
     if (c->profile_kv && strcmp(h->profile, profile_digest(c->profile)))
         return err_set(e, ERR_CONFIG, "worker %s has %s%s, the cluster uses %s (%s)", h->name, *h->profile ? "another profile of the model: " : "no profile of the model",
                        h->profile, profile_digest(c->profile), profile_file(c->profile));
-    if (!(h->paths >> c->path & 1)) return err_set(e, ERR_CONFIG, "worker %s cannot compute path %s of the plan", h->name, path_name(c->path));
+    path_id lacks = h->paths >> c->path & 1 ? c->prompt_path : c->path;
+    if (!(h->paths >> lacks & 1)) return err_set(e, ERR_CONFIG, "worker %s cannot compute path %s of the plan", h->name, path_name(lacks));
     if (!h->data_addr[0] || !h->bulk_addr[0]) return err_set(e, ERR_PROTO, "worker %s names no data or bulk address", h->name);
     return ERR_OK;
 }
@@ -306,7 +307,7 @@ static err_code send_plan(coordinator *c, member *m, const text *addrs, err *e)
     m->progress = 0;
     p.plan = (msg_plan){ .epoch = c->epoch, .stage = m->stage, .n_stages = c->n_stages, .first = m->part.first, .last = m->part.last,
                          .embed = m->part.embed, .head = m->part.head, .n_ctx = c->n_ctx, .max_rows = c->max_rows,
-                         .kv_format = c->kv, .kv_max_bytes = c->set->kv_mem << 20, .prefix_bytes = c->set->prefix_mem << 20, .prompt_path = c->path, .decode_path = c->path,
+                         .kv_format = c->kv, .kv_max_bytes = c->set->kv_mem << 20, .prefix_bytes = c->set->prefix_mem << 20, .prompt_path = c->prompt_path, .decode_path = c->path,
                          .in_flight = c->pump.width, .host_threads = host_threads(c, m->hello.host) };
     snprintf(p.plan.digest, sizeof p.plan.digest, "%s", c->shape.digest);
     if (c->profile_kv) snprintf(p.plan.profile, sizeof p.plan.profile, "%s", profile_digest(c->profile));

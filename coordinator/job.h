@@ -80,7 +80,7 @@ typedef struct job {
     bool recorded;               /* its end is in the journal, or never will be */
     bool archived;               /* ... and can be had from there */
     err failure;                 /* code != OK: the job failed */
-    path_id path;                /* arithmetic of its rows, and rows of its context: the cluster's, or its log's */
+    path_id path, prompt_path;   /* arithmetic of its rows, and rows of its context: the cluster's, or its log's */
     uint32_t n_ctx;
     uint64_t t_submit, t_start, t_prefilled;
     uint64_t wall_ms;            /* submitted, for people and for deadlines over restarts */

@@ -90,7 +90,7 @@ static err_code tokenize(coordinator *c, job *j, err *e)
 static log_path path_here(const coordinator *c)
 {
     const rope_config *r = &c->shape.rope;
-    return (log_path){ .path = c->path, .kv = c->kv, .n_ctx = c->n_ctx, .rope_long = r->scaling == ROPE_LONG && c->n_ctx > r->orig_ctx };
+    return (log_path){ .path = c->path, .prompt = c->prompt_path, .kv = c->kv, .n_ctx = c->n_ctx, .rope_long = r->scaling == ROPE_LONG && c->n_ctx > r->orig_ctx };
 }
 
 static err_code follow_profile(const coordinator *c, const job *j, err *e)
@@ -110,6 +110,7 @@ err_code job_follow(const coordinator *c, job *j, err *e)
         return err_set(e, ERR_STATE, "by its log job %" PRIu64 " has %s rows and a context of %u; this cluster has %s rows and %u", j->id,
                        kv_format_name((kv_format)want.kv), want.n_ctx, kv_format_name(c->kv), c->n_ctx);
     j->path = (path_id)want.path;
+    j->prompt_path = (path_id)want.prompt;
     j->n_ctx = want.n_ctx;
     rc = predict_follow(c, j, e);
     return rc ? rc : follow_profile(c, j, e);

@@ -79,8 +79,9 @@ static prefill_way wanted(const coordinator *c, const job *j)
     return j->ask.prefill ? (prefill_way)(j->ask.prefill - 1) : way_named(c->set->prefill);
 }
 
-/* Every row of a scored prompt must bring its answer; the coordinator's own engine holds no adapters, and has one path. */
-static bool must_be_pipeline(const coordinator *c, const job *j) { return j->ask.kind == 1 || j->ask.lora[0] || j->path != c->path; }
+/* Every row of a scored prompt must bring its answer; the coordinator's own engine holds no adapters, and has one path
+ * for prompts. */
+static bool must_be_pipeline(const coordinator *c, const job *j) { return j->ask.kind == 1 || j->ask.lora[0] || j->prompt_path != c->prompt_path; }
 
 static err_code check_prediction(const coordinator *c, const job *j, err *e)
 {

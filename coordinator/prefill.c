@@ -199,7 +199,7 @@ static err_code load(prefill *p, err *e)
 /* Without it exact prompts go on, and predicted ones fail with the reason. */
 static void load_predictor(prefill *p)
 {
-    predictor_source from = { .aux = p->o.aux, .profile = p->o.profile, .base = p->file, .path = (path_id)p->o.path };
+    predictor_source from = { .aux = p->o.aux, .profile = p->o.profile, .base = p->file, .path = (path_id)p->o.aux_path };
     predictor_place at = { .base = p->model, .pool = p->pool, .pack = p->o.pack, .n_ctx = p->o.n_ctx, .max_rows = p->o.max_rows,
                            .format = (kv_format)p->o.format };
     if (!p->o.aux) err_set(&p->no_predictor, ERR_CONFIG, "there is no auxiliary model");

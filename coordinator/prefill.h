@@ -19,7 +19,7 @@ typedef struct {
     pack_options pack;              /* pack.dir must outlive the prefill */
     const char *aux, *profile;      /* what predicts (engine/predictor.h), and outlives the prefill; NULL: nothing does */
     const char *inbox;              /* where FAIL goes */
-    uint32_t n_ctx, max_rows, threads, format, path, epoch, n_stages;
+    uint32_t n_ctx, max_rows, threads, format, path, aux_path, epoch, n_stages;   /* paths of the base's rows, and of what an auxiliary model computes */
     const prefill_stage *stage;     /* [n_stages], copied */
     const struct kv_tables *tables; /* of the profile, NULL: none; outlives the prefill */
 } prefill_options;

@@ -71,7 +71,7 @@ static XXH128_hash_t key_first(const coordinator *c, const job *j)
     char line[320];
     int n = snprintf(line, sizeof line,
                      "sluice-prefix/1 model=%s path=%s rows=%s ctx=%s base=0 segment=0 tenant=%" PRIu64 " lora=%s scale=%.9g",
-                     gguf_digest(c->file), path_name(j->path), kv_format_name(c->kv),
+                     gguf_digest(c->file), path_name(j->prompt_path), kv_format_name(c->kv),
                      r->scaling == ROPE_LONG && c->n_ctx > r->orig_ctx ? "long" : "short", j->ask.tenant, j->ask.lora_digest,
                      j->ask.lora[0] ? j->ask.lora_scale : 0.0);
     XXH128_hash_t key = XXH3_128bits(line, (size_t)n);

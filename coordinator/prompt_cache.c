@@ -33,7 +33,7 @@ static cache_key key_of(const coordinator *c, const job *j)
     const rope_config *r = &c->shape.rope;
     cache_key k = { .lora_scale = j->ask.lora_scale,
                     .format = c->kv,
-                    .path = j->path,
+                    .path = j->prompt_path,
                     .layers = c->shape.L,
                     .rope_long = r->scaling == ROPE_LONG && c->n_ctx > r->orig_ctx };
     snprintf(k.digest, sizeof k.digest, "%s", gguf_digest(c->file));

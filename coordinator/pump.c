@@ -103,7 +103,7 @@ static void add_rows(build *b, session *s, const session_rows *r)
     uint32_t keeps = prefix_keep(b->c, s, r->first, b->f->ops + b->f->n_ops, b->keeps);
     b->f->n_ops += keeps;
     b->keeps -= keeps;
-    for (uint32_t i = 0; i < r->n; i++) b->f->rows[b->f->n_rows++] = session_row(s, r->first + i, r, s->job->path, s->job->path);
+    for (uint32_t i = 0; i < r->n; i++) b->f->rows[b->f->n_rows++] = session_row(s, r->first + i, r, s->job->prompt_path, s->job->path);
     if (s->job->ask.kind == 1 && s->job->ask.score_rows) b->full += r->n;
     mention(b, s, r->first, r->n);
     s->last_step = b->f->step;

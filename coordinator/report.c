@@ -17,7 +17,7 @@ static const char *on_off(bool on) { return on ? "on" : "off"; }
 static json_t *stage_json(const member *m)
 {
     const msg_stats *t = &m->stats;
-    return json_pack("{s:s,s:i,s:I,s:s,s:i,s:i,s:b,s:b,s:s,s:I,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I}}", "name", m->name, "stage",
+    return json_pack("{s:s,s:i,s:I,s:s,s:i,s:i,s:b,s:b,s:s,s:I,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I}}", "name", m->name, "stage",
                      (int)m->stage, "pid", num(m->hello.pid), "host", m->hello.host, "first", (int)m->part.first, "last", (int)m->part.last, "embed",
                      m->part.embed, "head", m->part.head, "cores", m->hello.cpuset, "threads", num(m->hello.threads), "isa", m->hello.isa, "sandbox", on_off(m->took.sandbox),
                      "weight_bytes", num(m->took.weight_bytes), "kv_row_bytes", num(m->took.kv_row_bytes), "kv_bytes", num(t->kv_bytes), "kv_arena",
@@ -25,7 +25,8 @@ static json_t *stage_json(const member *m)
                      num(t->wait_ns / 1000000), "busy_us", num(t->busy_ns / 1000), "wait_us", num(t->wait_ns / 1000),
                      "transfer_us", num(t->transfer_ns / 1000), "rss_kb", num(t->rss_kb), "sessions", num(t->sessions), "kv_pages", num(t->kv_pages),
                      "repeats", num(t->repeats), "damaged", num(t->damaged), "kernels", "float_few", num(t->float_few), "float_many", num(t->float_many),
-                     "quant_few", num(t->quant_few), "quant_many", num(t->quant_many));
+                     "quant_few", num(t->quant_few), "quant_many", num(t->quant_many), "bf16_few",
+                     num(t->bf16_few), "bf16_many", num(t->bf16_many));
 }
 
 /* Bytes by kind, and what policies did; a member of a stage's object. */
@@ -70,10 +71,10 @@ bool report_status(coordinator *c, text *out)
         if (c->member[i].hello_seen && !c->member[i].rag && c->member[i].stage == STAGE_NONE) json_array_append_new(spares, json_string(c->member[i].name));
     const pump *p = &c->pump;
     json_t *o = json_pack(
-        "{s:s,s:b,s:I,s:s,s:{s:s,s:s,s:s,s:i,s:i,s:i},s:i,s:s,s:s,s:o,s:o,s:o?,s:o,s:i,s:{s:I,s:I,s:I,s:I,s:i,s:I,s:I,s:I}}", "schema", "sluice.status/1", "ready",
+        "{s:s,s:b,s:I,s:s,s:{s:s,s:s,s:s,s:i,s:i,s:i},s:i,s:s,s:s,s:s,s:o,s:o,s:o?,s:o,s:i,s:{s:I,s:I,s:I,s:I,s:i,s:I,s:I,s:I}}", "schema", "sluice.status/1", "ready",
         c->state == COORD_READY, "pid", num((uint64_t)getpid()), "control", link_addr(c->control_tcp ? c->control_tcp : c->control), "model", "file",
         gguf_path(c->file), "name", c->shape.name, "digest", c->shape.digest, "layers", (int)c->shape.L, "vocab", (int)c->shape.V, "context", (int)c->n_ctx,
-        "epoch", (int)(c->epoch % (1u << EPOCH_BITS)), "path", path_name(c->path), "kv",
+        "epoch", (int)(c->epoch % (1u << EPOCH_BITS)), "path", path_name(c->path), "prompt_path", path_name(c->prompt_path), "kv",
         c->kv_policy.lossy ? c->kv_policy.name : kv_format_name(c->kv), "stages", stages, "spares", spares, "rag",
         c->rag ? json_pack("{s:s,s:s,s:I,s:s}", "name", c->rag->name, "sandbox", on_off(c->rag->took.sandbox), "pid", num(c->rag->hello.pid), "corpus", c->set->rag ? c->set->rag : "") : NULL, "jobs",
         jobs_count(c), "sessions", (int)c->sessions.n, "pump", "decode_steps", num(p->decode_steps), "decode_rows", num(p->decode_rows), "prompt_steps",

@@ -85,21 +85,23 @@ bool log_add_path(session_log *l, const log_path *p)
     char line[120];
     int n = snprintf(line, sizeof line, "path=%s kv=%s ctx=%u rope=%s", path_name((path_id)p->path), kv_format_name((kv_format)p->kv), p->n_ctx,
                      p->rope_long ? "long" : "short");
+    if (p->prompt != p->path) n += snprintf(line + n, sizeof line - (size_t)n, " prompt=%s", path_name((path_id)p->prompt));
     return log_add(l, 0, 0, EVENT_PATH, (view){ line, (size_t)n });
 }
 
 err_code log_read_path(const session_log *l, log_path *out, err *e)
 {
     const event *v = log_find(l, EVENT_PATH);
-    char path[16], rows[16], rope[8];
+    char path[16], rows[16], rope[8], prompt[16];
     kv_format format;
-    uint32_t p = 0;
+    path_id p, q;
     if (!v) return err_set(e, ERR_ABSENT, "the log names no path");
-    bool ok = v->payload.ptr && sscanf(v->payload.ptr, "path=%15s kv=%15s ctx=%u rope=%7s", path, rows, &out->n_ctx, rope) == 4;
-    while (ok && p < PATH_COUNT && strcmp(path_name((path_id)p), path)) p++;
-    if (!ok || p == PATH_COUNT || kv_format_parse(rows, &format, NULL) || !out->n_ctx)
+    int n = v->payload.ptr ? sscanf(v->payload.ptr, "path=%15s kv=%15s ctx=%u rope=%7s prompt=%15s", path, rows, &out->n_ctx, rope, prompt) : 0;
+    bool ok = n >= 4 && path_named(path, &p) && path_named(n == 5 ? prompt : path, &q);
+    if (!ok || kv_format_parse(rows, &format, NULL) || !out->n_ctx)
         return err_set(e, ERR_INPUT, "\"%.100s\" in the log is no path", v->payload.ptr ? v->payload.ptr : "");
     out->path = p;
+    out->prompt = q;
     out->kv = format;
     out->rope_long = !strcmp(rope, "long");
     return ERR_OK;

@@ -35,8 +35,8 @@ const event *log_find_at(const session_log *l, event_kind kind, uint32_t choice,
 const char *event_name(uint32_t kind);
 bool event_is_text(uint32_t kind);
 
-/* Payload of EVENT_PATH: "path=i8b32 kv=f16 ctx=2048 rope=short". */
-typedef struct { uint32_t path, kv, n_ctx; bool rope_long; } log_path;
+/* Payload of EVENT_PATH: "path=i8b32 kv=f16 ctx=2048 rope=short", and " prompt=bf16amx" where prompt rows have another path. */
+typedef struct { uint32_t path, prompt, kv, n_ctx; bool rope_long; } log_path;
 bool log_add_path(session_log *l, const log_path *p);
 /* ERR_ABSENT: the log has none; ERR_INPUT quotes one that cannot be read. */
 err_code log_read_path(const session_log *l, log_path *out, err *e);

@@ -1,6 +1,5 @@
 /* Looks at the CPU once asked and at SLUICE_ISA. Refuses to guess: an ISA that the machine lacks is an error. */
 #include "core/isa.h"
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -37,6 +36,17 @@ static bool has_tiles(void)
     return known == 2;
 }
 #endif
+
+bool isa_has_bf16_tiles(void)
+{
+#if defined(__x86_64__)
+    enum { LEAF = 7, BF16_TILES = 1 << 22 };
+    unsigned a, b, c, d;
+    return has_tiles() && __get_cpuid_count(LEAF, 0, &a, &b, &c, &d) && d & BF16_TILES;
+#else
+    return false;
+#endif
+}
 
 /* On x86 the plain files are compiled with scalar FMA too: without the instruction every multiply-add would be a libm
  * call, and a machine that old is too slow to be a member anyway. */

@@ -1,9 +1,11 @@
 #ifndef ENGINE_AMX_H
 #define ENGINE_AMX_H
 /* The few AMX instructions that a product uses, each on a tile that is named by a constant. With AMX_EMULATED they are plain C
- * that does what the manual says (Intel SDM vol. 2: LDTILECFG, TILELOADD, TILEZERO, TDPBSSD, TILESTORED), so that the same
+ * that does what the manual says (Intel SDM vol. 2: LDTILECFG, TILELOADD, TILEZERO, TDPBSSD, TDPBF16PS, TILESTORED), so that the same
  * source is tested on machines that have no such unit. Owns no tile between two calls of a kernel: configure, use, release.
- * A thread's own state; the process must have asked for permission (core/isa.h). Private to engine/kernels_packed_amx.c. */
+ * A thread's own state; the process must have asked for permission (core/isa.h). Private to engine/kernels_packed_amx.c and
+ * engine/kernels_bf16_amx.c. */
+#include "engine/bf16.h"
 #include <stdint.h>
 #include <string.h>
 
@@ -52,6 +54,29 @@ static inline void amx_dot(int c, int a, int b)
                 memcpy(&amx_tiles[c].b[m][4 * n], &sum, 4);
             }
 }
+
+static inline uint16_t amx_half(int t, uint32_t row, uint32_t i)
+{
+    uint16_t h;
+    memcpy(&h, &amx_tiles[t].b[row][2 * i], sizeof h);
+    return h;
+}
+
+/* c[m][n] += (sum of a[m][2k] b[k][2n]) + (sum of a[m][2k+1] b[k][2n+1]), over k, numbers of 16 bits. */
+static inline void amx_dot_bf16(int c, int a, int b)
+{
+    for (uint32_t m = 0; m < amx_tiles[c].rows; m++) {
+        float temp[32] = { 0 }, sum;
+        for (uint32_t k = 0; k < amx_tiles[a].colsb / 4; k++)
+            for (uint32_t i = 0; i < amx_tiles[c].colsb / 2; i++)
+                temp[i] = bf16_fma(bf16_float(amx_half(a, m, 2 * k + i % 2)), bf16_float(amx_half(b, k, i)), temp[i]);
+        for (uint32_t n = 0; n < amx_tiles[c].colsb / 4; n++) {
+            memcpy(&sum, &amx_tiles[c].b[m][4 * n], 4);
+            sum = bf16_add(sum, bf16_add(temp[2 * n], temp[2 * n + 1]));
+            memcpy(&amx_tiles[c].b[m][4 * n], &sum, 4);
+        }
+    }
+}
 #else
 #include <immintrin.h>
 /* gcc 12 tells its optimiser of no memory that these read. */
@@ -62,5 +87,6 @@ static inline void amx_dot(int c, int a, int b)
 #define amx_load(t, from, stride) do { amx_settled(from); _tile_loadd(t, from, stride); } while (0)
 #define amx_store(t, to, stride) _tile_stored(t, to, stride)
 #define amx_dot(c, a, b) _tile_dpbssd(c, a, b)
+#define amx_dot_bf16(c, a, b) _tile_dpbf16ps(c, a, b)
 #endif
 #endif

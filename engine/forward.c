@@ -69,8 +69,9 @@ static bool act_alloc(act *a, float **x, uint32_t n, uint32_t rows)
     a->d = malloc(rows * a->ld / 32 * sizeof *a->d);
     a->s = malloc(rows * a->ld / 16 * sizeof *a->s);
     a->z = aligned_alloc(64, (rows * a->ld / 32 * sizeof *a->z + 63) / 64 * 64);
+    a->h = aligned_alloc(64, (rows * a->ld * 4 + 63) / 64 * 64); /* pages that no path uses are never touched */
     if (*x) memset(*x, 0, rows * a->ld * sizeof(float)); /* the padding is read, never written */
-    return *x && a->q && a->d && a->s && a->z;
+    return *x && a->q && a->d && a->s && a->z && a->h;
 }
 
 static void act_free(act *a, float *x)
@@ -80,6 +81,7 @@ static void act_free(act *a, float *x)
     free(a->d);
     free(a->s);
     free(a->z);
+    free(a->h);
 }
 
 static bool alloc_f(float **p, size_t n)
@@ -214,14 +216,22 @@ static void product(const runner *r, const row_set *s, place p, const mat *w, co
         b.d += u->lo * (a->ld / 32);
         b.s += u->lo * (a->ld / 16);
         b.z += u->lo * (a->ld / 32);
+        b.h = (uint8_t *)a->h + u->lo * a->ld * 4;
         kernels_matmul(r->k, u->path, w, &b, u->hi - u->lo, y + u->lo * ldy, ldy, o0, o1);
         for (uint32_t t = u->lo; t < u->hi; t++) adapt(r, s, &p, t, a, y + t * ldy, o0, o1);
     }
 }
 
-static void quantize(const runner *r, const act *a, bool quant, uint32_t t0, uint32_t t1)
+/* Rows [t0, t1) of the set in the form that their path wants for quantised weights. */
+static void quantize(const runner *r, const row_set *s, const act *a, bool quant, uint32_t t0, uint32_t t1)
 {
-    if (quant && t0 < t1 && a->n_in % 32 == 0) r->k->quantize(a, t0, t1);
+    for (uint32_t i = 0; quant && a->n_in % 32 == 0 && i < s->n_runs; i++) {
+        const row_run *u = &s->run[i];
+        uint32_t lo = u->lo > t0 ? u->lo : t0, hi = u->hi < t1 ? u->hi : t1;
+        if (lo >= hi) continue;
+        if (u->path == PATH_I8B32) r->k->quantize(a, lo, hi);
+        if (u->path == PATH_BF16AMX) r->k->round_bf16(a, lo, hi);
+    }
 }
 
 static bool any_quant(const mat *w, uint32_t n)
@@ -242,7 +252,7 @@ static void phase_norm(const worker *k, const float *weight, bool quant)
     uint32_t D = r->m->shape.D;
     for (uint32_t t = k->t0; t < k->t1; t++)
         r->k->vec->rms_norm(r->x_in + t * r->in.ld, r->h + (size_t)k->s->at[t] * D, weight, D, r->m->shape.rms_eps);
-    quantize(r, &r->in, quant, k->t0, k->t1);
+    quantize(r, k->s, &r->in, quant, k->t0, k->t1);
 }
 
 static void phase_qkv(const worker *k)
@@ -384,7 +394,7 @@ static void attention(const worker *k)
     phase_attend(k);
     pool_barrier(r->pool);
     show(k, FORWARD_ATTENDED);
-    quantize(r, &r->att, any_quant(&w->wo, 1), k->t0, k->t1);
+    quantize(r, k->s, &r->att, any_quant(&w->wo, 1), k->t0, k->t1);
     pool_barrier(r->pool);
     phase_project(k, LORA_O, &w->wo, &r->att, w->attn_post);
     pool_barrier(r->pool);
@@ -399,7 +409,7 @@ static void feed_forward(const worker *k)
     pool_barrier(r->pool);
     phase_gate_up(k);
     pool_barrier(r->pool);
-    quantize(r, &r->ffn, any_quant(&w->down, 1), k->t0, k->t1);
+    quantize(r, k->s, &r->ffn, any_quant(&w->down, 1), k->t0, k->t1);
     pool_barrier(r->pool);
     phase_project(k, LORA_DOWN, &w->down, &r->ffn, w->ffn_post);
     pool_barrier(r->pool);
@@ -479,7 +489,7 @@ static void head_rows(void *arg, uint32_t tid, uint32_t n)
     pool_part(r->head.n, 1, tid, n, &lo, &hi);
     for (uint32_t i = lo; i < hi; i++)
         r->k->vec->rms_norm(r->x_in + i * r->in.ld, r->head.h + (size_t)r->head.pick[i] * s->D, r->m->out_norm, s->D, s->rms_eps);
-    quantize(r, &r->in, any_quant(&r->m->head, 1), lo, hi);
+    quantize(r, &r->all, &r->in, any_quant(&r->m->head, 1), lo, hi);
     pool_barrier(r->pool);
     uint32_t o0, o1;
     pool_part(s->V, KERNELS_GRAIN, tid, n, &o0, &o1);

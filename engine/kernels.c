@@ -3,6 +3,7 @@
 #include "engine/kernels_impl.h"
 #include <assert.h>
 #include <stdatomic.h>
+#include <string.h>
 
 static _Atomic uint64_t counted[KERNEL_COUNTER_COUNT];
 
@@ -14,6 +15,13 @@ const char *path_name(path_id p)
 #undef X
     };
     return (unsigned)p < PATH_COUNT ? names[p] : "unknown";
+}
+
+bool path_named(const char *name, path_id *out)
+{
+    for (uint32_t p = 0; p < PATH_COUNT; p++)
+        if (!strcmp(name, path_name((path_id)p))) return *out = (path_id)p, true;
+    return false;
 }
 
 const kernels *kernels_for(isa i)
@@ -48,6 +56,10 @@ void kernels_matmul(const kernels *k, path_id p, const mat *w, const act *a, uin
     assert(o1 % KERNELS_GRAIN == 0 || o1 == w->n_out);
     if (o0 == o1 || T == 0) return;
     atomic_fetch_add_explicit(&counted[KERNEL_weights_read], (uint64_t)(o1 - o0) * w->row_bytes, memory_order_relaxed);
+    if (kernels_wants_bf16(p, w->type)) {
+        k->matmul_bf16(w, a, T, y, ldy, o0, o1);
+        return;
+    }
     bool quant = kernels_wants_q(p, w->type);
     if (w->packed) (quant ? k->packed_quant : k->packed_float)(w, a, T, y, ldy, o0, o1);
     else (quant ? k->matmul_quant : k->matmul_float)(w, a, T, y, ldy, o0, o1);

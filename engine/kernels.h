@@ -23,13 +23,16 @@
  *                then acc = fma((float)(-(m0*sum16(q) + m1*sum16(q))), dmin*dx, acc)
  * dw*dx is one rounded f32 product; dw is the exact f32 of the stored half.
  *
+ * Path bf16amx, of prompts only: float weights use f32 arithmetic as above. Quantised ones are turned to f32 as on path f32 and then to bf16,
+ * x is rounded to bf16, and sums of products are those of one TDPBF16PS for each block of 32; engine/bf16.h has every rounding.
+ *
  * The same bits for T = 1 or 1000: a (t, o) pair never depends on its neighbours.
  * Any thread; no state but the counters. Disjoint [o0,o1) ranges may run at the same time. */
 #include "core/isa.h"
 #include "core/vec.h"
 #include "engine/wtype.h"
 
-#define PATH_MAP(X) X(F32, 0, "f32") X(I8B32, 1, "i8b32")
+#define PATH_MAP(X) X(F32, 0, "f32") X(I8B32, 1, "i8b32") X(BF16AMX, 2, "bf16amx")
 typedef enum {
 #define X(N, id, name) PATH_##N = id,
     PATH_MAP(X)
@@ -37,6 +40,7 @@ typedef enum {
     PATH_COUNT
 } path_id;
 const char *path_name(path_id p);
+bool path_named(const char *name, path_id *out);   /* false: no path has it */
 
 /* W [n_out][n_in]: rows as in the file, row_bytes apart, or packed (engine/packed.h; groups of 16 rows, row_bytes a row). */
 typedef struct { wtype type; uint32_t n_out, n_in; size_t row_bytes; const uint8_t *data; bool packed; } mat;
@@ -54,9 +58,10 @@ typedef struct {
     float *d;             /* [T][ld/32]   */
     int16_t *s;           /* [T][ld/16]   sums of q over each half block */
     act_sums *z;          /* [T][ld/32] */
+    void *h;              /* [T][ld] of 4 bytes each: rounded to bf16, in the form of the table that did it */
 } act;
 
-#define KERNEL_COUNTERS(X) X(float_few) X(float_many) X(quant_few) X(quant_many) X(weights_read)
+#define KERNEL_COUNTERS(X) X(float_few) X(float_many) X(quant_few) X(quant_many) X(bf16_few) X(bf16_many) X(weights_read)
 /* Calls since start, per kind ("many": a multi-row kernel ran), and bytes of weights that products went over; for tests and
  * --json; relaxed atomics. */
 typedef struct {
@@ -71,16 +76,21 @@ typedef struct {
     const vec_ops *vec;
     /* Quantise rows [t0,t1) of a->x; n_in is a multiple of 32. */
     void (*quantize)(const act *a, uint32_t t0, uint32_t t1);
+    /* Round rows [t0,t1) of a->x to bf16, for this table's own product; n_in is a multiple of 32. */
+    void (*round_bf16)(const act *a, uint32_t t0, uint32_t t1);
     void (*matmul_float)(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
     void (*matmul_quant)(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
     void (*packed_float)(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
     void (*packed_quant)(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
+    void (*matmul_bf16)(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 } kernels;
 
 const kernels *kernels_for(isa i);
 kernel_counts kernels_counted(void);
 /* True when path p needs the quantised form of the input for this weight. */
 static inline bool kernels_wants_q(path_id p, wtype t) { return p == PATH_I8B32 && wtypes[t].quant; }
+/* And when it needs the input rounded to bf16. */
+static inline bool kernels_wants_bf16(path_id p, wtype t) { return p == PATH_BF16AMX && wtypes[t].quant; }
 /* Outputs that a thread takes at least (pool_part's grain): a group of packed weights. */
 #define KERNELS_GRAIN 16u
 /* The product on path p. o0 is a multiple of KERNELS_GRAIN, and so is o1 unless it is w->n_out. */

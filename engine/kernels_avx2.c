@@ -219,6 +219,7 @@ const kernels kernels_avx2 = {
     .isa = ISA_AVX2, .name = "avx2", .vec = &vec_avx2_ops,
     .quantize = quantize, .matmul_float = kernels_float_avx2, .matmul_quant = matmul_quant,
     .packed_float = kernels_float_avx2, .packed_quant = kernels_packed_avx2,
+    .round_bf16 = kernels_bf16_round_avx2, .matmul_bf16 = kernels_bf16_avx2,
 };
 #else
 typedef int kernels_avx2_absent;   /* a translation unit may not be empty */

@@ -187,11 +187,13 @@ const kernels kernels_avx512vnni = {
     .isa = ISA_AVX512VNNI, .name = "avx512vnni", .vec = &vec_avx2_ops,
     .quantize = quantize, .matmul_float = matmul_float, .matmul_quant = matmul_quant,
     .packed_float = matmul_float, .packed_quant = kernels_packed_avx512vnni,
+    .round_bf16 = kernels_bf16_round_avx512bf16, .matmul_bf16 = kernels_bf16_avx512bf16,
 };
 const kernels kernels_amx = {
     .isa = ISA_AMX, .name = "amx", .vec = &vec_avx2_ops,
     .quantize = quantize, .matmul_float = matmul_float, .matmul_quant = matmul_quant,
     .packed_float = matmul_float, .packed_quant = kernels_packed_amx,
+    .round_bf16 = kernels_bf16_round_amx, .matmul_bf16 = kernels_bf16_amx,
 };
 #else
 typedef int kernels_avx512vnni_absent;   /* a translation unit may not be empty */

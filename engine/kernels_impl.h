@@ -27,6 +27,10 @@ void kernels_count(kernel_counter c);
 extern const kernels kernels_plain, kernels_avx2, kernels_avx512vnni, kernels_amx;   /* but the first: x86-64 only */
 
 /* Products of the tables that have a file of their own. */
+#define KERNELS_BF16(name) \
+    void kernels_bf16_round_##name(const act *a, uint32_t t0, uint32_t t1); \
+    void kernels_bf16_##name(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
+KERNELS_BF16(plain) KERNELS_BF16(avx2) KERNELS_BF16(avx512bf16) KERNELS_BF16(amx)
 void kernels_float_avx2(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 void kernels_packed_avx2(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 void kernels_packed_amx(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);

@@ -239,4 +239,5 @@ const kernels kernels_plain = {
     .isa = ISA_PLAIN, .name = "plain", .vec = &vec_plain_ops,
     .quantize = quantize, .matmul_float = matmul_float, .matmul_quant = matmul_quant,
     .packed_float = matmul_float, .packed_quant = matmul_quant,
+    .round_bf16 = kernels_bf16_round_plain, .matmul_bf16 = kernels_bf16_plain,
 };

@@ -42,10 +42,18 @@ static void join_isas(const json_t *stages, char *out, size_t cap)
     }
 }
 
+/* "i8b32", or "bf16amx (prompts), i8b32". */
+static const char *paths(const json_t *status, char *out, size_t cap)
+{
+    const char *rows = word(status, "path"), *prompt = word(status, "prompt_path");
+    snprintf(out, cap, *prompt && strcmp(prompt, rows) ? "%s (prompts), %s" : "%s", *prompt ? prompt : rows, rows);
+    return out;
+}
+
 /* Where, with what, on what. */
 static json_t *about(const bench *b)
 {
-    char cpu[128], isas[128];
+    char cpu[128], isas[128], path[64];
     struct utsname u = { 0 };
     const json_t *m = json_object_get(b->v.status, "model"), *stages = json_object_get(b->v.status, "stages");
     json_int_t threads = json_integer_value(json_object_get(json_array_get(stages, 0), "threads"));
@@ -55,7 +63,7 @@ static json_t *about(const bench *b)
     double crowd[1] = { 0 };
     getloadavg(crowd, 1); /* whoever reads the figures later should know whether the machine was idle */
     return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:f}", "machine", cpu, "cpus",
-                     (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "system", u.release, "isa", isas, "path", word(b->v.status, "path"), "kv",
+                     (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "system", u.release, "isa", isas, "path", paths(b->v.status, path, sizeof path), "kv",
                      word(b->v.status, "kv"), "stages", (json_int_t)json_array_size(stages), "threads", threads, "in_flight",
                      json_integer_value(json_object_get(json_object_get(b->v.status, "pump"), "in_flight")), "revision",
                      version_revision(), "model", word(m, "name"), "digest", word(m, "digest"), "load", crowd[0]);

@@ -83,9 +83,8 @@ static err_code parse_only(const char *list, uint32_t *only, err *e)
 static err_code parse_path(calibration *c, err *e)
 {
     c->path = PATH_I8B32;
-    for (int p = 0; c->s->arith && p < PATH_COUNT; p++)
-        if (!strcmp(path_name((path_id)p), c->s->arith)) c->path = (path_id)p;
-    return c->s->arith && strcmp(path_name(c->path), c->s->arith) ? err_set(e, ERR_USAGE, "--arith \"%.40s\"", c->s->arith) : ERR_OK;
+    bool ok = !c->s->arith || (path_named(c->s->arith, &c->path) && c->path != PATH_BF16AMX);
+    return ok ? ERR_OK : err_set(e, ERR_USAGE, "--arith \"%.40s\"", c->s->arith);
 }
 
 static err_code read_text(calibration *c, text *in, err *e)

@@ -139,10 +139,11 @@ $(FB)/flags.stamp: FORCE
 $(FB)/libproduct.a: $(call fobj,$(FUZZ_PART))
 	$(Q)echo "  AR    $@"; rm -f $@; ar rcs $@ $^
 # Unrolled kernels with checks around every load take clang minutes; MODE=asan has them.
-$(FB)/obj/%_avx2.o $(FB)/obj/%_avx512vnni.o $(FB)/obj/%_amx.o: FUZZ_SAN :=
+$(FB)/obj/%_avx2.o $(FB)/obj/%_avx512vnni.o $(FB)/obj/%_avx512bf16.o $(FB)/obj/%_amx.o: FUZZ_SAN :=
 $(FB)/obj/%_avx2.o: ISA := $(ISA_AVX2)
 $(FB)/obj/%_avx512vnni.o: ISA := $(ISA_AVX512VNNI)
-$(FB)/obj/%_amx.o: ISA := $(ISA_AMX) -D__AMX_INT8__   # clang 14 calls it __AMXINT8__
+$(FB)/obj/%_avx512bf16.o: ISA := $(ISA_AVX512BF16)
+$(FB)/obj/%_amx.o: ISA := $(ISA_AMX) -D__AMX_INT8__ -D__AMX_BF16__   # clang 14 has no second underline in them
 $(FB)/obj/%_plain.o: ISA := $(ISA_FMA)
 $(FB)/obj/%.o: %.c $(FB)/flags.stamp
 	$(Q)mkdir -p $(@D); echo "  CC    $< (fuzz)"; $(FUZZ_CC) $(FUZZ_CF) $(ISA) -c $< -o $@

@@ -1,6 +1,6 @@
 /* How fast the matrix kernels are: GB/s of weights for one row of x beside the roofline, which is measured here (the same
  * threads sum the same bytes), and 10^9 operations a second (two a multiply-add) for 4, 16, 64 and 512 rows. Packed weights
- * and those in file order. Prints a table; checks nothing.
+ * and those in file order on path i8b32, and packed ones on path bf16amx. Prints a table; checks nothing.
  *
  * Usage: bench_kernels [THREADS [TYPE...]]; without arguments all processors and all types. */
 #include "core/pool.h"
@@ -21,6 +21,7 @@ enum { ROW_COUNTS = sizeof row_counts / sizeof *row_counts };
 typedef struct {
     pool *team;
     const kernels *k;
+    path_id path;
     mat w;
     act a;
     uint32_t T;
@@ -55,7 +56,7 @@ static void inputs(act *a)
     float *x = room(n * sizeof *x);
     for (size_t i = 0; i < n; i++) x[i] = (float)rng_unit(1, i) - 0.5f;
     *a = (act){ N_IN, N_IN, x, room(n), room(n / 32 * sizeof(float)), room(n / 16 * sizeof(int16_t)),
-                room(n / 32 * sizeof(act_sums)) };
+                room(n / 32 * sizeof(act_sums)), room(n * sizeof(float)) };
     kernels_for(ISA_PLAIN)->quantize(a, 0, T_MOST);
 }
 
@@ -65,7 +66,7 @@ static void multiply(void *arg, uint32_t tid, uint32_t n)
     uint32_t lo, hi;
     double at = now();
     pool_part(r->w.n_out, KERNELS_GRAIN, tid, n, &lo, &hi);
-    kernels_matmul(r->k, PATH_I8B32, &r->w, &r->a, r->T, r->y, r->w.n_out, lo, hi);
+    kernels_matmul(r->k, r->path, &r->w, &r->a, r->T, r->y, r->w.n_out, lo, hi);
     r->took[tid] = now() - at;
 }
 
@@ -112,17 +113,19 @@ static double share_of_loop(rig *r, double *gb)
     return rate / ((double)STREAM / loop);
 }
 
-static void bench_one(rig *r, const kernels *k, wtype t, bool packed)
+static void bench_one(rig *r, const kernels *k, wtype t, path_id path, bool packed)
 {
     bool slow = k->isa == ISA_PLAIN;                     /* the reference gets fewer outputs: it is only a yardstick */
     size_t row = wtype_row_bytes(t, N_IN), stream = slow ? STREAM / 32 : STREAM;
     uint32_t threads = pool_threads(r->team);
     double gb;
     r->k = k;
+    r->path = path;
+    if (path == PATH_BF16AMX) k->round_bf16(&r->a, 0, T_MOST);
     r->w = (mat){ t, (uint32_t)(stream / row) / 64 * 64, N_IN, row, r->bytes, packed };
     r->T = 1;
     double share = share_of_loop(r, &gb);
-    printf("%-10s  %-6s  %-6s  %7.2f  %5.0f%%", k->name, packed ? "packed" : "file", wtypes[t].name, gb, 100 * share);
+    printf("%-10s  %-6s  %-6s  %7.2f  %5.0f%%", k->name, path == PATH_BF16AMX ? "bf16" : packed ? "packed" : "file", wtypes[t].name, gb, 100 * share);
     r->w.n_out = slow ? OUT_MANY / 8 : OUT_MANY;
     for (int i = 0; i < ROW_COUNTS; i++) {
         r->T = slow && row_counts[i] > 64 ? 64 : row_counts[i];
@@ -157,8 +160,10 @@ int main(int argc, char **argv)
     printf("%-10s  %-6s  %-6s  %7s  %6s  %8s  %8s  %8s  %8s  %8s\n", "isa", "layout", "type", "T=1", "loop", "T=4", "T=8",
            "T=16", "T=64", "T=512");
     for (isa i = 0; i < ISA_COUNT; i++)
-        for (wtype t = 0; isa_supported() >> i & 1 && t < WTYPE_COUNT; t++)
-            for (int packed = 1; packed >= 0 && wanted(t, argc, argv); packed--) bench_one(&r, kernels_for(i), t, packed);
+        for (wtype t = 0; isa_supported() >> i & 1 && t < WTYPE_COUNT; t++) {
+            for (int packed = 1; packed >= 0 && wanted(t, argc, argv); packed--) bench_one(&r, kernels_for(i), t, PATH_I8B32, packed);
+            if (wanted(t, argc, argv) && wtypes[t].quant) bench_one(&r, kernels_for(i), t, PATH_BF16AMX, true); /* packed, on that path */
+        }
     pool_close(&r.team);
     return 0;
 }

@@ -64,6 +64,7 @@ static void set_up(rig *r)
     give(&s->model, o->model);
     give(&s->kv, o->kv);
     give(&s->arith, o->arith);
+    give(&s->prompt_arith, o->prompt_arith);
     give(&s->prefill, o->prefill);
     give(&s->aux, o->aux);
     give(&s->profile, o->profile);

@@ -15,7 +15,7 @@ typedef struct {
     uint32_t stages, threads;           /* 0: 1 */
     const isa *isas;                    /* of each stage; NULL: `use` for all */
     isa use;
-    const char *kv, *arith, *prefill;   /* NULL: the coordinator's default */
+    const char *kv, *arith, *prompt_arith, *prefill;   /* NULL: the coordinator's default */
     uint32_t chunk, in_flight, ctx, max_rows, max_sessions;   /* 0: the default */
     uint32_t kv_mem;                    /* MB a stage, 0: no budget */
     const char *aux, *profile;          /* of KV prediction; NULL: none */

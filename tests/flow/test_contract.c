@@ -19,7 +19,7 @@ TestSuite(contract, .timeout = 600);
 /* One way of running a model. kv and path belong to what is computed, the rest must not matter. */
 #define ISAS_MIXED ISA_COUNT /* one drawn for each stage */
 typedef struct { uint32_t stages, chunk, threads, others; bool local, packed; int use; } way;
-typedef struct { const char *kv, *path; } arithmetic;
+typedef struct { const char *kv, *path, *prompt; } arithmetic;   /* prompt NULL: the same */
 
 typedef struct { const char *file; uint32_t L, V, n_ctx; uint64_t seed; uint32_t n; uint32_t ids[512]; } world;
 
@@ -27,13 +27,16 @@ typedef struct { const char *file; uint32_t L, V, n_ctx; uint64_t seed; uint32_t
 typedef struct { rig *g; rig_job *prompt, *decode, *greedy, *drawn; } answers;
 
 static way base = { .stages = 1, .chunk = 64, .threads = 1, .others = 0, .local = false, .packed = false, .use = ISA_PLAIN };
-static const arithmetic ariths[] = { { "f16", "i8b32" }, { "f32", "i8b32" }, { "f16", "f32" }, { "f32", "f32" } };
+static const arithmetic ariths[] = { { "f16", "i8b32", NULL }, { "f32", "i8b32", NULL }, { "f16", "f32", NULL }, { "f32", "f32", NULL },
+                                       { "f16", "i8b32", "bf16amx" } };
+enum { ARITHS = sizeof ariths / sizeof *ariths };
 
 static const char *way_text(const way *w, const arithmetic *a)
 {
     static char line[176];
-    snprintf(line, sizeof line, "stages=%u chunk=%u threads=%u others=%u prefill=%s weights=%s isa=%s kv=%s path=%s", w->stages, w->chunk, w->threads,
-             w->others, w->local ? "local" : "pipeline", w->packed ? "packed" : "file", w->use == ISAS_MIXED ? "mixed" : isa_name((isa)w->use), a->kv, a->path);
+    snprintf(line, sizeof line, "stages=%u chunk=%u threads=%u others=%u prefill=%s weights=%s isa=%s kv=%s path=%s%s%s", w->stages, w->chunk, w->threads,
+             w->others, w->local ? "local" : "pipeline", w->packed ? "packed" : "file", w->use == ISAS_MIXED ? "mixed" : isa_name((isa)w->use), a->kv, a->path, a->prompt ? " prompts=" : "",
+             a->prompt ? a->prompt : "");
     return line;
 }
 
@@ -71,7 +74,7 @@ static rig *open_way(const world *m, const way *w, const arithmetic *a, uint64_t
     uint64_t shift = support_draw(seed, 7, isa_number());
     for (uint32_t i = 0; i < n; i++) each[i] = w->use == ISAS_MIXED ? some_isa(i + shift) : (isa)w->use;
     setenv("SLUICE_ISA", isa_name(w->use == ISAS_MIXED ? some_isa(shift + 1) : (isa)w->use), 1);   /* of the coordinator's own prefill */
-    return rig_open(&(rig_options){ .model = m->file, .stages = n, .threads = w->threads, .isas = each, .kv = a->kv, .arith = a->path,
+    return rig_open(&(rig_options){ .model = m->file, .stages = n, .threads = w->threads, .isas = each, .kv = a->kv, .arith = a->path, .prompt_arith = a->prompt,
                                     .chunk = w->chunk, .max_rows = CHUNK_ALL, .prefill = w->local ? "local" : "pipeline", .packed = w->packed });
 }
 
@@ -182,7 +185,7 @@ static kernel_counts since(kernel_counts a)
 
 static void print_counts(const char *what, const arithmetic *a, const kernel_counts *k)
 {
-    printf("# kernels, path %-5s %-6s", a->path, what);
+    printf("# kernels, path %-5s %-6s", a->prompt ? a->prompt : a->path, what);
 #define X(n) printf(" %s=%llu", #n, (unsigned long long)k->n);
     KERNEL_COUNTERS(X)
 #undef X
@@ -192,9 +195,10 @@ static void print_counts(const char *what, const arithmetic *a, const kernel_cou
 /* Prompt chunks of 64 rows must go through the kernels that take several rows, decoding through those for few. */
 static void check_counts(const kernel_counts *k, const arithmetic *a, bool quant)
 {
-    bool q = quant && !strcmp(a->path, "i8b32");
-    cr_expect_gt(q ? k->quant_many : k->float_many, 0u, "no multi-row kernel ran");
+    bool q = quant && !strcmp(a->path, "i8b32"), other = quant && a->prompt;
+    cr_expect_gt(other ? k->bf16_many : q ? k->quant_many : k->float_many, 0u, "no multi-row kernel ran");
     cr_expect_gt(q ? k->quant_few : k->float_few, 0u, "no few-row kernel ran");
+    cr_expect_eq(other, k->bf16_few + k->bf16_many > 0);
     cr_expect(q || !(k->quant_few + k->quant_many), "a quantised kernel ran where float ones were due");
 }
 
@@ -219,7 +223,8 @@ static void hold(const world *m, const arithmetic *a, bool quant, bool singles, 
     print_counts("base", a, &used);
     check_counts(&used, a, quant);
     cr_assert(sane(&want, m->n), "the base answers make no sense: %s %s", want.prompt->fail.text, want.greedy->fail.text);
-    cr_expect(support_same(want.decode->full, want.prompt->full, (size_t)DECODED * m->V, "decode role against prompt role"));
+    bool one = !a->prompt || !quant;
+    cr_expect_eq(one, !memcmp(want.decode->full, want.prompt->full, (size_t)DECODED * m->V * sizeof(float)), "decode role against prompt role");
     way w[32];
     uint32_t n = singles ? single_changes(w, deep) : 0;
     for (uint32_t i = 0; i < randoms; i++) w[n++] = random_way(m->seed + (uint64_t)(a - ariths), i);
@@ -238,14 +243,17 @@ static uint32_t random_count(void)
     return s ? (uint32_t)(strtoul(s, NULL, 10) % 16) : 2;
 }
 
-/* Single changes and random combinations on the default arithmetic; deep: random combinations on the others too. */
+/* Single changes and random combinations on the default arithmetic and, of quantised types, on the second path of prompts; deep: random
+ * combinations on the others too. */
 static void contract_of(const char *path, bool quant, bool deep)
 {
     world m;
     uint64_t t = clock_ns();
     open_world(&m, path);
-    for (uint32_t i = 0; i < (deep ? 4 : 1); i++)
-        hold(&m, &ariths[i], quant, i == 0, deep, (random_count() + (i > 0)) / (1 + (i > 0)));
+    for (uint32_t i = 0; i < ARITHS; i++) {
+        bool second = ariths[i].prompt != NULL;    /* its kernels are a type's own, too */
+        if (!i || deep || second) hold(&m, &ariths[i], quant, i == 0 || (second && quant), deep && !i, (random_count() + (i > 0)) / (1 + (i > 0)));
+    }
     printf("# %.1f s\n", (double)(clock_ns() - t) / 1e9);
 }
 
@@ -305,7 +313,7 @@ static void hold_under(const world *m, uint32_t i, const rig_job *exact)
     snprintf(path, sizeof path, "%s/policy-%u.ini", support_tmpdir(), i);
     FILE *f = fopen(path, "w");
     cr_assert(f && fputs(policies[i], f) >= 0 && !fclose(f));
-    arithmetic a = { path, "i8b32" };
+    arithmetic a = { path, "i8b32", NULL };
     rig_job *want = run_greedy(m, &base, &a, m->seed, &g);
     cr_assert_eq(want->choice[0].n_tok, DECODED, "%s: %s", policies[i], want->fail.text);
     bool same = rig_same_choice(&want->choice[0], &exact->choice[0], "as without a policy");

@@ -1,5 +1,6 @@
 /* engine/kernels.h: the ISAs agree bit for bit, and the reference agrees with arithmetic in double. */
 #include "core/rng.h"
+#include "engine/bf16.h"
 #include "engine/kernels.h"
 #include "engine/packed.h"
 #include "tests/support_amx.h"
@@ -62,7 +63,7 @@ static rig rig_open(wtype t, uint32_t n_out, uint32_t n_in, uint32_t T)
     size_t ld = ((size_t)n_in + 31) / 32 * 32 + 32;
     r.x = zeroed(T * ld, sizeof *r.x);
     r.a = (act){ n_in, ld, r.x, zeroed(T * ld, 1), zeroed(T * ld / 32, sizeof(float)), zeroed(T * ld / 16, sizeof(int16_t)),
-                 zeroed(T * ld / 32, sizeof(act_sums)) };
+                 zeroed(T * ld / 32, sizeof(act_sums)), zeroed(T * ld, sizeof(float)) };
     r.y = zeroed(T * r.ldy, sizeof *r.y);
     for (size_t i = 0; i < T * ld; i++) r.x[i] = uniform(i, -2, 2) * uniform(i / 32 + 900000, 0, 3);
     return r;
@@ -77,6 +78,7 @@ static void rig_close(rig *r)
     free(r->a.d);
     free(r->a.s);
     free(r->a.z);
+    free(r->a.h);
 }
 
 static void put_half(uint8_t *p, float v)
@@ -116,6 +118,7 @@ static float *product_of(rig *r, const kernels *k, path_id p, uint32_t o0, uint3
 {
     for (size_t j = 0; j < r->T * r->ldy; j++) r->y[j] = UNTOUCHED;
     if (kernels_wants_q(p, r->w.type)) k->quantize(&r->a, 0, r->T);
+    if (kernels_wants_bf16(p, r->w.type)) k->round_bf16(&r->a, 0, r->T);
     kernels_matmul(k, p, &r->w, &r->a, r->T, r->y, r->ldy, o0, o1);
     float *y = malloc(r->T * r->ldy * sizeof *y);
     memcpy(y, r->y, r->T * r->ldy * sizeof *y);
@@ -181,7 +184,9 @@ static void check_same(rig *r, path_id p, uint32_t o0, uint32_t o1)
         for (int packed = i == ISA_PLAIN; packed < 2 && isa_supported() >> i & 1; packed++)
             check_same_kernels(r, a, kernels_for(i), packed, p, o0, o1);
     kernels amx;
-    if (support_amx(&amx)) check_same_kernels(r, a, &amx, true, p, o0, o1);
+    bool tiles = support_amx(&amx), both = support_amx_bf16(&amx) && tiles;
+    if (p == PATH_BF16AMX && both) check_same_kernels(r, a, &amx, false, p, o0, o1);
+    if (p == PATH_BF16AMX ? both : tiles) check_same_kernels(r, a, &amx, true, p, o0, o1);
     free(a);
 }
 
@@ -222,6 +227,75 @@ Test(kernels, every_isa_gives_the_same_bits_on_the_float_path)
     for (wtype t = 0; have_avx2() && t < WTYPE_COUNT; t++) check_shapes(t, PATH_F32);
 }
 
+/* Activations of every size, denormals and some near infinity among them, sums that nearly cancel; every third row so small that its sums are
+ * about 2^-126. */
+static void hard_inputs(rig *r, uint64_t salt)
+{
+    static const float odd[] = { 0, -0.0f, 1e-45f, -3e-39f, 0x1p-126f, -0x1.fffffep-127f, 0x1.fep-126f, 1e-30f, 3.3e38f, -1, 1.00390625f };
+    size_t n = r->T * r->a.ld;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t u = rng_u64(seed ^ salt, i);
+        if (i / r->a.ld % 3 == 1) r->x[i] = ldexpf(uniform(i, -2, 2), -116 - (int)(i / r->a.ld + u % 3) % 12);
+        else if (u % 4 == 0) r->x[i] = odd[(u >> 8) % (sizeof odd / sizeof *odd)];
+        else if (u % 4 == 1) r->x[i] = ldexpf(uniform(i, -2, 2), -(int)(u >> 8) % 150);
+        else if (u % 4 == 2 && i > 1) r->x[i] = -r->x[i - 2];
+    }
+}
+
+Test(kernels, bf16_numbers_round_to_even_and_have_no_denormals)
+{
+    static const struct { float v; uint16_t want; } rounds[] = {
+        { 1, 0x3f80 },          { 0x1.01p0f, 0x3f80 },     { 0x1.03p0f, 0x3f82 },   { 0x1.010002p0f, 0x3f81 }, { -0x1.01p0f, 0xbf80 },
+        { 0x1p-126f, 0x0080 },  { 0x1.fffffcp-127f, 0 },   { -1e-45f, 0x8000 },     { 0x1.fffffep127f, 0x7f80 },
+        { -INFINITY, 0xff80 },  { 0x1.fep127f, 0x7f7f },   { 0x1.feffp127f, 0x7f7f },
+    };
+    for (size_t i = 0; i < sizeof rounds / sizeof *rounds; i++)
+        cr_assert_eq(bf16_round(rounds[i].v), rounds[i].want, "%a to %04x", (double)rounds[i].v, bf16_round(rounds[i].v));
+    for (uint32_t n = 0; n < 3; n++) cr_assert(isnan(bf16_float(bf16_round(bits_float(0x7f800001u + 0x3fffffu * n)))));
+    static const struct { float w, x, sum, want; } fmas[] = {
+        { 3, 5, 7, 22 },
+        { 0x1p-100f, 0x1p-27f, 0, 0 },                             /* a denormal */
+        { 0x1p-100f, -0x1p-27f, 0, -0.0f },
+        { 0x1p-100f, 0x1p-27f, 0x1p-127f, 0 },                     /* with one that comes in */
+        { 0x1p-100f, 0x1p-26f, -0x1p-127f, 0x1p-126f },
+        { 0x1p-75f, -0x1.8p-77f, 0x1p-126f, 0x1p-126f },           /* 24 bits say 2^-126 */
+        { 0x1p-75f, -0x1.4p-76f, 0x1p-126f, 0 },                   /* a little less, though f32 would show 2^-126 */
+        { 0x1p-75f, 0x1.4p-76f, -0x1p-126f, -0.0f },
+    };
+    for (size_t i = 0; i < sizeof fmas / sizeof *fmas; i++) {
+        float v = bf16_fma(fmas[i].w, fmas[i].x, fmas[i].sum);
+        cr_assert(same(v, fmas[i].want), "%zu: %a, want %a", i, (double)v, (double)fmas[i].want);
+    }
+    cr_assert(same(bf16_add(0x1.8p-126f, -0x1p-126f), 0) && same(bf16_add(0x1p-127f, 1), 1));
+}
+
+static void check_bf16(wtype t, uint32_t n_out, uint32_t n_in, uint32_t T, uint64_t salt, bool hard)
+{
+    rig r = rig_open(t, n_out, n_in, T);
+    fill_weights(&r, salt);
+    if (hard) hard_inputs(&r, salt);
+    check_same(&r, PATH_BF16AMX, 0, n_out);
+    uint32_t mid = n_out / 2 / KERNELS_GRAIN * KERNELS_GRAIN;
+    if (hard && mid) check_same(&r, PATH_BF16AMX, mid, n_out);
+    rig_close(&r);
+}
+
+/* Row counts that fill tiles, leave rests of one strip and of two, and make a second pass (of 64, 192 and 256 rows). */
+Test(kernels, every_isa_gives_the_same_bits_on_the_bf16_path)
+{
+    static const uint32_t rows[] = { 1, 2, 6, 15, 16, 17, 31, 32, 33, 47, 70 };
+    for (wtype t = 0; have_avx2() && t < WTYPE_COUNT; t++) {
+        uint32_t step = wtypes[t].block == 256 ? 256 : 32, n = sizeof rows / sizeof *rows;
+        for (uint32_t i = 0; i < 2 && wtypes[t].quant; i++)
+            check_bf16(t, 1 + (uint32_t)rng_u64(seed + 3, t * 2 + i) % 70, step * (1 + (uint32_t)rng_u64(seed + 4, i + t) % (512 / step)),
+                       rows[(2 * t + i) % n], 50 + t + i, i);
+    }
+    for (uint32_t i = 0; have_avx2() && i < sizeof rows / sizeof *rows; i++) check_bf16(WTYPE_Q4_0, 33, 64, rows[i], i, true);
+    if (have_avx2()) check_bf16(WTYPE_Q8_0, 40, 32, 290, 9, true), check_bf16(WTYPE_Q4_0, 17, 1184, 34, 10, true);
+    for (wtype t = 0; t < WTYPE_COUNT; t++)
+        if (!wtypes[t].quant && have_avx2()) check_bf16(t, 20, 70, 5, 20 + t, false);
+}
+
 Test(kernels, hostile_blocks_neither_crash_nor_differ)
 {
     static const uint8_t fills[] = { 0xff, 0x00, 0x80, 0x7f, 0x7c };
@@ -232,6 +306,7 @@ Test(kernels, hostile_blocks_neither_crash_nor_differ)
                 memset((uint8_t *)(uintptr_t)r.w.data, fills[f], r.w.row_bytes * r.w.n_out);
                 check_same(&r, PATH_I8B32, 0, 11);
                 check_same(&r, PATH_F32, 0, 11);
+                if (T == 5) check_same(&r, PATH_BF16AMX, 0, 11);
                 rig_close(&r);
             }
 }
@@ -321,7 +396,7 @@ Test(kernels, a_row_has_the_same_bits_alone_and_in_a_batch)
             float *all = product(&r, i, PATH_I8B32, 0, 13), *alone = zeroed(13, sizeof *alone);
             for (uint32_t row = 0; row < 70; row++) {
                 size_t at = row * r.a.ld;
-                act one = { 256, r.a.ld, r.a.x + at, r.a.q + at, r.a.d + at / 32, r.a.s + at / 16, r.a.z + at / 32 };
+                act one = { 256, r.a.ld, r.a.x + at, r.a.q + at, r.a.d + at / 32, r.a.s + at / 16, r.a.z + at / 32, NULL };
                 kernels_matmul(kernels_for(i), PATH_I8B32, &r.w, &one, 1, alone, 13, 0, 13);
                 cr_assert_eq(memcmp(alone, all + row * r.ldy, 13 * sizeof *alone), 0, "%s %s row %u", isa_name(i),
                              wtypes[t].name, row);
@@ -339,7 +414,7 @@ static void check_quantize(float *x, const char *what)
     int16_t s[2][4];
     act_sums z[2][2];
     for (isa i = 0; i < 2; i++) {
-        act a = { 64, 64, x, q[i], d[i], s[i], z[i] };
+        act a = { 64, 64, x, q[i], d[i], s[i], z[i], NULL };
         kernels_for(i)->quantize(&a, 0, 1);
     }
     for (int b = 0; b < 2; b++) cr_assert(same(d[0][b], d[1][b]), "%s: d %a and %a", what, (double)d[0][b], (double)d[1][b]);
@@ -382,7 +457,7 @@ Test(kernels, quantisation_rounds_ties_to_even_and_shows_a_nan)
     int8_t q[32];
     int16_t s[2];
     act_sums z;
-    act a = { 32, 32, x, q, &d, s, &z };
+    act a = { 32, 32, x, q, &d, s, &z, NULL };
     for (isa i = 0; i < ISA_COUNT; i++) {
         if (!(isa_supported() >> i & 1)) continue;
         x[31] = 0;
