@@ -43,7 +43,7 @@ static err_code choose_path(coordinator *c, err *e)
     const char *rows = c->set->arith, *prompt = c->set->prompt_arith;
     c->path = PATH_I8B32;
     if (rows && (!path_named(rows, &c->path) || c->path == PATH_BF16AMX))
-        return err_set(e, ERR_CONFIG, "--arith %.40s: want i8b32 or f32%s", rows, c->path == PATH_BF16AMX ? " (bf16amx is for prompts: --prompt-arith)" : "");
+        return err_set(e, ERR_CONFIG, "--arith %.40s: want i8b32 or f32", rows);
     c->prompt_path = c->path;
     if (prompt && !path_named(prompt, &c->prompt_path))
         return err_set(e, ERR_CONFIG, "--prompt-arith %.40s: want i8b32, f32 or bf16amx", prompt);

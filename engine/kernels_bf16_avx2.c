@@ -6,6 +6,7 @@
 #include "engine/kernels_avx2.h"
 #include "engine/packed.h"
 
+enum { PASS = 256 };                     /* rows of x that share a panel, whose unpacking is not vectorised: 16 KiB of sums */
 typedef struct { _Alignas(32) float w[CHUNK][PACKED_GROUP]; } panel;
 
 /* To bf16 and back, as engine/bf16.h says it. */
@@ -65,10 +66,10 @@ INLINE void rows_step(const panel *p, uint32_t n, const float *x, size_t ld, __m
     }
 }
 
-/* The group at o against T <= ROWS rows. */
+/* The group at o against T <= PASS rows. */
 static void group_rows(const mat *w, const act *a, uint32_t t0, uint32_t T, float *y, size_t ldy, uint32_t o, uint32_t o1)
 {
-    __m256 acc[ROWS][2];
+    __m256 acc[PASS][2];
     panel p;
     for (uint32_t t = 0; t < T; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
     for (uint32_t k = 0; k < w->n_in; k += CHUNK) {
@@ -86,7 +87,7 @@ static void group_rows(const mat *w, const act *a, uint32_t t0, uint32_t T, floa
 static __attribute__((noinline)) void all_groups(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
 {
     for (uint32_t o = o0; o < o1; o += PACKED_GROUP)
-        for (uint32_t t = 0; t < T; t += ROWS) group_rows(w, a, t, min_u32(ROWS, T - t), y, ldy, o, o1);
+        for (uint32_t t = 0; t < T; t += PASS) group_rows(w, a, t, min_u32(PASS, T - t), y, ldy, o, o1);
 }
 
 void kernels_bf16_avx2(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)

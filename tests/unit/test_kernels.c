@@ -280,7 +280,7 @@ static void check_bf16(wtype t, uint32_t n_out, uint32_t n_in, uint32_t T, uint6
     rig_close(&r);
 }
 
-/* Row counts that fill tiles, leave rests of one strip and of two, and make a second pass (of 64, 192 and 256 rows). */
+/* Row counts that fill tiles, leave rests of one strip and of two, and make a second pass (of 192 and 256 rows). */
 Test(kernels, every_isa_gives_the_same_bits_on_the_bf16_path)
 {
     static const uint32_t rows[] = { 1, 2, 6, 15, 16, 17, 31, 32, 33, 47, 70 };

@@ -1,0 +1,184 @@
+/* Prompts on a path of their own (--prompt-arith bf16amx) in real clusters: deaths of stages, kept rows, files of rows and replays give
+ * the bits of that path, on whatever instruction set, and a cluster with another path follows a job's log. */
+#include "core/clock.h"
+#include "tests/support_programs.h"
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SECONDS 60
+
+static char base[512], prompt[128];
+
+static void begin(void)
+{
+    static const char *const word[] = { "the", "cat", "sat", "on", "a", "mat", "and", "saw", "red", "river", "near", "old", "house", "with", "many", "birds" };
+    programs_begin();
+    snprintf(base, sizeof base, "%s", support_root("models/sluice-tiny-Q8_0.gguf"));
+    snprintf(prompt, sizeof prompt, "%s", programs_file("prompt.txt"));
+    text t = { 0 };
+    for (unsigned i = 0; i < 300; i++) text_addf(&t, "%s%s", i ? " " : "", word[support_draw(1, i, 16)]);
+    cr_assert(support_write(prompt, t.ptr, t.len));
+    text_free(&t);
+}
+
+TestSuite(prompt_path, .init = begin, .timeout = 600);
+
+#define UP(...) ((const char *const[]){ "-m", base, "--ctx", "1024", __VA_ARGS__, NULL })
+#define BF16 "--prompt-arith", "bf16amx"
+#define STORY "-f", prompt, "-n", "24", "--ignore-eos", "--temp", "0.9", "--seed", "7", "--logprobs", "2"
+
+static standing up(const char *const options[])
+{
+    standing c;
+    cr_assert(standing_up(&c, "c", options));
+    return c;
+}
+
+/* Its journal stays. */
+static void stop(standing *c)
+{
+    ran r = program_run(0, SECONDS, NULL, SLUICE("down", "--dir", c->dir));
+    ran_free(&r);
+    json_decref(c->status);
+    cr_assert(programs_ended(20));
+}
+
+/* Tokens and log-probabilities; the rows that were there already, in `cached` (may be NULL). */
+static char *bits(json_t *o, int64_t *cached)
+{
+    cr_assert(o);
+    if (cached) *cached = json_number_at(o, "cached_tokens");
+    cr_assert_eq(json_array_size(json_object_get(o, "logprobs")), 24);
+    char *s = json_dumps(json_object_get(o, "logprobs"), JSON_SORT_KEYS | JSON_COMPACT);
+    json_decref(o);
+    return s;
+}
+
+static char *ask(const standing *c, int64_t *cached)
+{
+    ran r = program_run(0, SECONDS, NULL, SLUICE("submit", "--dir", c->dir, "--json", STORY));
+    return bits(ran_json(&r), cached);
+}
+
+static void expect_replay(const standing *c, const char *id, const char *path)
+{
+    ran r = program_run(0, SECONDS, NULL, SLUICE("replay", "--dir", c->dir, "--json", id));
+    json_t *o = ran_json(&r);
+    cr_expect(json_is_true(json_object_get(o, "same")), "job %s", id);
+    cr_expect_eq(json_number_at(o, "compared"), 24, "job %s", id);
+    cr_expect_eq(strstr(json_string_at(o, "log.0.payload"), " prompt=bf16amx") != NULL, !strcmp(path, "bf16amx"), "%s",
+                 json_string_at(o, "log.0.payload"));
+    json_decref(o);
+}
+
+/* Rows are kept under the name of their path: in the second cluster those of i8b32 are there when the replay of a job with bf16amx rows
+ * begins, and the other way round in the third. */
+Test(prompt_path, a_log_is_followed_by_clusters_with_another_path)
+{
+    int64_t cached;
+    standing c = up(UP("--stages", "2", BF16));
+    char *first = ask(&c, &cached), *again;
+    cr_expect_eq(cached, 0);
+    again = ask(&c, &cached);
+    cr_expect_gt(cached, 200, "the same prompt begins with its rows");
+    cr_expect_str_eq(again, first);
+    free(again);
+    stop(&c);
+    setenv("SLUICE_ISA", "avx2", 1);
+    c = up(UP("--stages", "1"));
+    char *other = ask(&c, &cached);
+    cr_expect_eq(cached, 0);
+    cr_expect_str_neq(other, first, "both paths say the same bits");
+    expect_replay(&c, "1", "bf16amx");
+    expect_replay(&c, "3", "i8b32");
+    stop(&c);
+    unsetenv("SLUICE_ISA");
+    c = up(UP("--stages", "3", "--chunk", "17", BF16));
+    again = ask(&c, &cached);
+    cr_expect_str_eq(again, first);
+    expect_replay(&c, "2", "bf16amx");
+    expect_replay(&c, "3", "i8b32");
+    free(again);
+    free(other);
+    free(first);
+    cr_expect(standing_down(&c));
+    cr_expect(programs_gone(5));
+}
+
+static void until(const standing *c, const char *what, int64_t least)
+{
+    uint64_t end = clock_ns() + (uint64_t)(SECONDS * programs_patience() * 1e9);
+    while (standing_number(c, what) < least && clock_ns() < end) usleep(2000);
+    cr_assert_geq(standing_number(c, what), least, "%s", what);
+}
+
+/* The first dies under the prompt, the second while its rows are there and tokens are decoded. */
+Test(prompt_path, stages_that_die_change_no_bit)
+{
+    standing c = up(UP("--stages", "2", "--chunk", "1", "--prefix-mem", "0", BF16));
+    char *want = ask(&c, NULL);
+    for (unsigned i = 0; i < 2; i++) {
+        static const char *const sign[2] = { "pump.prompt_rows", "pump.decode_rows" };
+        char stage[32];
+        program p;
+        int64_t at = standing_number(&c, sign[i]);
+        cr_assert(program_start(&p, "ask", SLUICE("submit", "--dir", c.dir, "--json", STORY)));
+        until(&c, sign[i], at + (i ? 2 : 60));
+        snprintf(stage, sizeof stage, "stages.%u.pid", i);
+        pid_t pid = (pid_t)standing_number(&c, stage);
+        cr_assert(pid > 1 && !kill(pid, SIGKILL));
+        cr_assert_eq(program_wait(&p, 0, SECONDS), 0);
+        char *got = bits(json_load_file(p.out, 0, NULL), NULL);
+        cr_expect_str_eq(got, want, "stage %u", i);
+        free(got);
+    }
+    free(want);
+    cr_expect(standing_down(&c));
+    cr_expect(programs_gone(5));
+}
+
+static char *run(const char *isa, const char *prefill, const char *arith, const char *cache, bool *warned)
+{
+    setenv("SLUICE_ISA", isa, 1);
+    const char *argv[40];
+    size_t n = 0;
+    for (const char *const *w = SLUICE("run", "-m", base, "--ctx", "1024", "--json", STORY, "--prefill", prefill, "--prompt-arith", arith, NULL); *w; w++)
+        argv[n++] = *w;
+    if (cache) argv[n++] = "--prompt-cache", argv[n++] = cache;
+    argv[n] = NULL;
+    ran r = program_run(0, SECONDS, NULL, argv);
+    if (warned) *warned = strstr(ran_errs(&r), "arithmetic path of prompts") != NULL;
+    unsetenv("SLUICE_ISA");
+    return bits(ran_json(&r), NULL);
+}
+
+Test(prompt_path, local_prefill_and_a_file_of_rows_are_of_that_path)
+{
+    char file[128];
+    bool warned;
+    snprintf(file, sizeof file, "%s", programs_file("rows"));
+    char *want = run("avx2", "pipeline", "bf16amx", NULL, NULL), *local = run("avx2", "local", "bf16amx", file, &warned);
+    cr_expect_str_eq(local, want);
+    char *i8 = run("avx2", "pipeline", "i8b32", file, &warned);
+    cr_expect(warned, "rows of another path were taken, or silently not");
+    cr_expect_str_neq(i8, want);
+    free(i8);
+    free(local);
+    free(want);
+    cr_expect(programs_gone(5));
+}
+
+Test(prompt_path, decoding_on_it_is_refused_by_name)
+{
+    ran r = program_run(-1, SECONDS, NULL, SLUICE("run", "-m", base, "-p", "x", "-n", "1", "--arith", "bf16amx"));
+    cr_expect(r.status != 0 && strstr(ran_errs(&r), "--arith wants i8b32|f32"), "%s", ran_errs(&r));
+    ran_free(&r);
+    r = program_run(-1, SECONDS, NULL, SLUICE("run", "-m", base, "-p", "x", "-n", "1", "--prompt-arith", "fp8"));
+    cr_expect(r.status != 0 && strstr(ran_errs(&r), "fp8"), "%s", ran_errs(&r));
+    ran_free(&r);
+    cr_expect(programs_gone(5));
+}
