@@ -52,6 +52,7 @@ void route_probe_close(route_probe **pp)
 {
     route_probe *p = *pp;
     if (!p) return;
+    kv_seq_close(lab_store(p->l), SEQUENCE);
     void *mem[] = { p->ids, p->in, p->mid, p->h, p->full, p->stats, p->fwd, p->kv, p->slots };
     for (size_t i = 0; i < sizeof mem / sizeof *mem; i++) free(mem[i]);
     free(p);
@@ -68,19 +69,35 @@ static void watch(void *arg, forward_place at, const forward_view *v)
     else if (at == FORWARD_MIDDLE) memcpy(mid_of(p, v->layer), v->h, bytes);
 }
 
-/* h [n][D] through the layers that the mask leaves, in a sequence of its own. */
-static err_code run(route_probe *p, const layer_mask *m, float *h, err *e)
+/* Rows [from, n) behind those that the sequence has, h [n - from][D], through the layers that the mask leaves; nothing is committed. */
+static err_code run(route_probe *p, const layer_mask *m, uint32_t from, float *h, err *e)
 {
-    kv *store = lab_store(p->l);
-    kv_seq *q;
-    err_code rc = kv_seq_open(store, SEQUENCE, &q, e);
-    if (rc) return rc;
-    for (uint32_t i = 0; i < p->n; i++) p->kv[i] = (kv_row){ .row = i, .pos = i, .parent = i ? i - 1 : KV_ROW_NONE, .path = (uint8_t)p->path };
-    rc = kv_reserve(q, p->kv, p->n, p->slots, e);
-    for (uint32_t i = 0; i < p->n; i++) p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = p->path, .mask = m, .row = i };
-    if (!rc) runner_layers(lab_runner(p->l), p->fwd, p->n, h);
-    kv_seq_close(store, SEQUENCE);
+    kv_seq *q = kv_seq_find(lab_store(p->l), SEQUENCE);
+    uint32_t n = p->n - from;
+    for (uint32_t i = 0; i < n; i++) p->kv[i] = (kv_row){ .row = from + i, .pos = from + i, .parent = from + i ? from + i - 1 : KV_ROW_NONE, .path = (uint8_t)p->path };
+    err_code rc = kv_reserve(q, p->kv, n, p->slots, e);
+    for (uint32_t i = 0; i < n; i++) p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = p->path, .mask = m, .row = from + i };
+    if (!rc) runner_layers(lab_runner(p->l), p->fwd, n, h);
     return rc;
+}
+
+/* A text with all layers; the prompt's rows stay. */
+static err_code run_whole(route_probe *p, err *e)
+{
+    kv_seq *q;
+    kv_seq_close(lab_store(p->l), SEQUENCE);
+    err_code rc = kv_seq_open(lab_store(p->l), SEQUENCE, &q, e);
+    if (!rc) rc = run(p, NULL, 0, p->h, e);
+    return rc ? rc : kv_commit(q, p->prompt - 1, e);
+}
+
+/* What is behind the prompt once more, from what goes into layer `first` on; its rows go again. */
+static err_code run_behind(route_probe *p, const layer_mask *m, uint32_t first, err *e)
+{
+    size_t D = shape(p)->D, at = p->prompt * D;
+    memcpy(p->h + at, in_of(p, first) + at, (p->n - p->prompt) * D * sizeof *p->h);
+    err_code rc = run(p, m, p->prompt, p->h + at, e);
+    return rc ? rc : kv_commit(kv_seq_find(lab_store(p->l), SEQUENCE), p->prompt - 1, e);
 }
 
 /* Rows that leave something out and predict a token of the text: [prompt, n - 1). */
@@ -133,8 +150,7 @@ err_code route_probe_without(route_probe *p, const layer_mask *m, double *damage
         if (at.at[l].attn != MASK_NEVER) at.at[l].attn = p->prompt;
         if (at.at[l].ffn != MASK_NEVER) at.at[l].ffn = p->prompt;
     }
-    memcpy(p->h, in_of(p, first), (size_t)p->n * shape(p)->D * sizeof *p->h);
-    err_code rc = run(p, &at, p->h, e);
+    err_code rc = run_behind(p, &at, first, e);
     if (!rc) *damage = judge(p, false, kl) - p->nll;
     return rc;
 }
@@ -191,7 +207,7 @@ err_code route_probe_read(route_probe *p, const uint32_t *ids, uint32_t n, uint3
     p->prompt = prompt;
     runner_watch(lab_runner(p->l), watch, p);
     runner_embed(lab_runner(p->l), ids, n, p->h);
-    err_code rc = run(p, NULL, p->h, e);
+    err_code rc = run_whole(p, e);
     runner_watch(lab_runner(p->l), NULL, NULL);
     if (rc) return rc;
     memcpy(in_of(p, s->L), p->h, (size_t)n * s->D * sizeof *p->h);

@@ -1,8 +1,8 @@
 #ifndef ENGINE_ROUTE_PROBE_H
 #define ENGINE_ROUTE_PROBE_H
-/* What leaving out layers costs on one text: the model reads it once with all layers, and again for each thing that is left out, from the
- * stored input of the layer where it begins to matter. Rows below `prompt` run everything, the others leave it out: as prompts and
- * generated tokens do. Costs are nats a token over what its model says without. Owns the stored inputs; refuses to average over texts.
+/* What leaving out layers costs on one text: the model reads it once with all layers, and what is behind its prompt again for each thing
+ * that is left out, from the stored input of the layer where it begins to matter. Rows below `prompt` run everything, the others leave it
+ * out: as prompts and generated tokens do. Costs are nats a token over what its model says without. Owns the stored inputs; refuses to average over texts.
  * One thread. */
 #include "engine/lab.h"
 

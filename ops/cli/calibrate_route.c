@@ -1,24 +1,23 @@
 #include "ops/cli/calibrate_route.h"
 #include "engine/route_probe.h"
 #include "engine/route_fit.h"
+#include "ops/cli/documents.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Section route: what leaving out each layer costs, layer by layer and half by half; which can go together; and routers that see it in a
- * prompt. A document is a prompt (its first half) and what follows. */
+ * prompt. A document is a prompt and what follows (documents.h). */
 
-enum { DOC_LEAST = 16, DOC_MOST = 128, DOCS_MOST = 512, DOCS_LEAST = 10, FOLDS = 5, JOINT_DOCS = 24, JOINT_WIDTH = 6 };
+enum { DOC_LEAST = 16, DOC_MOST = 256, DOCS_MOST = 1024, DOCS_LEAST = 10, FOLDS = 5, JOINT_DOCS = 24, JOINT_WIDTH = 6 };
 #define DELTA 0.02               /* nats a token: what a layer may cost and still be called expendable */
-
-typedef struct { uint32_t at, n; } doc;          /* tokens of c->docs */
 
 typedef struct {
     calibration *c;
     lab *l;
     route_probe *p;
-    token_list tokens;           /* of all documents, BOS in front of each */
-    doc doc[DOCS_MOST];
+    documents docs;
+    const document *doc;         /* [n] of docs */
     uint32_t n, L, D;
     /* blocks: survive an interruption */
     uint32_t *done;              /* documents read; then steps of the joint order */
@@ -31,47 +30,34 @@ typedef struct {
 
 /* ---- documents ----------------------------------------------------------------------------------------------------- */
 
-static bool add_tokens(route *r, const uint32_t *id, size_t n)
-{
-    uint32_t at = (uint32_t)r->tokens.n, most = r->c->window < DOC_MOST ? r->c->window : DOC_MOST;
-    bool ok = r->c->bos == TOKEN_NONE || token_list_add(&r->tokens, r->c->bos);
-    for (size_t i = 0; ok && i < n && r->tokens.n - at < most; i++) ok = token_list_add(&r->tokens, id[i]);
-    if (r->tokens.n - at < DOC_LEAST) r->tokens.n = at;
-    else r->doc[r->n++] = (doc){ at, (uint32_t)r->tokens.n - at };
-    return ok;
-}
-
-/* Parted by blank lines. */
-static err_code split_text(route *r, err *e)
-{
-    const char *at = r->c->text.ptr, *end = at + r->c->text.len;
-    while (at < end && r->n < DOCS_MOST) {
-        const char *stop = memmem(at, (size_t)(end - at), "\n\n", 2);
-        token_list t = { 0 };
-        if (!stop) stop = end;
-        err_code rc = tokenizer_encode(r->c->tok, (view){ at, (size_t)(stop - at) }, false, false, &t, e);
-        bool ok = !rc && add_tokens(r, t.id, t.n);
-        token_list_free(&t);
-        if (rc) return rc;
-        if (!ok) return err_set(e, ERR_NOMEM, "out of memory for documents");
-        at = stop + 2;
-    }
-    return ERR_OK;
-}
-
 /* A text without blank lines: stretches of it. */
-static err_code split_stretches(route *r, err *e)
+static err_code split_stretches(route *r, uint32_t longest, err *e)
 {
     const token_list *t = &r->c->tokens;
-    r->n = 0;
-    r->tokens.n = 0;
-    for (size_t at = 0; at + DOC_MOST <= t->n && r->n < DOCS_MOST; at += DOC_MOST)
-        if (!add_tokens(r, t->id + at, DOC_MOST)) return err_set(e, ERR_NOMEM, "out of memory for documents");
-    if (r->n < DOCS_LEAST) return err_set(e, ERR_INPUT, "%u documents of %d tokens or more: routers want %d at least", r->n, DOC_LEAST, DOCS_LEAST);
+    documents *d = &r->docs;
+    bool ok = true;
+    d->n = 0;
+    d->tokens.n = 0;
+    for (size_t at = 0; ok && at + longest <= t->n && d->n < DOCS_MOST; at += longest) {
+        uint32_t first = (uint32_t)d->tokens.n;
+        ok = r->c->bos == TOKEN_NONE || token_list_add(&d->tokens, r->c->bos);
+        for (uint32_t i = 0; ok && d->tokens.n - first < longest; i++) ok = token_list_add(&d->tokens, t->id[at + i]);
+        d->doc[d->n++] = (document){ first, longest, longest / 2 };
+    }
+    if (!ok) return err_set(e, ERR_NOMEM, "out of memory for documents");
+    if (d->n < DOCS_LEAST) return err_set(e, ERR_INPUT, "%u documents of %d tokens or more: routers want %d at least", d->n, DOC_LEAST, DOCS_LEAST);
     return ERR_OK;
 }
 
-static uint32_t prompt_of(const doc *d) { return d->n / 2; }
+static err_code split(route *r, err *e)
+{
+    const documents_limits limit = { DOC_LEAST, r->c->window < DOC_MOST ? r->c->window : DOC_MOST, DOCS_MOST };
+    err_code rc = documents_read(&r->docs, r->c->tok, r->c->text, &limit, e);
+    if (!rc && r->docs.n < 4 * DOCS_LEAST) rc = split_stretches(r, limit.longest, e);
+    r->n = r->docs.n;
+    r->doc = r->docs.doc;
+    return rc;
+}
 
 /* ---- measuring ----------------------------------------------------------------------------------------------------- */
 
@@ -104,7 +90,7 @@ static err_code read_all(route *r, err *e)
             out.ratio[k] = r->ratio[k] + (size_t)i * r->L;
         }
         rc = calibrate_tick(r->c, i, total, e);
-        if (!rc) rc = route_probe_read(r->p, r->tokens.id + r->doc[i].at, r->doc[i].n, prompt_of(&r->doc[i]), &out, e);
+        if (!rc) rc = route_probe_read(r->p, r->docs.tokens.id + r->doc[i].at, r->doc[i].n, r->doc[i].prompt, &out, e);
     }
     return rc;
 }
@@ -124,9 +110,9 @@ static err_code cost_of(route *r, const layer_mask *m, double *sum, err *e)
     uint32_t docs = r->n < JOINT_DOCS ? r->n : JOINT_DOCS;
     *sum = 0;
     for (uint32_t k = 0; !rc && k < docs; k++) {
-        const doc *d = &r->doc[(size_t)k * r->n / docs];
+        const document *d = &r->doc[(size_t)k * r->n / docs];
         double x = 0;
-        rc = route_probe_read(r->p, r->tokens.id + d->at, d->n, prompt_of(d), NULL, e);
+        rc = route_probe_read(r->p, r->docs.tokens.id + d->at, d->n, d->prompt, NULL, e);
         if (!rc) rc = route_probe_without(r->p, m, &x, NULL, e);
         *sum += x / docs;
     }
@@ -290,8 +276,7 @@ err_code calibrate_route(calibration *c, json_t *summary, err *e)
     r->L = c->shape.L;
     r->D = c->shape.D;
     err_code rc = r->L > 3 ? ERR_OK : err_set(e, ERR_MODEL, "a model of %u layers has none to leave out", r->L);
-    if (!rc) rc = split_text(r, e);
-    if (!rc && r->n < 4 * DOCS_LEAST) rc = split_stretches(r, e);
+    if (!rc) rc = split(r, e);
     if (!rc && !open_blocks(r)) rc = err_set(e, ERR_NOMEM, "out of memory for what %u documents say", r->n);
     if (!rc) rc = calibrate_lab(c, (lab_options){ .max_rows = DOC_MOST, .n_ctx = DOC_MOST }, &r->l, e);
     if (!rc) rc = route_probe_open(&r->p, r->l, DOC_MOST, c->path, e);
@@ -299,7 +284,7 @@ err_code calibrate_route(calibration *c, json_t *summary, err *e)
     if (!rc) rc = fit(r, summary, e);
     route_probe_close(&r->p);
     lab_close(&r->l);
-    token_list_free(&r->tokens);
+    documents_free(&r->docs);
     free(r);
     return rc;
 }

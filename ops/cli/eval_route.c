@@ -1,6 +1,7 @@
 #include "core/mask.h"
 #include "engine/tokenizer.h"
 #include "ops/cli/command.h"
+#include "ops/cli/documents.h"
 #include "ops/cli/evaluation.h"
 #include "ops/cli/flight.h"
 #include "ops/cli/lines.h"
@@ -19,8 +20,6 @@
 
 enum { DOC_LEAST = 24, DOC_MOST = 128, DOCS = 40, TRIALS = 64, FILES = 4, AT_ONCE = 8, ANSWER_TOKENS = 24, SPEED_TOKENS = 48, ROUNDS = 3 };
 
-typedef struct { uint32_t at, n, prompt; } doc;
-
 typedef struct {
     char rule[128];
     double kl[DOCS], nll[DOCS];     /* nats a token of each document */
@@ -33,9 +32,8 @@ typedef struct {
 typedef struct {
     settings *s;
     evaluation v;
-    uint32_t L, V, bos;
-    token_list tokens;
-    doc doc[DOCS];
+    uint32_t L, V;
+    documents docs;
     uint32_t n_docs;
     float *base;                    /* [rows judged][V] log-probabilities without a rule, document after document */
     size_t first_row[DOCS];
@@ -56,34 +54,14 @@ static void tick(study *y) { progress_set(&y->bar, ++y->steps, y->all); }
 
 /* ---- what is read and asked ------------------------------------------------------------------------------------------- */
 
-static err_code add_doc(study *y, const tokenizer *t, view v, err *e)
-{
-    token_list ids = { 0 };
-    uint32_t at = (uint32_t)y->tokens.n;
-    err_code rc = tokenizer_encode(t, v, false, false, &ids, e);
-    bool ok = !rc && (y->bos == TOKEN_NONE || token_list_add(&y->tokens, y->bos));
-    for (size_t i = 0; ok && i < ids.n && y->tokens.n - at < DOC_MOST; i++) ok = token_list_add(&y->tokens, ids.id[i]);
-    token_list_free(&ids);
-    if (rc) return rc;
-    if (!ok) return err_set(e, ERR_NOMEM, "out of memory for documents");
-    uint32_t n = (uint32_t)y->tokens.n - at;
-    if (n < DOC_LEAST) y->tokens.n = at;
-    else y->doc[y->n_docs++] = (doc){ at, n, n / 2 };
-    return ERR_OK;
-}
-
 static err_code read_docs(study *y, const tokenizer *t, err *e)
 {
+    const documents_limits limit = { DOC_LEAST, DOC_MOST, y->s->limit && y->s->limit < DOCS ? (uint32_t)y->s->limit : DOCS };
     text in = { 0 };
     err_code rc = text_read_file(&in, y->s->file, 1 << 28, e);
-    const char *at = in.ptr, *end = rc ? at : at + in.len;
-    while (!rc && at < end && y->n_docs < (y->s->limit && y->s->limit < DOCS ? y->s->limit : DOCS)) {
-        const char *stop = memmem(at, (size_t)(end - at), "\n\n", 2);
-        if (!stop) stop = end;
-        rc = add_doc(y, t, (view){ at, (size_t)(stop - at) }, e);
-        at = stop + 2;
-    }
+    if (!rc) rc = documents_read(&y->docs, t, (view){ in.ptr, in.len }, &limit, e);
     text_free(&in);
+    y->n_docs = y->docs.n;
     if (!rc && y->n_docs < 4) return err_set(e, ERR_INPUT, "%s: %u documents (parted by blank lines) of %d tokens or more; four are wanted", y->s->file, y->n_docs, DOC_LEAST);
     return rc;
 }
@@ -118,12 +96,11 @@ static err_code open_model(study *y, err *e)
     y->V = (uint32_t)json_integer_value(json_object_get(m, "vocab"));
     err_code rc = y->L && y->L <= MASK_LAYERS && y->V ? gguf_open(&g, y->v.model, e) : err_set(e, ERR_PROTO, "the coordinator does not say how large its model is");
     if (!rc) rc = tokenizer_open(&t, g, e);
-    if (!rc) y->bos = tokenizer_adds_bos(t) ? tokenizer_bos(t) : TOKEN_NONE;
     if (!rc) rc = read_docs(y, t, e);
     tokenizer_close(&t);
     gguf_close(&g);
     size_t rows = 0;
-    for (uint32_t i = 0; i < y->n_docs; i++) y->first_row[i] = rows, rows += y->doc[i].n - y->doc[i].prompt;
+    for (uint32_t i = 0; i < y->n_docs; i++) y->first_row[i] = rows, rows += y->docs.doc[i].n - y->docs.doc[i].prompt;
     if (!rc && !(y->base = malloc(rows * y->V * sizeof *y->base))) rc = err_set(e, ERR_NOMEM, "out of memory for %zu rows of %u logits (--limit takes fewer documents)", rows, y->V);
     return rc;
 }
@@ -188,17 +165,17 @@ static err_code next_doc(void *me, request *out, bool *more, err *e)
     study *y = me;
     *more = y->sent < y->n_docs;
     if (!*more) return ERR_OK;
-    const doc *d = &y->doc[y->sent++];
+    const document *d = &y->docs.doc[y->sent++];
     err_code rc = begin(y, out, e);
     out->m.submit.kind = 1;
     out->m.submit.score_rows = 1;
     out->m.submit.prompt_rows = d->prompt;
-    return rc ? rc : request_set_tokens(out, y->tokens.id + d->at, d->n, e);
+    return rc ? rc : request_set_tokens(out, y->docs.tokens.id + d->at, d->n, e);
 }
 
 static void judge_row(study *y, size_t index, uint32_t row, const float *logits, const score_rec *r)
 {
-    const doc *d = &y->doc[index];
+    const document *d = &y->docs.doc[index];
     double kl = 0, judged = d->n - 1 - d->prompt;
     if (row < d->prompt || row + 1 >= d->n) return;
     float *base = y->base + (y->first_row[index] + row - d->prompt) * y->V;
@@ -271,13 +248,13 @@ static err_code question_done(void *me, size_t index, answer *a, err *e)
 static err_code next_speed(void *me, request *out, bool *more, err *e)
 {
     study *y = me;
-    const doc *d = &y->doc[y->round % y->n_docs];
+    const document *d = &y->docs.doc[y->round % y->n_docs];
     *more = !y->sent++;
     if (!*more) return ERR_OK;
     err_code rc = begin(y, out, e);
     out->m.submit.max_tokens = SPEED_TOKENS;
     out->m.submit.ignore_eog = true;
-    return rc ? rc : request_set_tokens(out, y->tokens.id + d->at, d->prompt, e);
+    return rc ? rc : request_set_tokens(out, y->docs.tokens.id + d->at, d->prompt, e);
 }
 
 static err_code speed_done(void *me, size_t index, answer *a, err *e)
@@ -403,7 +380,7 @@ err_code eval_route(settings *s, err *e)
         for (size_t i = 0; i < y->n_q[f]; i++) question_free(&y->q[f][i]);
         free(y->q[f]);
     }
-    token_list_free(&y->tokens);
+    documents_free(&y->docs);
     free(y->base);
     free(y->t);
     rc = evaluation_close(&y->v, rc, e);
