@@ -25,6 +25,7 @@
 
 #define POLL_MS 100              /* how soon a dead child or a stop flag is seen */
 #define CHECK_MS 5               /* and an adapter that has been read */
+#define HURRIED_MAX 64           /* messages of peers that talk too fast, refused in a row */
 #define UNSENT_MS 2              /* how soon a step whose first hop was not there is tried again */
 #define DRAIN_NS 30000000000u    /* a drain lasts this long at most; then jobs that somebody waits for are cancelled */
 
@@ -265,7 +266,7 @@ static void on_inbox(coordinator *c)
     session_failed(c, f->session, &e);
 }
 
-static void take(coordinator *c, link_t *l)
+static err_code take(coordinator *c, link_t *l)
 {
     err e;
     err_code rc = link_recv(l, &c->in, 0, &e);
@@ -279,7 +280,8 @@ static void take(coordinator *c, link_t *l)
         }
     }
     if (rc == ERR_DENIED) trust_refused(c, l, &e);
-    if (rc) return;
+    if (rc == ERR_FULL) trust_hurried(c, l, &e);
+    if (rc) return rc;
     if (l == c->client) front_message(c);
     else if ((l == c->result || l == c->result_tcp) && c->in.head.type == MSG_KV_ROWS) prompt_cache_rows(c);
     else if ((l == c->result || l == c->result_tcp || l == c->inbox) && c->in.head.type == MSG_POOLED) route_pooled(c);
@@ -287,6 +289,13 @@ static void take(coordinator *c, link_t *l)
     else if (l == c->inbox) on_inbox(c);
     else fleet_message(c, l);
     packet_done(&c->in);
+    return ERR_OK;
+}
+
+/* One message, so that everybody has a turn; what is refused for its speed must not cost a round of work each. */
+static void take_turn(coordinator *c, link_t *l)
+{
+    for (int i = 0; i < HURRIED_MAX && take(c, l) == ERR_FULL; i++) continue;
 }
 
 static void wait_and_take(coordinator *c)
@@ -298,7 +307,7 @@ static void wait_and_take(coordinator *c)
     int wait_ms = c->caching ? 0 : c->pump.unsent ? UNSENT_MS : adapter_busy(&c->adapters) ? CHECK_MS : POLL_MS;
     if (link_poll(all, n, ready, wait_ms, c->pump.n ? c->spin_us : 0, &e)) return;
     for (uint32_t i = 0; i < n; i++)
-        if (ready[i]) take(c, all[i]);
+        if (ready[i]) take_turn(c, all[i]);
 }
 
 static void tell(int fd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -16,7 +16,7 @@ static err_code coordinator_main(settings *s, atomic_bool *stop, err *e)
     err_code rc = s->config ? settings_ini(s, s->config, e) : ERR_OK;
     if (!rc) rc = signals_log_level(s->log_level, e);
     if (!rc) rc = hub_open(&h, e);
-    if (!rc) rc = hub_trust(h, &(hub_trusts){ .key = s->key, .allow = s->allow, .insecure = s->insecure }, e);
+    if (!rc) rc = hub_trust(h, &(hub_trusts){ .key = s->key, .allow = s->allow, .insecure = s->insecure, .handshakes = s->handshake_rate }, e);
     if (!rc) rc = coordinator_run(s, h, stop, fd, e);
     if (h) hub_close(&h);
     return rc;

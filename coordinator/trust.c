@@ -1,5 +1,6 @@
 /* Who may reach the coordinator over a network. It knows no jobs, and reads no keys: proto does. */
 #include "coordinator/trust.h"
+#include "coordinator/front.h"
 #include "core/log.h"
 #include "proto/endpoint.h"
 #include <inttypes.h>
@@ -23,6 +24,7 @@ static err_code listen_for_workers(coordinator *c, err *e)
     char addr[256];
     if (!c->set->listen) return ERR_OK;
     err_code rc = link_bind(&c->control_tcp, c->hub, LINK_ROUTER, LINK_CONTROL, c->set->listen, e);
+    if (!rc) rc = link_limit(c->control_tcp, c->set->frame_rate, e);
     if (!rc) rc = find_host(c, link_addr(c->control_tcp), e);
     snprintf(addr, sizeof addr, "tcp://%s:*", c->host);
     if (!rc) rc = link_bind(&c->result_tcp, c->hub, LINK_PULL, LINK_DATA, addr, e);
@@ -38,6 +40,7 @@ err_code trust_listen(coordinator *c, err *e)
         return err_set(e, ERR_CONFIG, "--key without --allow FILE: nobody could connect (a line `stage pk_... name` lets a worker in)");
     err_code rc = listen_for_workers(c, e);
     if (!rc && s->listen_clients) rc = link_bind_also(c->client, s->listen_clients, c->client_addr, e);
+    if (!rc && s->listen_clients) rc = link_limit(c->client, s->frame_rate, e);
     if (!rc && listens && !hub_has_keys(c->hub) && hub_is_insecure(c->hub))
         LOG(LOG_WARN, "INSECURE", "text=\"tcp without keys: anybody who reaches it can read, submit and join\"");
     return rc;
@@ -130,6 +133,12 @@ void trust_refused(coordinator *c, link_t *l, const err *why)
     if (w && !may_stay(c, w)) fleet_lost(c, w, why);
 }
 
+/* A client is told when to come back; a worker that floods is not answered, and loses its place when its answers are missed. */
+void trust_hurried(coordinator *c, const link_t *l, const err *why)
+{
+    if (l == c->client && c->in.from.len) front_fail(c, &c->in.from, ref_of(&c->in.head), why, c->in.wait_ms);
+}
+
 void trust_tick(coordinator *c)
 {
     if (!hub_has_keys(c->hub) || gate_version(hub_gate(c->hub)) == c->gate_version) return;
@@ -155,6 +164,7 @@ json_t *trust_json(const coordinator *c)
 {
     json_t *o = json_pack("{s:b,s:b,s:s,s:s}", "keys", hub_has_keys(c->hub), "insecure", hub_is_insecure(c->hub), "public_key", hub_key(c->hub), "clients",
                           c->client_addr);
+    if (o) json_object_set_new(o, "hurried", json_integer((json_int_t)(link_hurried(c->client) + (c->control_tcp ? link_hurried(c->control_tcp) : 0))));
     if (!o || !hub_has_keys(c->hub)) return o;
     gate_counts n;
     gate_count(hub_gate(c->hub), &n);

@@ -13,6 +13,8 @@ err_code trust_hello(const coordinator *c, const link_t *from, const msg_hello *
 err_code trust_admit(coordinator *c, err *e);
 /* The message that was just refused on l (in c->in, `why`): tell its sender, and let a worker go whose key is off the list. */
 void trust_refused(coordinator *c, link_t *l, const err *why);
+/* The message that was just refused on l because its sender says too much in a second. */
+void trust_hurried(coordinator *c, const link_t *l, const err *why);
 /* Workers whose keys were taken off the list since the last call are lost. */
 void trust_tick(coordinator *c);
 /* "addr key" or "addr": a line of PLAN for this member. */

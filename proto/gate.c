@@ -58,6 +58,7 @@ void gate_count(const gate *g, gate_counts *out)
     out->protocol = atomic_load(&w->protocol);
     out->unfinished = atomic_load(&w->unfinished);
     out->lost = atomic_load(&w->lost);
+    out->crowded = atomic_load(&w->crowded);
 }
 
 /* ---- the peers ----------------------------------------------------------------------------------------------------- */
@@ -319,6 +320,7 @@ static void free_all(gate *g)
 {
     if (g->zap) zmq_close(g->zap);
     if (g->watches.wake >= 0) close(g->watches.wake);
+    turnstile_close(&g->watches.turns);
     pthread_mutex_destroy(&g->watches.lock);
     pthread_mutex_destroy(&g->lock);
     allow_free(&g->from_file);
@@ -340,6 +342,7 @@ err_code gate_open(gate **out, const gate_options *o, err *e)
     g->watches.ctx = o->ctx;
     g->watches.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     err_code rc = g->watches.wake < 0 ? err_set(e, ERR_IO, "eventfd: %s", strerror(errno)) : ERR_OK;
+    if (!rc && o->handshakes && !(g->watches.turns = turnstile_open(o->handshakes))) rc = err_set(e, ERR_NOMEM, "out of memory for the gate");
     if (!rc && o->file && strlen(o->file) >= sizeof g->file) rc = err_set(e, ERR_CONFIG, "%.60s...: path is too long", o->file);
     if (!rc && o->file) {
         snprintf(g->file, sizeof g->file, "%s", o->file);

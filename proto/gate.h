@@ -14,6 +14,7 @@ typedef struct gate gate;
     X(unknown,     "handshakes of keys that are not")                                        \
     X(protocol,    "no CURVE, a wrong server key, replayed or broken handshakes")            \
     X(unfinished,  "peers that hung up or stayed silent in the handshake")                   \
+    X(crowded,     "connections hung up on because they came too fast; some are among the unfinished, too") \
     X(lost,        "connections that ended, among them those with a frame above the limit")  \
     X(cut,         "messages dropped because their sender's key was taken off the list")     \
     X(role,        "messages refused because of the sender's role")                          \
@@ -27,7 +28,7 @@ typedef struct {
 typedef struct { uint8_t key[KEY_BYTES]; peer_role role; char name[ALLOW_NAME_MAX + 1]; bool allowed; } gate_peer;
 
 /* `again`: a key that is not on the list is asked to try later (a stage whose PLAN is on its way), not told to give up. */
-typedef struct { void *ctx; const char *file; bool again; } gate_options;   /* file: the list, NULL: none */
+typedef struct { void *ctx; const char *file; bool again; uint64_t handshakes; } gate_options;   /* file: the list, NULL: none; handshakes: of one address a second, 0: any */
 
 err_code gate_open(gate **out, const gate_options *o, err *e);
 void gate_close(gate **g);                                  /* all watches must be given back */

@@ -108,7 +108,7 @@ err_code hub_trust(hub *h, const hub_trusts *t, err *e)
         return t->watch ? gate_open(&h->gate, &o, e) : ERR_OK;
     }
     err_code rc = take_keys(h, key, server, t->own, e);
-    gate_options o = { .ctx = h->ctx, .file = allow, .again = allow == NULL };
+    gate_options o = { .ctx = h->ctx, .file = allow, .again = allow == NULL, .handshakes = t->handshakes };
     if (!rc) rc = gate_open(&h->gate, &o, e);
     h->has_list = allow != NULL;
     return rc ? rc : hub_admit(h, NULL, 0, e);

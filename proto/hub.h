@@ -13,9 +13,9 @@ void hub_close(hub **h);                                    /* all links must be
  * key: file of our secret key; NULL: the systemd credential "sluice.key" if there is one. server_key: the coordinator's public key
  * or a file that holds it (credential "sluice.server.pub"), for programs that connect to one. allow: file of the peers that may
  * connect (credential "sluice.allow"); it is read again when it changes. own: make a pair that lives as long as this process (a
- * coordinator's child). watch: say how connections fare even without keys. insecure: tcp anywhere, in the clear. Without any of
- * these: tcp on loopback only, in the clear. */
-typedef struct { const char *key, *server_key, *allow; bool own, watch, insecure; } hub_trusts;
+ * coordinator's child). watch: say how connections fare even without keys. insecure: tcp anywhere, in the clear. handshakes: with keys, so
+ * many connections a second of one address (0: any number). Without any of these: tcp on loopback only, in the clear. */
+typedef struct { const char *key, *server_key, *allow; bool own, watch, insecure; uint64_t handshakes; } hub_trusts;
 err_code hub_trust(hub *h, const hub_trusts *t, err *e);
 bool hub_has_keys(const hub *h);
 /* Our public key as text; "" without keys. */

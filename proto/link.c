@@ -2,6 +2,7 @@
 #include "proto/link.h"
 #include "core/clock.h"
 #include "proto/endpoint.h"
+#include "proto/pace.h"
 #include "proto/seal.h"
 #include <assert.h>
 #include <errno.h>
@@ -44,6 +45,7 @@ struct link {
     int send_ms;                     /* ZMQ_SNDTIMEO as it is set now */
     bool guarded, open_too;          /* takes peers by key; and others too (ipc beside tcp) */
     lookout *watch;
+    pace *pace;                      /* NULL: peers talk as fast as they like */
     uint64_t in, out;                /* bytes */
     trace *trace;
     char trace_name[16];
@@ -213,6 +215,7 @@ void link_close(link_t **l)
     if ((*l)->kind == LINK_PUSH || last_words) set_int((*l)->sock, ZMQ_LINGER, CLOSE_MS);
     if ((*l)->watch) lookout_give_back(gate_watches(hub_gate((*l)->hub)), &(*l)->watch, (*l)->sock);
     zmq_close((*l)->sock);
+    pace_close(&(*l)->pace);
     hub_count_link((*l)->hub, -1);
     free(*l);
     *l = NULL;
@@ -229,6 +232,15 @@ void link_counted(const link_t *l, uint64_t *in, uint64_t *out)
     *in = l->in;
     *out = l->out;
 }
+
+err_code link_limit(link_t *l, uint64_t frames_per_second, err *e)
+{
+    if (!frames_per_second) return ERR_OK;
+    l->pace = pace_open(frames_per_second);
+    return l->pace ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory for a limit of %s", l->addr);
+}
+
+uint64_t link_hurried(const link_t *l) { return l->pace ? pace_refused(l->pace) : 0; }
 
 void link_trace(link_t *l, trace *t, const char *name)
 {
@@ -472,6 +484,14 @@ static err_code check_sender(const link_t *l, packet *p, err *e)
     return l->open_too ? ERR_OK : gate_nameless(hub_gate(l->hub), l->addr, e);
 }
 
+static err_code check_pace(const link_t *l, packet *p, const intake *in, err *e)
+{
+    if (!l->pace) return ERR_OK;
+    const char *address = p->held[0] ? zmq_msg_gets(held(p, 0), "Peer-Address") : NULL;
+    uint32_t frames = in->parts < 1 ? 1 : in->parts < UINT32_MAX ? (uint32_t)in->parts : UINT32_MAX;
+    return pace_check(l->pace, p->from.who, address, l->addr, frames, &p->wait_ms, e);
+}
+
 static view part_view(packet *p, uint64_t i) { return (view){ zmq_msg_data(held(p, i)), zmq_msg_size(held(p, i)) }; }
 
 static err_code check_intake(const link_t *l, const intake *in, err *e)
@@ -531,7 +551,10 @@ err_code link_recv(link_t *l, packet *p, int timeout_ms, err *e)
     }
     if (l->guarded) p->from.who = sender_of(p);
     rc = open_packet(l, p, &in, e);
-    err_code denied = rc ? ERR_OK : check_sender(l, p, e);
+    err why; /* a bad message stays bad, but who says them too fast is told that */
+    err_code denied = check_pace(l, p, &in, &why);
+    if (denied) *e = why;
+    else if (!rc) denied = check_sender(l, p, e);
     if (denied) { /* the head stays: a refusal names what was asked */
         message head = p->head;
         drop_parts(p);

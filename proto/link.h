@@ -33,6 +33,7 @@ typedef struct {
     link_id from;                /* set by a ROUTER; `who` by all */
     view frame[MSG_FRAMES_MAX];  /* payload; may be unaligned: copy records out with memcpy */
     uint32_t n_frames;
+    uint32_t wait_ms;            /* ERR_FULL of link_recv: when to come back */
     uint64_t held[(2 + MSG_FRAMES_MAX) * 8 + 1];   /* the zmq messages behind the views */
 } packet;
 void packet_done(packet *p);
@@ -60,13 +61,17 @@ err_code link_send(link_t *l, const link_id *to, const message *m, const view *f
 err_code link_send_lent(link_t *l, const link_id *to, const message *m, const view *frames, loan *const *lent, int timeout_ms, err *e);
 /* Receive one message into *p (emptied first). ERR_TIMEOUT when nothing came in time. ERR_PROTO: a bad message came and
  * was dropped whole; *p then holds the sender (from) only, so that the caller can answer with FAIL. ERR_DENIED: the sender may
- * not say that (any more); its frames were dropped, the head is there to be answered. */
+ * not say that (any more), ERR_FULL: it says too much in a second; its frames were dropped, the head is there to be answered. */
 err_code link_recv(link_t *l, packet *p, int timeout_ms, err *e);
 
 /* Wait until one of n links is readable, at most timeout_ms; ready[i] is set. Spins up to spin_us first. */
 err_code link_poll(link_t *const *l, uint32_t n, bool *ready, int timeout_ms, uint32_t spin_us, err *e);
 /* Bytes received and sent so far, header and payload. */
 void link_counted(const link_t *l, uint64_t *in, uint64_t *out);
+
+/* Refuse what a peer that comes over tcp says above so many frames a second, PACE_BURST_S seconds' worth at once (pace.h; 0: no limit). */
+err_code link_limit(link_t *l, uint64_t frames_per_second, err *e);
+uint64_t link_hurried(const link_t *l);                     /* messages refused for that */
 
 /* Record every message of this link into t from now on (NULL: stop). */
 void link_trace(link_t *l, trace *t, const char *name);

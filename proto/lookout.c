@@ -1,4 +1,4 @@
-/* The monitors' other ends. Judges nobody and closes no connection. */
+/* The monitors' other ends. Judges nobody: who connects too fast, the turnstile says. */
 #include "proto/lookout.h"
 #include "core/clock.h"
 #include "core/log.h"
@@ -16,6 +16,7 @@ struct lookout {
     void *pair;                   /* the monitor's other end; the reader's thread reads it */
     char addr[256], what[16];
     bool listens, given_back;
+    uint16_t port;                /* where it listens */
     _Atomic int state;
     err why;                      /* guarded by the set's lock */
     lookout *next;
@@ -32,7 +33,7 @@ bool limiter_lets(limiter *l, uint64_t *held)
 }
 
 #define EVENTS (ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL \
-                | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_DISCONNECTED)
+                | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_ACCEPTED)
 
 static void wake(const lookout_set *s)
 {
@@ -52,6 +53,8 @@ err_code lookout_open(lookout **out, lookout_set *s, void *sock, const char *wha
     snprintf(w->addr, sizeof w->addr, "%s", addr);
     snprintf(w->what, sizeof w->what, "%s", what);
     w->listens = listens;
+    const char *colon = strrchr(addr, ':');
+    if (colon) w->port = (uint16_t)strtoul(colon + 1, NULL, 10);
     w->pair = zmq_socket(s->ctx, ZMQ_PAIR);
     /* no high-water mark: the library writes events with its I/O thread, which must never wait for us */
     if (!w->pair || zmq_setsockopt(w->pair, ZMQ_RCVHWM, &zero, sizeof zero) || zmq_setsockopt(w->pair, ZMQ_LINGER, &zero, sizeof zero)
@@ -118,9 +121,19 @@ static void trouble(lookout_set *s, lookout *w, limiter *l, lookout_state st, co
         LOG(w->listens || strcmp(w->what, "client") ? LOG_WARN : LOG_INFO, "HANDSHAKE-FAILED", "lane=%s %s=%s text=\"%s\" more=%" PRIu64, w->what, w->listens ? "at" : "to", w->addr, words, held);
 }
 
+static void on_accepted(lookout_set *s, lookout *w, int fd)
+{
+    char who[64], words[160];
+    if (!s->turns || turnstile_lets(s->turns, fd, w->port, who)) return;
+    atomic_fetch_add(&s->crowded, 1);
+    snprintf(words, sizeof words, "too many connections a second (--handshake-rate): %s was hung up on", who);
+    trouble(s, w, &s->said[3], LOOKOUT_LOST, words);
+}
+
 static void on_event(lookout_set *s, lookout *w, uint16_t event, uint32_t value)
 {
     switch (event) {
+    case ZMQ_EVENT_ACCEPTED: on_accepted(s, w, (int)value); break;
     case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
         if (!w->listens) note(s, w, LOOKOUT_UP, "");
         break;

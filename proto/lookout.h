@@ -4,6 +4,7 @@
  * one thread, the gate's, reads the events. What goes wrong is counted and becomes a log line, of each kind one a second at
  * most, and less often while it goes on. */
 #include "core/err.h"
+#include "proto/turnstile.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -16,8 +17,9 @@ typedef struct {
     int wake;                   /* eventfd: a lookout has come or gone */
     pthread_mutex_t lock;       /* guards the list, and the reasons in it */
     lookout *first;
-    limiter said[3];            /* the reader's */
-    _Atomic uint64_t protocol, unfinished, lost;
+    limiter said[4];            /* the reader's */
+    turnstile *turns;           /* the reader's; NULL: any number may come */
+    _Atomic uint64_t protocol, unfinished, lost, crowded;
 } lookout_set;
 
 /* True when this one should be said; *held: how many were not since the last one. The caller keeps threads apart. */

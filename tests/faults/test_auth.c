@@ -1,5 +1,5 @@
 /* Strangers at the door: no key, a wrong key, a key that was taken away, a peer in the clear, a wrong role, the bytes of an old
- * session, frames that are too large, a thousand peers that say nothing. Each is refused or bounded and counted, while a job that
+ * session, frames that are too large, a thousand peers that say nothing, floods of frames and of connections. Each is refused or bounded and counted, while a job that
  * is served at the same time ends with the text that it has when nobody disturbs it. */
 #include "core/clock.h"
 #include "proto/link.h"
@@ -21,6 +21,9 @@
 #include <zmq.h>
 
 #define IDLE 1000               /* peers that say nothing */
+#define FLOOD 40000             /* messages of one client: twice what --frame-rate lets through at once */
+#define CROWD 4000              /* connections of one address: the same of --handshake-rate */
+#define FILES 8192
 #define RSS_MORE_KB (96u << 10) /* what they may cost: ~30 KB each in the library, and the allocator's slack */
 enum { SECONDS = 60 };
 
@@ -55,7 +58,7 @@ static void begin(void)
 {
     struct rlimit l;
     programs_begin();
-    if (!getrlimit(RLIMIT_NOFILE, &l) && l.rlim_cur < 4096) l.rlim_cur = l.rlim_max < 4096 ? l.rlim_max : 4096, setrlimit(RLIMIT_NOFILE, &l);
+    if (!getrlimit(RLIMIT_NOFILE, &l) && l.rlim_cur < FILES) l.rlim_cur = l.rlim_max < FILES ? l.rlim_max : FILES, setrlimit(RLIMIT_NOFILE, &l);
     signal(SIGPIPE, SIG_IGN);
     snprintf(model, sizeof model, "%s", support_root("models/sluice-tiny-Q8_0.gguf"));
     snprintf(list, sizeof list, "%s/allow", support_tmpdir());
@@ -461,12 +464,58 @@ static void idle_peers(void)
     until("trust.unfinished", before + IDLE);
 }
 
+/* ---- too fast ---- */
+
+/* A listed client says FLOOD messages as fast as the network carries them. Every one has an answer or a refusal that says when to come back. */
+static void flood_of_frames(void)
+{
+    guest g = knock(&bob);
+    packet p = { 0 };
+    err e;
+    int64_t before = number("trust.hurried");
+    uint64_t refused = 0, answered = 0, sent = 0, t = clock_ns(), end = t + (uint64_t)(SECONDS * programs_patience() * 1e9);
+    message m = msg_init(MSG_CANCEL);
+    m.cancel.job = 999999999; /* nobody's: the cheapest thing to be asked */
+    while (answered + refused < FLOOD && clock_ns() < end) {
+        bool room = sent < FLOOD && link_send(g.l, NULL, &m, NULL, 0, &e) == ERR_OK;
+        sent += room;
+        if (link_recv(g.l, &p, room ? 0 : 20, &e)) continue;
+        bool hurried = p.head.type == MSG_FAIL && p.head.fail.code == ERR_FULL;
+        if (hurried) cr_expect(strstr(p.head.fail.text, "frames a second") && p.head.fail.retry_ms > 0 && p.head.fail.ref == m.cancel.job, "%s", p.head.fail.text);
+        refused += hurried;
+        answered += !hurried;
+    }
+    double s = (double)(clock_ns() - t) / 1e9;
+    printf("# %d messages of one client in %.1f s: %llu heard, %llu refused\n", FLOOD, s, (unsigned long long)answered, (unsigned long long)refused);
+    cr_expect_gt(refused, 0);
+    cr_expect_geq(until("trust.hurried", before + (int64_t)refused), before + (int64_t)refused);
+    packet_done(&p);
+    link_close(&g.l);
+    hub_close(&g.h);
+}
+
+static void flood_of_handshakes(void)
+{
+    static int fd[CROWD];
+    int64_t before = number("trust.crowded");
+    uint64_t t = clock_ns();
+    for (int i = 0; i < CROWD; i++) fd[i] = dial(i % 2 ? port_clients : port_workers);
+    int64_t crowded = until("trust.crowded", before + 1) - before;
+    guest g = knock(&bob);
+    cr_expect_eq(asked(&g, 1), MSG_REPORT, "an honest peer of the same address gets in when the crowd is through");
+    link_close(&g.l);
+    hub_close(&g.h);
+    for (int i = 0; i < CROWD; i++) close(fd[i]);
+    printf("# %d connections of one address: %lld hung up on at once, another peer in after %.1f s\n", CROWD, (long long)crowded, (double)(clock_ns() - t) / 1e9);
+}
+
 Test(auth, every_stranger_is_refused_and_counted_while_a_job_is_served)
 {
     static const struct { const char *what; void (*f)(void); } matrix[] = {
         { "no key", no_key },           { "a wrong key", wrong_key },       { "a wrong role", wrong_role },
         { "a peer in the clear", plaintext }, { "a removed key", removed_key }, { "replayed bytes", replayed },
         { "a stranger's huge frame", oversized_stranger }, { "a peer's huge frame", oversized_peer }, { "idle peers", idle_peers },
+        { "a flood of frames", flood_of_frames }, { "a flood of handshakes", flood_of_handshakes },
     };
     char *want = undisturbed();
     for (size_t i = 0; i < sizeof matrix / sizeof *matrix; i++) {

@@ -2,10 +2,12 @@
 #include "core/clock.h"
 #include "proto/link.h"
 #include "tests/support.h"
+#include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -316,6 +318,82 @@ Test(gate, ipc_and_tcp_share_a_router_and_only_tcp_needs_a_key)
     leave(&there);
     leave(&clear);
     leave(&stranger);
+    close_house(&b);
+}
+
+/* ---- too much of it ---- */
+
+Test(gate, a_key_that_talks_too_fast_is_refused_and_another_is_heard)
+{
+    err e = { 0 };
+    owner me = make_owner("me"), other = make_owner("other");
+    char words[320];
+    int n = snprintf(words, sizeof words, "%s", one_line("client", &me, "anna"));
+    snprintf(words + n, sizeof words - (size_t)n, "%s", one_line("client", &other, "bob"));
+    house b = open_house(LINK_ROUTER, LINK_CLIENT, words);
+    OK(link_limit(b.l, 1, &e)); /* and 4 at once */
+    guest fast = knock(&b, &me, b.host.key, LINK_DEALER, LINK_CLIENT), slow = knock(&b, &other, b.host.key, LINK_DEALER, LINK_CLIENT);
+    packet p = { 0 };
+    err_code rc = ERR_OK;
+    uint64_t t = clock_ns(), took = 0, refused = 0;
+    uint32_t me_is = 0;
+    for (uint64_t i = 1; i <= 40; i++) {
+        message m = ask(i);
+        OK(link_send(fast.l, NULL, &m, NULL, WAIT_MS, &e));
+    }
+    for (uint64_t i = 1; i <= 40; i++) {
+        rc = link_recv(b.l, &p, WAIT_MS, &e);
+        cr_assert(rc == ERR_OK || rc == ERR_FULL, "%s", e.text);
+        cr_expect(p.from.who && (!me_is || p.from.who == me_is) && p.head.ask.ref == i, "what is refused is known, so that it can be answered");
+        me_is = p.from.who;
+        took += rc == ERR_OK;
+        refused += rc == ERR_FULL && p.wait_ms > 0 && p.n_frames == 0;
+    }
+    cr_expect(took >= 4 && took <= 5 + (clock_ns() - t) / 1000000000u && took + refused == 40, "%lu and %lu", (unsigned long)took, (unsigned long)refused);
+    message m = ask(99);
+    OK(link_send(slow.l, NULL, &m, NULL, WAIT_MS, &e));
+    OK(link_recv(b.l, &p, WAIT_MS, &e));
+    cr_expect(p.from.who && p.from.who != me_is);
+    cr_expect_eq(link_hurried(b.l), refused);
+    packet_done(&p);
+    leave(&fast);
+    leave(&slow);
+    close_house(&b);
+}
+
+static int dial(const house *b)
+{
+    struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    a.sin_port = htons((uint16_t)strtoul(strrchr(link_addr(b->l), ':') + 1, NULL, 10));
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert(fd >= 0 && !connect(fd, (struct sockaddr *)&a, sizeof a));
+    return fd;
+}
+
+Test(gate, an_address_that_connects_too_fast_is_hung_up_on_and_gets_in_later)
+{
+    err e = { 0 };
+    owner me = make_owner("me");
+    house b = { .host = make_owner("host") };
+    snprintf(b.list, sizeof b.list, "%s/allow", support_tmpdir());
+    write_list(&b, one_line("client", &me, "anna"));
+    OK(hub_open(&b.h, &e));
+    OK(hub_trust(b.h, &(hub_trusts){ .key = b.host.file, .allow = b.list, .handshakes = 2 }, &e)); /* and 20 at once */
+    OK(link_bind(&b.l, b.h, LINK_ROUTER, LINK_CLIENT, "tcp://127.0.0.1:*", &e));
+    uint64_t t = clock_ns();
+    int fd[200];
+    for (int i = 0; i < 200; i++) fd[i] = dial(&b);
+    UNTIL(counts(&b).crowded + 20 + 2 * ((clock_ns() - t) / 1000000000u + 1) >= 200);
+    cr_expect(counts(&b).crowded > 100 && counts(&b).crowded <= 180, "%lu", (unsigned long)counts(&b).crowded);
+    for (int i = 0; i < 200; i++) close(fd[i]);
+    guest g = knock(&b, &me, b.host.key, LINK_DEALER, LINK_CLIENT);
+    message m = ask(1);
+    packet p = { 0 };
+    OK(link_send(g.l, NULL, &m, NULL, WAIT_MS, &e));
+    OK(link_recv(b.l, &p, WAIT_MS, &e));
+    cr_expect_eq(p.from.who, 1);
+    packet_done(&p);
+    leave(&g);
     close_house(&b);
 }
 

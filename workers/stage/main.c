@@ -30,7 +30,7 @@ static err_code stage_main(settings *s, atomic_bool *stop, err *e)
     log_role(o.name, false);
     /* a coordinator's child is told the coordinator's key and makes a pair of its own; anybody else brings one */
     hub_trusts trust = { .key = s->key, .server_key = s->server_key, .own = s->cookie && s->server_key, .watch = !strncmp(s->connect, "tcp:", 4),
-                         .insecure = s->insecure };
+                         .insecure = s->insecure, .handshakes = s->handshake_rate };
     bool tcp = !s->cookie || s->server_key || s->insecure; /* a child without these meets ipc and loopback only, whatever credentials lie there */
     if (!rc && tcp) rc = hub_trust(o.hub, &trust, e);
     if (!rc && hub_has_keys(o.hub) && !hub_server(o.hub)) rc = err_set(e, ERR_USAGE, "--key without --server-key: which coordinator is the right one?");
