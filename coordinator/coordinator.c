@@ -1,6 +1,7 @@
 /* The event loop: opens what a cluster needs, then waits for clients, workers and results, one message at a time. */
 #include "coordinator/coordinator.h"
 #include "coordinator/front.h"
+#include "coordinator/handover.h"
 #include "coordinator/journal.h"
 #include "coordinator/plan_file.h"
 #include "coordinator/predict.h"
@@ -174,6 +175,7 @@ static void close_all(coordinator *c)
     if (c->set->die_with_parent && c->set->dir) rmdir(c->set->dir); /* a private one; its starter may be dead */
     while (c->sessions.head) {
         prompt_cache_drop(c->sessions.head);
+        handover_drop(c->sessions.head);
         session_free(&c->sessions, c->sessions.head);
     }
     pump_close(c);
@@ -283,7 +285,7 @@ static err_code take(coordinator *c, link_t *l)
     if (rc == ERR_FULL) trust_hurried(c, l, &e);
     if (rc) return rc;
     if (l == c->client) front_message(c);
-    else if ((l == c->result || l == c->result_tcp) && c->in.head.type == MSG_KV_ROWS) prompt_cache_rows(c);
+    else if ((l == c->result || l == c->result_tcp) && c->in.head.type == MSG_KV_ROWS) prompt_cache_rows(c), handover_rows(c);
     else if ((l == c->result || l == c->result_tcp || l == c->inbox) && c->in.head.type == MSG_POOLED) route_pooled(c);
     else if (l == c->result || l == c->result_tcp) pump_result(c);
     else if (l == c->inbox) on_inbox(c);
@@ -356,6 +358,7 @@ static void round_of_work(coordinator *c)
     fleet_tick(c);
     jobs_advance(c);
     prompt_cache_tick(c);
+    c->caching |= handover_tick(c);
     refresh_tick(c);
     pump_fill(c);
     sessions_sweep(c);

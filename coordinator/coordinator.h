@@ -67,10 +67,20 @@ typedef struct {
     bool unsent;                /* a step waits for the first hop's connection */
     uint64_t t_result, t_again; /* last word of a step; when those on their way are sent again */
     uint64_t patience, usual;   /* ns: until then; a step takes */
+    uint64_t prompt_row_ns;     /* and a row of a prompt, in the stream of steps; 0: there was none */
     uint32_t fruitless;         /* plans in a row under which no step came back */
     uint64_t resent, passed_by; /* passed_by: hops that steps went around */
     uint64_t decode_steps, decode_rows, prompt_steps, prompt_rows;
 } pump;
+
+/* Copies of live sessions' KV for the next plan (handover.c). */
+typedef struct {
+    bool on;                    /* a worker wants to leave, and rows are being copied */
+    uint64_t t_begin, t_heard;
+    uint64_t want, bytes, rows; /* of this time: bytes in all and here, rows in all */
+    uint64_t held;              /* bytes of whole copies */
+    uint64_t sessions, copied, given_up;   /* ever: sessions and rows that were not computed again; times it was too slow */
+} handover;
 
 /* The token that goes through every stage before the cluster is ready (probe.c). */
 #define PROBE_SESSION 1u        /* below the first job's */
@@ -131,6 +141,7 @@ typedef struct coordinator {
     adapter_list adapters;
     session_list sessions;
     pump pump;
+    handover handover;
     struct prefill *prefill;
     bool can_predict;           /* --aux and --profile are what they should be: */
     predictor_facts predict;

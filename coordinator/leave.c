@@ -1,6 +1,6 @@
 /* Workers that go in good order: one that asks to leave is let go when no step is on its way, and those that joined hear when the
  * cluster ends. What becomes of the place of one that left is fleet.c's business. */
-#include "coordinator/coordinator.h"
+#include "coordinator/handover.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include <stdio.h>
@@ -34,7 +34,8 @@ void leave_tick(coordinator *c)
     for (uint32_t i = 0; i < c->n_members; i++) {
         member *m = &c->member[i];
         err e;
-        if (!m->leaving || !m->hello_seen || (m->stage != STAGE_NONE && c->whole && c->pump.n)) continue;
+        bool serves = m->stage != STAGE_NONE && c->whole;
+        if (!m->leaving || !m->hello_seen || (serves && (c->pump.n || !handover_done(c)))) continue;
         m->leaving = false;
         if (send_bye(m->control, &m->id, "as you asked", &e)) LOG(LOG_INFO, "WORKER-DEAF", "name=%s text=\"%s\"", m->name, e.text);
         fleet_lost(c, m, &(err){ ERR_GONE, "it asked to leave" });

@@ -1,6 +1,7 @@
 /* The life of a job in the cluster: queued -> (retrieving) -> sessions opened in every stage -> prompt -> decoding -> done.
  * Owns the order in which these happen; sends only SESSION_OPEN and DROP. */
 #include "coordinator/coordinator.h"
+#include "coordinator/handover.h"
 #include "coordinator/predict.h"
 #include "coordinator/prefix.h"
 #include "coordinator/prompt_cache.h"
@@ -65,6 +66,7 @@ void sessions_sweep(coordinator *c)
         drop.drop.session = s->id;
         fleet_send_all(c, &drop, NULL);
         prompt_cache_drop(s);
+        handover_drop(s);
         session_free(&c->sessions, s);
     }
     finish_jobs(c);
@@ -167,7 +169,8 @@ void session_open(coordinator *c, session *s)
     const kv_policy *policy = session_policy(s);
     snprintf(m.session_open.policy, sizeof m.session_open.policy, "%s", policy->name);
     if (policy->lossy) kv_policy_print(policy, m.session_open.kv_policy);
-    m.session_open.prefix = prefix_for(c, s, &s->prefix_asked);
+    s->prefix_asked = 0;
+    m.session_open.prefix = s->handed ? 0 : prefix_for(c, s, &s->prefix_asked);
     mask_rec recs[MASK_LAYERS];
     m.session_open.n_mask = route_records(s, recs);
     m.session_open.pool_rows = route_pool_rows(s);
@@ -199,6 +202,7 @@ void sessions_break(coordinator *c)
 {
     prefill_close(c);
     prompt_cache_break(c);
+    handover_break(c);
     refresh_break(c);
     prefix_clear(c->prefixes);
     pump_reset(c);
@@ -222,6 +226,7 @@ static bool fill(coordinator *c, session *s, bool first)
 {
     err e;
     if (s->is_shadow) return false;
+    if (handover_fill(c, s)) return true;
     if (first && prompt_cache_begin(c, s)) return true;
     bool local = first && s->job->way == WAY_LOCAL && s->n_prompt > 1;
     if (!local && s->exact) return false;
@@ -255,7 +260,8 @@ void session_filled(coordinator *c, uint64_t id)
     if (!s || s->state != SESSION_LOCAL || ++s->acks < c->n_stages) return;
     s->acks = 0;
     s->t_asked = 0;
-    if (s->cache && !s->filled) prompt_cache_filled(s);
+    if (s->handed) s->cursor = handover_filled(c, s);
+    else if (s->cache && !s->filled) prompt_cache_filled(s);
     else s->cursor = s->filled;
     s->state = SESSION_PROMPT;
 }
@@ -263,7 +269,7 @@ void session_filled(coordinator *c, uint64_t id)
 void session_failed(coordinator *c, uint64_t id, const err *why)
 {
     session *s = session_find(&c->sessions, id);
-    if (s && prompt_cache_failed(s, why)) return;
+    if (s && (prompt_cache_failed(s, why) || handover_failed(c, s))) return;
     /* KV that was lost on its way is computed again, by the stages; when there is no room for it that does not help */
     bool here = why->code == ERR_FULL || why->code == ERR_NOMEM || why->code == ERR_CONFIG || why->code == ERR_MODEL || why->code == ERR_IO;
     if (s && s->state == SESSION_LOCAL && !here) fleet_again(c, why);

@@ -47,7 +47,7 @@ static void note(session *s, const err *why)
     snprintf(s->job->cache_note, sizeof s->job->cache_note, "%s", why->text);
 }
 
-static member *owner(const coordinator *c, uint32_t layer)
+member *stage_of_layer(const coordinator *c, uint32_t layer)
 {
     for (uint32_t i = 0; i < c->n_stages; i++)
         if (c->by_stage[i] && layer >= c->by_stage[i]->part.first && layer < c->by_stage[i]->part.last) return c->by_stage[i];
@@ -126,20 +126,23 @@ static void check_one(session *s, uint32_t layers)
     if (rc) give_up(s, &e);
 }
 
+err_code kv_push_to(coordinator *c, member *m, const message *head, view stream, int timeout_ms, err *e)
+{
+    link_t **l = &c->bulk[m->stage];
+    err_code rc = *l ? ERR_OK : link_connect_to(l, c->hub, LINK_PUSH, LINK_BULK, m->hello.bulk_addr, m->hello.key, e);
+    return rc ? rc : link_send(*l, NULL, head, &stream, timeout_ms, e);
+}
+
 static err_code push(coordinator *c, session *s, const cache_part *part, view stream, err *e)
 {
-    member *m = owner(c, part->layer);
+    member *m = stage_of_layer(c, part->layer);
     if (!m) return err_set(e, ERR_STATE, "no stage has layer %u", part->layer);
-    if (!c->bulk[m->stage]) {
-        err_code rc = link_connect_to(&c->bulk[m->stage], c->hub, LINK_PUSH, LINK_BULK, m->hello.bulk_addr, m->hello.key, e);
-        if (rc) return rc;
-    }
     message h = msg_init(MSG_KV_PUSH);
     h.kv_push.epoch = c->epoch;
     h.kv_push.session = s->id;
     h.kv_push.from = part->from;
     h.kv_push.last = part->to >= s->cache->reuse && part->layer + 1 == m->part.last;
-    return link_send(c->bulk[m->stage], NULL, &h, &stream, 2, e); /* a moment, as reading a part takes */
+    return kv_push_to(c, m, &h, stream, 2, e); /* a moment, as reading a part takes */
 }
 
 static void send_one(coordinator *c, session *s)
@@ -201,7 +204,7 @@ static void finish(session *s, bool keep, const err *why)
 static void ask_next(coordinator *c, session *s)
 {
     const cache_part *n = &s->cache->next;
-    member *m = owner(c, n->layer);
+    member *m = stage_of_layer(c, n->layer);
     err e;
     message h = msg_init(MSG_KV_PULL);
     h.kv_pull = (msg_kv_pull){ .epoch = c->epoch, .session = s->id, .layer = n->layer, .from = n->from, .to = n->to };

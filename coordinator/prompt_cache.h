@@ -20,6 +20,9 @@ bool prompt_cache_failed(session *s, const err *why);
 void prompt_cache_tick(coordinator *c);
 /* Let go of a session's files. */
 void prompt_cache_drop(session *s);
+/* Who has this layer in the plan of now; NULL: nobody. KV_PUSH to it, over a socket that is closed when the plan changes. */
+member *stage_of_layer(const coordinator *c, uint32_t layer);
+err_code kv_push_to(coordinator *c, member *m, const message *head, view stream, int timeout_ms, err *e);
 /* The plan changes: nothing under way is any good. */
 void prompt_cache_break(coordinator *c);
 #endif

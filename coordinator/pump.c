@@ -19,6 +19,7 @@
 #define AGAIN_MIN_NS 200000000u   /* a step is not missed sooner: a stage that pages in weights takes so long */
 #define AGAIN_MAX_NS 2000000000u  /* nor later: sending one again costs little */
 #define AGAIN_TIMES 4             /* of what a step usually takes */
+#define PROMPT_ROWS 8u             /* in a step, to say something about how long a prompt's rows take */
 #define FRUITLESS 5u              /* plans under which no step comes back: another one would not help either */
 
 err_code pump_open(coordinator *c, err *e)
@@ -300,6 +301,14 @@ void pump_plan(coordinator *c)
     pump_reset(c);
 }
 
+/* From one step's end to the next one's: with several on their way, that is less than each takes. */
+static void time_prompt(pump *p, const flight *f, uint64_t now)
+{
+    uint64_t from = p->t_result > f->t_sent ? p->t_result : f->t_sent, row = f->n_rows ? (now - from) / f->n_rows : 0;
+    if (f->decode || f->probe || f->n_rows < PROMPT_ROWS) return;
+    p->prompt_row_ns = p->prompt_row_ns ? p->prompt_row_ns - p->prompt_row_ns / 8 + row / 8 : row;
+}
+
 static void expect_soon(pump *p, uint64_t now)
 {
     uint64_t want = p->usual * AGAIN_TIMES;
@@ -504,6 +513,7 @@ void pump_result(coordinator *c)
     uint64_t now = clock_ns(), took = now - p->at[0].t_sent;
     p->usual = p->usual ? p->usual - p->usual / 8 + took / 8 : took;
     p->fruitless = 0;
+    time_prompt(p, &p->at[0], now);
     expect_soon(p, now);
     if (p->at[0].probe) {
         end_flight(c, 0);

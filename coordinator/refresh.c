@@ -91,6 +91,7 @@ static void take_over(coordinator *c, session *s)
     s->prefix = w->prefix;
     s->prefix_asked = w->prefix_asked;
     s->kept = w->kept;
+    s->committed = w->committed;
     s->exact = true;
     s->held = false;
     w->id = id;

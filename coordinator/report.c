@@ -1,5 +1,6 @@
 /* What `sluice status` and `sluice jobs` show, as JSON. */
 #include "coordinator/coordinator.h"
+#include "coordinator/handover.h"
 #include "coordinator/journal.h"
 #include "coordinator/record.h"
 #include "coordinator/trust.h"
@@ -81,6 +82,7 @@ bool report_status(coordinator *c, text *out)
         num(p->prompt_steps), "prompt_rows", num(p->prompt_rows), "in_flight", (int)p->width, "resent", num(p->resent), "refused_results",
         num(p->refused), "passed_by", num(p->passed_by));
     if (o) json_object_set_new(o, "trust", trust_json(c));
+    if (o) json_object_set_new(o, "handover", handover_json(c));
     if (o && c->profile) json_object_set_new(json_object_get(o, "model"), "profile", json_string(profile_digest(c->profile)));
     return put(o, out);
 }

@@ -132,6 +132,7 @@ step_row session_row(const session *s, uint32_t i, const session_rows *r, path_i
 
 void session_sent(session *s, const session_rows *r)
 {
+    s->committed = r->first;
     s->cursor += r->n;
     s->again = s->slide = s->trim = s->tell = false;
     if (s->state == SESSION_DECODE || s->cursor == s->tokens.n) s->state = SESSION_WAIT;
@@ -141,7 +142,7 @@ void session_rebuild(session *s)
 {
     if (s->state == SESSION_OVER) return;
     s->state = SESSION_OPENING;
-    s->cursor = s->acks = s->refs = s->kept = 0;
+    s->cursor = s->committed = s->acks = s->refs = s->kept = 0;
     s->t_asked = 0;
     s->again = s->slide = s->trim = s->tell = false;
     s->exact = s->exact || s->held; /* it was to go on with exact rows from here on */
@@ -228,7 +229,7 @@ static void slide_context(session *s)
     s->tokens.n = n - cut;
     s->n_prompt = (uint32_t)s->tokens.n;
     if (s->mask) mask_bind(s->mask, s->job->mask, s->n_prompt, s->made);
-    s->cursor = 0;
+    s->cursor = s->committed = 0;
     s->slide = s->exact = s->tell = true;
     s->state = SESSION_PROMPT;
     s->job->choice[s->index].slides++;

@@ -26,6 +26,7 @@ typedef struct session {
     token_list tokens;
     uint32_t n_prompt;             /* tokens whose rows play the prompt role */
     uint32_t cursor;               /* rows sent */
+    uint32_t committed;            /* of them, those that the step before the last one had sent: every stage has them for good */
     uint64_t born;                 /* tokens ever: number of the next draw */
     uint32_t made;                 /* tokens generated */
     bool want_row;                 /* the row that is next must bring the whole row of logits */
@@ -49,6 +50,7 @@ typedef struct session {
     struct session *of;            /* a shadow's; NULL when that is gone */
     bool is_shadow, held;          /* held: nothing is sent until the shadow has come as far */
     struct prompt_cache *cache;    /* of --prompt-cache, or NULL (coordinator/prompt_cache.h) */
+    struct handed *handed;         /* a copy of its KV while the plan changes, or NULL (coordinator/handover.h) */
     layer_mask *mask;              /* layers that its rows leave out, NULL: none */
     bool tell;                     /* the stages are to hear of it first */
     struct pooled *pooled;         /* layer inputs of its prompt, as they come (coordinator/route.h) */

@@ -108,14 +108,16 @@ static char *ask(const standing *c, const char *const words[])
     return essence(ran_json(&r));
 }
 
-static program start(const standing *c, const char *const words[])
+static program start_named(const standing *c, const char *name, const char *const words[])
 {
     program p;
     const char *argv[40];
     argv_of(argv, c, words);
-    cr_assert(program_start(&p, "ask", argv));
+    cr_assert(program_start(&p, name, argv));
     return p;
 }
+
+static program start(const standing *c, const char *const words[]) { return start_named(c, "ask", words); }
 
 static void expect_same(const char *got, const char *want, const char *what)
 {
@@ -599,7 +601,7 @@ Test(survival, a_start_that_fails_in_between_loses_no_job)
 
 typedef struct { standing c; char endpoint[64]; program up, worker[2]; } party;
 
-static party party_begin(void)
+static party party_begin(const char *hand_over)
 {
     party p = { 0 };
     uint16_t port = port_free();
@@ -607,7 +609,7 @@ static party party_begin(void)
     snprintf(p.endpoint, sizeof p.endpoint, "tcp://127.0.0.1:%u", port);
     snprintf(p.c.dir, sizeof p.c.dir, "%s/party", programs_place());
     cr_assert(program_start(&p.up, "up", SLUICE("up", "--dir", p.c.dir, "-m", base, "--ctx", "2048", "--stages", "1", "--join", "1", "--listen",
-                                                p.endpoint, "--stage-timeout", "2")));   /* the only sign of a death on another machine is silence */
+                                                p.endpoint, "--stage-timeout", "2", "--hand-over", hand_over)));   /* the only sign of a death on another machine is silence */
     cr_assert(program_start(&p.worker[0], "worker", SLUICE("worker", "--connect", p.endpoint, "-m", base)));
     cr_assert_eq(program_wait(&p.up, 0, SECONDS), 0);
     return p;
@@ -634,7 +636,7 @@ static size_t size_of(const standing *c, const char *key)
 
 Test(survival, a_spare_takes_the_place_of_a_joined_worker_and_the_survivors_that_of_the_spare)
 {
-    party p = party_begin();
+    party p = party_begin("auto");
     char *want = ask(&p.c, STORY("400"));
     cr_assert(program_start(&p.worker[1], "spare", SLUICE("worker", "--connect", p.endpoint, "-m", base)));
     for (int i = 0; i < 1000 && !size_of(&p.c, "spares"); i++) usleep(10000);
@@ -667,7 +669,7 @@ static void part_with(party *p, const char *want, unsigned i)
 
 Test(survival, a_worker_that_is_told_to_stop_leaves_between_two_steps)
 {
-    party p = party_begin();
+    party p = party_begin("auto");
     char *want = ask(&p.c, STORY("400"));
     cr_assert(program_start(&p.worker[1], "spare", SLUICE("worker", "--connect", p.endpoint, "-m", base)));
     for (int i = 0; i < 1000 && !size_of(&p.c, "spares"); i++) usleep(10000);
@@ -677,5 +679,44 @@ Test(survival, a_worker_that_is_told_to_stop_leaves_between_two_steps)
     part_with(&p, want, 1);
     cr_expect_eq(size_of(&p.c, "stages"), 1);
     free(want);
+    down(&p.c);
+}
+
+/* Copied rows, whoever has their layers next: a spare, or the one stage that is left. Three jobs at once, one of them with choices, one with a prompt. */
+static void part_copied(party *p, unsigned i)
+{
+    const char *const *const job[] = { STORY("400"), ASK("-p", "A dog met a cat", "-n", "300", "--choices", "3", "--ignore-eos", "--temp", "0.8", "--seed", "3"),
+                                              ASK("-p", "one two three four five six seven eight nine ten eleven twelve thirteen fourteen", "-n", "350", "--ignore-eos") };
+    enum { JOBS = sizeof job / sizeof *job };
+    char *want[JOBS];
+    program q[JOBS];
+    for (int k = 0; k < JOBS; k++) want[k] = ask(&p->c, job[k]);
+    int64_t rows = standing_number(&p->c, "pump.decode_rows"), copied = standing_number(&p->c, "handover.rows"), prompts = standing_number(&p->c, "pump.prompt_rows");
+    for (int k = 0; k < JOBS; k++) q[k] = start_named(&p->c, (const char *[]){ "ask", "ask-many", "ask-long" }[k], job[k]);
+    until(&p->c, "pump.decode_rows", rows + 300);
+    cr_assert_eq(stage_pid(&p->c, 1), p->worker[i].pid, "worker %u is not seated", i);
+    hit(p->worker[i].pid, SIGTERM);
+    for (int k = 0; k < JOBS; k++) {
+        expect_answer(&q[k], &p->c, want[k], i ? "copied to the survivor" : "copied to a spare");
+        free(want[k]);
+    }
+    cr_expect_eq(program_wait(&p->worker[i], 0, SECONDS), 0);
+    copied = standing_number(&p->c, "handover.rows") - copied;
+    prompts = standing_number(&p->c, "pump.prompt_rows") - prompts;
+    printf("# %lld rows were copied, %lld went through the pipeline as prompts\n", (long long)copied, (long long)prompts);
+    cr_expect_geq(copied, 100, "sessions were computed again");
+    cr_expect_lt(prompts, copied, "and their rows, too");
+}
+
+Test(survival, rows_of_live_sessions_are_copied_when_a_worker_leaves_and_the_tokens_stay_the_same)
+{
+    party p = party_begin("copy");
+    cr_assert(program_start(&p.worker[1], "spare", SLUICE("worker", "--connect", p.endpoint, "-m", base)));
+    for (int i = 0; i < 1000 && !size_of(&p.c, "spares"); i++) usleep(10000);
+    cr_assert_eq(size_of(&p.c, "spares"), 1);
+    part_copied(&p, 0);
+    cr_expect_eq(stage_pid(&p.c, 1), p.worker[1].pid, "the spare has no place");
+    part_copied(&p, 1);
+    cr_expect_eq(size_of(&p.c, "stages"), 1);
     down(&p.c);
 }
