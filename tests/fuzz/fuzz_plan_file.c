@@ -36,6 +36,19 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
     return kit_mutate(data, size, max, seed, begin_with);
 }
 
+/* Whatever is asked of a table that was taken has an answer. */
+static void ask(const costs *c)
+{
+    static const double rows[] = { 0, 0.5, 1, 2, 17.5, 64, 4096, 1e6 };
+    for (uint32_t threads = 1; threads <= 8; threads *= 2) {
+        const cost_team *t = cost_team_of(c, threads);
+        const cost_line *line[] = { &t->layer, &t->head, &t->layer_crowded, &t->head_crowded };
+        for (size_t i = 0; i < sizeof line / sizeof *line; i++)
+            for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
+                if (!(cost_at(c, line[i], rows[k]) >= 0)) abort();
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static plan_file p;
@@ -45,6 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     kit_said(rc, &e);
     if (rc) return 0;
     costs again;
+    ask(&p.costs);
     json_t *said = costs_json(&p.costs);
     kit_must(costs_read(&again, said, &e), &e); /* what is taken is written as something that is taken */
     json_decref(said);
