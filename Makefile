@@ -104,6 +104,8 @@ $(TESTS): $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(HELP_SRC)) $(PARTS) $(LI
 	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(TEST_LIBS) $(LIBS)
 # This test counts what our own objects take from the heap; the libraries' own calls do not pass these names.
 $(B)/tests/flow/test_step_heap: LDFLAGS += $(foreach f,malloc calloc realloc aligned_alloc free,-Wl,--wrap=$(f))
+# And this one gives stages the tile kernels over tiles in plain C.
+$(B)/tests/flow/test_contract_tiles: LDFLAGS += -Wl,--wrap=kernels_for -Wl,--wrap=isa_supported
 $(BENCHES): $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(wildcard tests/support*.c)) $(PARTS) $(LIB)
 	$(Q)mkdir -p $(@D); echo "  LD    $@"; $(LINK) $(LIBS)
 $(B)/tests/faults/test_faults: | $(RIG)

@@ -4,7 +4,8 @@
  * the manual says of TDPBF16PS (Intel SDM vol. 2, TDPBF16PS and VCVTNEPS2BF16), the instruction that the path is made for:
  *
  * Rounding to bf16 (activations; weights behind wtype_to_f32): the upper half of the float, nearest even. A denormal becomes a zero of
- *   its sign, an inf stays, what is above the largest bf16 rounds to inf, a NaN stays one (its other bits are not part of the path).
+ *   its sign, an inf stays, what is above the largest bf16 rounds to inf, a NaN stays one (its other bits are not part of the path). A
+ *   weight that is zero is +0.
  * Product: x and w in blocks of 32, blocks ascending. Within a block two sums begin at +0, one over the even columns and one over the
  *   odd ones, ascending: sum = fma(w, x, sum). Then acc = acc + (even + odd), acc = +0 before the first block.
  * Every fma and every addition is one f32 operation, rounded to nearest even whatever the thread's mode, that takes denormal inputs as
@@ -30,6 +31,11 @@ static inline uint16_t bf16_round(float v)
     uint32_t u = float_bits(bf16_flush(v));
     if (isnan(v)) return (uint16_t)(u >> 16 | 0x40);
     return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+
+static inline uint16_t bf16_weight(float v)
+{
+    return bf16_round(v + 0.0f);
 }
 
 /* Products of two bf16 are exact in f32 where they are neither tiny nor huge. Near 2^-126 f32 itself rounds to fewer bits than 24, so that a

@@ -69,7 +69,7 @@ static bool act_alloc(act *a, float **x, uint32_t n, uint32_t rows)
     a->d = malloc(rows * a->ld / 32 * sizeof *a->d);
     a->s = malloc(rows * a->ld / 16 * sizeof *a->s);
     a->z = aligned_alloc(64, (rows * a->ld / 32 * sizeof *a->z + 63) / 64 * 64);
-    a->h = aligned_alloc(64, (rows * a->ld * 4 + 63) / 64 * 64); /* pages that no path uses are never touched */
+    a->h = aligned_alloc(64, rows * act_bytes_bf16(a->ld)); /* pages that no path uses are never touched */
     if (*x) memset(*x, 0, rows * a->ld * sizeof(float)); /* the padding is read, never written */
     return *x && a->q && a->d && a->s && a->z && a->h;
 }
@@ -216,7 +216,7 @@ static void product(const runner *r, const row_set *s, place p, const mat *w, co
         b.d += u->lo * (a->ld / 32);
         b.s += u->lo * (a->ld / 16);
         b.z += u->lo * (a->ld / 32);
-        b.h = (uint8_t *)a->h + u->lo * a->ld * 4;
+        b.h = act_row_bf16(a, u->lo);
         kernels_matmul(r->k, u->path, w, &b, u->hi - u->lo, y + u->lo * ldy, ldy, o0, o1);
         for (uint32_t t = u->lo; t < u->hi; t++) adapt(r, s, &p, t, a, y + t * ldy, o0, o1);
     }

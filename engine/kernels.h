@@ -58,8 +58,11 @@ typedef struct {
     float *d;             /* [T][ld/32]   */
     int16_t *s;           /* [T][ld/16]   sums of q over each half block */
     act_sums *z;          /* [T][ld/32] */
-    void *h;              /* [T][ld] of 4 bytes each: rounded to bf16, in the form of the table that did it */
+    void *h;              /* [T] of act_bytes_bf16(ld): rounded to bf16, in the form of the table that did it */
 } act;
+/* Of a row of h: four for each number, and a line of the cache more, so that the same column of many rows does not fall into one set of it. */
+static inline size_t act_bytes_bf16(size_t ld) { return 4 * ld + 64; }
+static inline void *act_row_bf16(const act *a, size_t t) { return (uint8_t *)a->h + t * act_bytes_bf16(a->ld); }
 
 #define KERNEL_COUNTERS(X) X(float_few) X(float_many) X(quant_few) X(quant_many) X(bf16_few) X(bf16_many) X(weights_read)
 /* Calls since start, per kind ("many": a multi-row kernel ran), and bytes of weights that products went over; for tests and

@@ -11,8 +11,8 @@
 enum {
     STRIP = 16,                              /* rows of x in a tile */
     PAIR = 2,                                /* strips, and groups, of a step */
-    BLOCKS = 4 * PANEL,                      /* of a panel: two groups are 64 KiB, so that moving sums in and out costs little beside */
-    PASS = 256,                              /* rows of x that share a panel: 32 KiB of sums */
+    BLOCKS = 2 * PANEL,                      /* of a panel: two groups are 32 KiB, which the first-level cache of such machines holds */
+    PASS = 512,                              /* rows of x that share a panel, since rounding it costs as much as some 100 rows: 64 KiB of sums */
     ROUNDS = 16,                             /* of the proof: 4096 sums of 32 products */
 };
 /* Tiles: names of registers, so numbers that the assembler reads. SUM_rg: strip r, group g. */
@@ -89,24 +89,24 @@ static bool proven(void)
 
 /* ---- the product ---- */
 
-/* n blocks of 16 or 32 rows, 4 * ld bytes apart, onto their sums. */
+/* n blocks of 16 or 32 rows, `ld` bytes apart, onto their sums. */
 INLINE void step(const bpanel *p, uint32_t n, const uint8_t *x, size_t ld, sums *to, bool two)
 {
     const size_t row = sizeof *to;
     sums *low = to + STRIP;
-    const uint8_t *x1 = x + STRIP * 4 * ld;
+    const uint8_t *x1 = x + STRIP * ld;
     amx_load(SUM_00, to[0], row);
     amx_load(SUM_01, to[0] + PACKED_GROUP, row);
     if (two) amx_load(SUM_10, low[0], row);
     if (two) amx_load(SUM_11, low[0] + PACKED_GROUP, row);
     for (uint32_t b = 0; b < n; b++) {
-        amx_load(X_0, x + 64 * (size_t)b, 4 * ld);
+        amx_load(X_0, x + 64 * (size_t)b, ld);
         amx_load(W_0, p->b[0][b].p, sizeof *p->b[0][b].p);
         amx_dot_bf16(SUM_00, X_0, W_0);
         amx_load(W_1, p->b[1][b].p, sizeof *p->b[1][b].p);
         amx_dot_bf16(SUM_01, X_0, W_1);
         if (!two) continue;
-        amx_load(X_1, x1 + 64 * (size_t)b, 4 * ld);
+        amx_load(X_1, x1 + 64 * (size_t)b, ld);
         amx_dot_bf16(SUM_10, X_1, W_0);
         amx_dot_bf16(SUM_11, X_1, W_1);
     }
@@ -121,12 +121,12 @@ static void panel_rows(const bpanel *p, uint32_t n, const uint8_t *x, size_t ld,
 {
     uint32_t t = 0;
     if (T >= PAIR * STRIP) configure(STRIP, STRIP);
-    for (; t + PAIR * STRIP <= T; t += PAIR * STRIP) step(p, n, x + 4 * t * ld, ld, to + t, true);
+    for (; t + PAIR * STRIP <= T; t += PAIR * STRIP) step(p, n, x + t * ld, ld, to + t, true);
     uint32_t rest = T - t;
     if (!rest) return;
     configure(min_u32(rest, STRIP), rest > STRIP ? rest - STRIP : 0);
-    if (rest > STRIP) step(p, n, x + 4 * t * ld, ld, to + t, true);
-    else step(p, n, x + 4 * t * ld, ld, to + t, false);
+    if (rest > STRIP) step(p, n, x + t * ld, ld, to + t, true);
+    else step(p, n, x + t * ld, ld, to + t, false);
 }
 
 typedef void fill_fn(const uint8_t *group, size_t next, uint32_t b0, uint32_t n, pairs *p);
@@ -159,7 +159,7 @@ static void pair_rows(const mat *w, const act *a, uint32_t t0, uint32_t T, float
         uint32_t n = min_u32(BLOCKS, blocks - b);
         fill_group(w, o, b, n, p.b[0]);
         fill_group(w, o + PACKED_GROUP < o1 ? o + PACKED_GROUP : o, b, n, p.b[1]);
-        panel_rows(&p, n, row_of(a, t0, b), a->ld, acc, T);
+        panel_rows(&p, n, row_of(a, t0, b), act_bytes_bf16(a->ld), acc, T);
     }
     uint32_t n = min_u32(o1 - o, PAIR * PACKED_GROUP);
     for (uint32_t t = 0; t < T; t++) memcpy(y + (t0 + t) * ldy + o, acc[t], n * sizeof **acc);

@@ -26,7 +26,7 @@ void kernels_bf16_round_avx2(const act *a, uint32_t t0, uint32_t t1)
 {
     for (uint32_t t = t0; t < t1; t++) {
         const float *x = a->x + t * a->ld;
-        float *to = (float *)a->h + t * a->ld;
+        float *to = act_row_bf16(a, t);
         for (uint32_t k = 0; k < a->n_in; k += TILE) _mm256_storeu_ps(to + k, rounded(_mm256_loadu_ps(x + k)));
     }
 }
@@ -38,7 +38,7 @@ static void unpack_rows(const mat *w, uint32_t o, uint32_t k0, uint32_t n, panel
         mat_row_f32(w, min_u32(o + r, w->n_out - 1), k0, n, buf);
         for (uint32_t k = 0; k < n; k += TILE) {
             _Alignas(32) float eight[TILE];
-            _mm256_store_ps(eight, rounded(_mm256_loadu_ps(buf + k)));
+            _mm256_store_ps(eight, rounded(_mm256_add_ps(_mm256_loadu_ps(buf + k), _mm256_setzero_ps())));
             UNROLL for (uint32_t i = 0; i < TILE; i++) p->w[k + i][r] = eight[i];
         }
     }
@@ -74,10 +74,11 @@ static void group_rows(const mat *w, const act *a, uint32_t t0, uint32_t T, floa
     for (uint32_t t = 0; t < T; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
     for (uint32_t k = 0; k < w->n_in; k += CHUNK) {
         uint32_t n = min_u32(CHUNK, w->n_in - k), t = 0;
-        const float *x = (const float *)a->h + t0 * a->ld + k;
+        const float *x = (const float *)act_row_bf16(a, t0) + k;
+        const size_t ld = act_bytes_bf16(a->ld) / sizeof *x;
         unpack_rows(w, o, k, n, &p);
-        for (; t + GROUP <= T; t += GROUP) rows_step(&p, n, x + t * a->ld, a->ld, acc + t, GROUP);
-        for (; t < T; t++) rows_step(&p, n, x + t * a->ld, a->ld, acc + t, 1);
+        for (; t + GROUP <= T; t += GROUP) rows_step(&p, n, x + t * ld, ld, acc + t, GROUP);
+        for (; t < T; t++) rows_step(&p, n, x + t * ld, ld, acc + t, 1);
     }
     for (uint32_t t = 0; t < T; t++)
         UNROLL for (uint32_t v = 0; v < 2; v++)

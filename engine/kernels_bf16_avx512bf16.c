@@ -53,15 +53,15 @@ static bool proven(void)
 
 /* ---- the product ---- */
 
-/* Block b of nr rows, 4 * ld bytes apart, against both groups. */
-INLINE void block_rows(const bpanel *p, uint32_t b, const uint8_t *x, size_t ld, __m512 even[TILE_ROWS][PAIR], __m512 odd[TILE_ROWS][PAIR],
+/* Block b of nr rows, `row` bytes apart, against both groups. */
+INLINE void block_rows(const bpanel *p, uint32_t b, const uint8_t *x, size_t row, __m512 even[TILE_ROWS][PAIR], __m512 odd[TILE_ROWS][PAIR],
                        uint32_t nr)
 {
     UNROLL for (uint32_t r = 0; r < nr; r++)
         UNROLL for (uint32_t v = 0; v < PAIR; v++) even[r][v] = odd[r][v] = _mm512_setzero_ps();
     UNROLL for (uint32_t j = 0; j < 8; j++)
         UNROLL for (uint32_t r = 0; r < nr; r++) {
-            const uint8_t *at = x + 4 * r * ld + 64 * (size_t)b + 8 * j;
+            const uint8_t *at = x + r * row + 64 * (size_t)b + 8 * j;
             __m512i xe = two_of(at), xo = two_of(at + 4);
             UNROLL for (uint32_t v = 0; v < PAIR; v++) {
                 even[r][v] = dot(even[r][v], p->b[v][b].p[2 * j], xe);
@@ -70,11 +70,12 @@ INLINE void block_rows(const bpanel *p, uint32_t b, const uint8_t *x, size_t ld,
         }
 }
 
-INLINE void tile_rows(const bpanel *p, uint32_t n, const uint8_t *x, size_t ld, float (*acc)[PAIR * PACKED_GROUP], uint32_t nr)
+INLINE void tile_rows(const bpanel *p, uint32_t n, const uint8_t *x, size_t row, float (*acc)[PAIR * PACKED_GROUP], uint32_t nr)
 {
     for (uint32_t b = 0; b < n; b++) {
         __m512 even[TILE_ROWS][PAIR], odd[TILE_ROWS][PAIR];
-        block_rows(p, b, x, ld, even, odd, nr);
+        block_rows(p, b, x, row, even, odd, nr);
+        forget();                            /* else acc would be loaded before the products, which need the registers */
         UNROLL for (uint32_t r = 0; r < nr; r++)
             UNROLL for (uint32_t v = 0; v < PAIR; v++) {
                 float *to = acc[r] + v * PACKED_GROUP;
@@ -84,7 +85,7 @@ INLINE void tile_rows(const bpanel *p, uint32_t n, const uint8_t *x, size_t ld, 
 }
 
 typedef void fill_fn(const uint8_t *group, size_t next, uint32_t b0, uint32_t n, pairs *p);
-typedef void tile_fn(const bpanel *p, uint32_t n, const uint8_t *x, size_t ld, float (*acc)[PAIR * PACKED_GROUP]);
+typedef void tile_fn(const bpanel *p, uint32_t n, const uint8_t *x, size_t row, float (*acc)[PAIR * PACKED_GROUP]);
 
 #define X(N) \
     static void fill_##N(const uint8_t *group, size_t next, uint32_t b0, uint32_t n, pairs *p) \
@@ -100,9 +101,9 @@ static fill_fn *const fills[WTYPE_COUNT] = {
 };
 
 #define TILE_FN(NR) \
-    static void tile_##NR(const bpanel *p, uint32_t n, const uint8_t *x, size_t ld, float (*acc)[PAIR * PACKED_GROUP]) \
+    static void tile_##NR(const bpanel *p, uint32_t n, const uint8_t *x, size_t row, float (*acc)[PAIR * PACKED_GROUP]) \
     { \
-        tile_rows(p, n, x, ld, acc, NR); \
+        tile_rows(p, n, x, row, acc, NR); \
     }
 TILE_FN(1) TILE_FN(2) TILE_FN(3) TILE_FN(4) TILE_FN(5) TILE_FN(6)
 static tile_fn *const tiles[TILE_ROWS] = { tile_1, tile_2, tile_3, tile_4, tile_5, tile_6 };
@@ -125,7 +126,7 @@ static void pair_rows(const mat *w, const act *a, uint32_t t0, uint32_t T, float
         fill_group(w, o + PACKED_GROUP < o1 ? o + PACKED_GROUP : o, b, n, p.b[1]);
         for (uint32_t i = 0, r = 0, nr; i < parts; i++, r += nr) {
             nr = T / parts + (i < T % parts);
-            tiles[nr - 1](&p, n, row_of(a, t0 + r, b), a->ld, acc + r);
+            tiles[nr - 1](&p, n, row_of(a, t0 + r, b), act_bytes_bf16(a->ld), acc + r);
         }
     }
     uint32_t n = min_u32(o1 - o, PAIR * PACKED_GROUP);

@@ -1,7 +1,7 @@
 #ifndef ENGINE_KERNELS_BF16_PANEL_H
 #define ENGINE_KERNELS_BF16_PANEL_H
-/* Weights as pairs of bf16, 16 outputs in a register, from packed units and from rows as in the file: wtype_to_f32's operations in its order,
- * and then one rounding. Multiplies nothing but scales. Private to engine/kernels_bf16_avx512bf16.c and engine/kernels_bf16_amx.c.
+/* Weights as pairs of bf16, 16 outputs in a register, from packed units and from rows as in the file: the floats of
+ * wtype_to_f32, and then one rounding. Multiplies nothing but scales. Private to engine/kernels_bf16_avx512bf16.c and engine/kernels_bf16_amx.c.
  *
  * Two orders of the columns in a block's 16 registers, for two instructions:
  *   plain    register i: columns 2i (low half of a lane) and 2i + 1, as TDPBF16PS wants them
@@ -19,7 +19,10 @@ INLINE __m512i pair_of(__m512 low, __m512 high)
     return _mm512_permutexvar_epi16(sides, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 
-typedef struct { __m512 d[2], m[2]; } fscales;               /* of each half block */
+/* Of each half block: scale, minimum, and -(256 + offset) d. */
+typedef struct { __m512 d[2], m[2], back[2]; } fscales;
+
+INLINE int offset_of(wtype t) { return is(t, SIGNED) ? 128 : traits[t].offset; }
 
 INLINE fscales fscales_of(wtype t, const wblock *b)
 {
@@ -33,29 +36,54 @@ INLINE fscales fscales_of(wtype t, const wblock *b)
             __m512i m = _mm512_and_si512(h ? _mm512_srli_epi32(b->corr, 16) : b->corr, _mm512_set1_epi32(0xffff));
             s.m[h] = _mm512_mul_ps(b->dmin, _mm512_cvtepi32_ps(m));
         }
+        s.back[h] = _mm512_mul_ps(s.d[h], _mm512_set1_ps((float)-(256 + offset_of(t))));
     }
     return s;
 }
 
-/* Column 4j + c of a block. */
-INLINE __m512 column(wtype t, const wblock *b, const fscales *s, uint32_t j, uint32_t c)
+INLINE bool all_finite(wtype t, const fscales *s)
 {
-    int offset = is(t, SIGNED) ? 128 : traits[t].offset;
-    __m512i q = byte_of(b->w[j], c);
-    if (offset) q = _mm512_sub_epi32(q, _mm512_set1_epi32(offset));
-    __m512 v = _mm512_mul_ps(s->d[j / 4], _mm512_cvtepi32_ps(q));
+    __m512 v = _mm512_add_ps(_mm512_sub_ps(s->d[0], s->d[0]), _mm512_sub_ps(s->d[1], s->d[1]));
+    if (is(t, ANY_MIN)) v = _mm512_add_ps(v, _mm512_add_ps(_mm512_sub_ps(s->m[0], s->m[0]), _mm512_sub_ps(s->m[1], s->m[1])));
+    return !_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+}
+
+/* d (w - offset) for column 4j + c. Byte w in the upper fraction of 256 is 256 + w; the scale times that, less what is too much, is
+ * exact in all types, and +0 where it is zero. That needs a finite scale; others go step by step. */
+INLINE __m512 scaled(wtype t, const wblock *b, const fscales *s, uint32_t j, uint32_t c, bool finite)
+{
+    if (!finite) {
+        __m512i q = _mm512_sub_epi32(byte_of(b->w[j], c), _mm512_set1_epi32(offset_of(t)));
+        return _mm512_add_ps(_mm512_mul_ps(s->d[j / 4], _mm512_cvtepi32_ps(q)), _mm512_setzero_ps());
+    }
+    enum { AND_OR = 0xea };                      /* (a & b) | c */
+    __m512i w = c < 2 ? _mm512_slli_epi32(b->w[j], 15 - 8 * c) : _mm512_srli_epi32(b->w[j], 8 * c - 15);
+    w = _mm512_ternarylogic_epi32(w, _mm512_set1_epi32(0x7f8000), _mm512_set1_epi32(0x43800000), AND_OR);
+    return _mm512_fmadd_ps(s->d[j / 4], _mm512_castsi512_ps(w), s->back[j / 4]);
+}
+
+INLINE __m512 column(wtype t, const wblock *b, const fscales *s, uint32_t j, uint32_t c, bool finite)
+{
+    __m512 v = scaled(t, b, s, j, c, finite);
     if (is(t, ADDS_MIN)) return _mm512_add_ps(v, s->m[j / 4]);
     return is(t, MIN | MIN_HALVES) ? _mm512_sub_ps(v, s->m[j / 4]) : v;
+}
+
+INLINE void columns_pairs(wtype t, const wblock *b, const fscales *s, bool turned, bool finite, pairs *out)
+{
+    UNROLL for (uint32_t j = 0; j < 8; j++) {
+        __m512 v[4];
+        UNROLL for (uint32_t c = 0; c < 4; c++) v[c] = column(t, b, s, j, c, finite);
+        out->p[2 * j] = turned ? pair_of(v[2], v[0]) : pair_of(v[0], v[1]);
+        out->p[2 * j + 1] = turned ? pair_of(v[3], v[1]) : pair_of(v[2], v[3]);
+    }
 }
 
 INLINE void block_pairs(wtype t, const wblock *b, bool turned, pairs *out)
 {
     fscales s = fscales_of(t, b);
-    UNROLL for (uint32_t j = 0; j < 8; j++) {
-        __m512 c0 = column(t, b, &s, j, 0), c1 = column(t, b, &s, j, 1), c2 = column(t, b, &s, j, 2), c3 = column(t, b, &s, j, 3);
-        out->p[2 * j] = turned ? pair_of(c2, c0) : pair_of(c0, c1);
-        out->p[2 * j + 1] = turned ? pair_of(c3, c1) : pair_of(c2, c3);
-    }
+    if (all_finite(t, &s)) columns_pairs(t, b, &s, turned, true, out);
+    else columns_pairs(t, b, &s, turned, false, out);
 }
 
 /* Blocks [b0, b0 + n) of a packed group; b0 is a multiple of PANEL. */
@@ -86,7 +114,7 @@ INLINE void file_pairs(const mat *w, uint32_t o, uint32_t b0, uint32_t n, bool t
             if (b % blocks == 0) mat_row_f32(w, min_u32(o + r, w->n_out - 1), (b0 + b) * KERNELS_BLOCK, min_u32(blocks, n - b) * KERNELS_BLOCK, row);
             for (uint32_t k = 0; k < KERNELS_BLOCK; k++) {
                 uint32_t at = place_of(k, turned);
-                uint16_t h = bf16_round(row[b % blocks * KERNELS_BLOCK + k]);
+                uint16_t h = bf16_weight(row[b % blocks * KERNELS_BLOCK + k]);
                 memcpy((uint8_t *)&out[b].p[at / 2] + 4 * r + at % 2 * 2, &h, sizeof h);
             }
         }
@@ -102,5 +130,5 @@ INLINE void round_row(const float *x, uint32_t n, bool turned, uint8_t *to)
     }
 }
 
-INLINE uint8_t *row_of(const act *a, uint32_t t, uint32_t block) { return (uint8_t *)a->h + 4 * t * a->ld + 64 * (size_t)block; }
+INLINE uint8_t *row_of(const act *a, uint32_t t, uint32_t block) { return (uint8_t *)act_row_bf16(a, t) + 64 * (size_t)block; }
 #endif

@@ -9,7 +9,7 @@ enum { CHUNK = 256 };                   /* weights unpacked at a time: a multipl
 void kernels_bf16_round_plain(const act *a, uint32_t t0, uint32_t t1)
 {
     for (uint32_t t = t0; t < t1; t++) {
-        float *to = (float *)a->h + t * a->ld;
+        float *to = act_row_bf16(a, t);
         for (uint32_t k = 0; k < a->n_in; k++) to[k] = bf16_float(bf16_round(a->x[t * a->ld + k]));
     }
 }
@@ -29,16 +29,15 @@ void kernels_bf16_plain(const mat *w, const act *a, uint32_t T, float *y, size_t
 {
     kernels_count(T < KERNELS_MANY ? KERNEL_bf16_few : KERNEL_bf16_many);
     float buf[CHUNK];
-    const float *x = a->h;
     for (uint32_t o = o0; o < o1; o++) {
         for (uint32_t t = 0; t < T; t++) y[t * ldy + o] = 0;
         for (uint32_t k0 = 0, n; k0 < w->n_in; k0 += n) {
             n = w->n_in - k0 < CHUNK ? w->n_in - k0 : CHUNK;
             mat_row_f32(w, o, k0, n, buf);
-            for (uint32_t k = 0; k < n; k++) buf[k] = bf16_float(bf16_round(buf[k]));
+            for (uint32_t k = 0; k < n; k++) buf[k] = bf16_float(bf16_weight(buf[k]));
             for (uint32_t t = 0; t < T; t++)
                 for (uint32_t k = 0; k < n; k += KERNELS_BLOCK)
-                    y[t * ldy + o] = block_step(buf + k, x + t * a->ld + k0 + k, y[t * ldy + o]);
+                    y[t * ldy + o] = block_step(buf + k, (const float *)act_row_bf16(a, t) + k0 + k, y[t * ldy + o]);
         }
     }
 }

@@ -56,7 +56,7 @@ static void inputs(act *a)
     float *x = room(n * sizeof *x);
     for (size_t i = 0; i < n; i++) x[i] = (float)rng_unit(1, i) - 0.5f;
     *a = (act){ N_IN, N_IN, x, room(n), room(n / 32 * sizeof(float)), room(n / 16 * sizeof(int16_t)),
-                room(n / 32 * sizeof(act_sums)), room(n * sizeof(float)) };
+                room(n / 32 * sizeof(act_sums)), room(T_MOST * act_bytes_bf16(N_IN)) };
     kernels_for(ISA_PLAIN)->quantize(a, 0, T_MOST);
 }
 

@@ -63,7 +63,7 @@ static rig rig_open(wtype t, uint32_t n_out, uint32_t n_in, uint32_t T)
     size_t ld = ((size_t)n_in + 31) / 32 * 32 + 32;
     r.x = zeroed(T * ld, sizeof *r.x);
     r.a = (act){ n_in, ld, r.x, zeroed(T * ld, 1), zeroed(T * ld / 32, sizeof(float)), zeroed(T * ld / 16, sizeof(int16_t)),
-                 zeroed(T * ld / 32, sizeof(act_sums)), zeroed(T * ld, sizeof(float)) };
+                 zeroed(T * ld / 32, sizeof(act_sums)), zeroed(T, act_bytes_bf16(ld)) };
     r.y = zeroed(T * r.ldy, sizeof *r.y);
     for (size_t i = 0; i < T * ld; i++) r.x[i] = uniform(i, -2, 2) * uniform(i / 32 + 900000, 0, 3);
     return r;
@@ -280,7 +280,7 @@ static void check_bf16(wtype t, uint32_t n_out, uint32_t n_in, uint32_t T, uint6
     rig_close(&r);
 }
 
-/* Row counts that fill tiles, leave rests of one strip and of two, and make a second pass (of 192 and 256 rows). */
+/* Row counts that fill tiles, leave rests of one strip and of two, and make a second pass (of 192 and 256 rows; of tiles one of 512). */
 Test(kernels, every_isa_gives_the_same_bits_on_the_bf16_path)
 {
     static const uint32_t rows[] = { 1, 2, 6, 15, 16, 17, 31, 32, 33, 47, 70 };
@@ -291,9 +291,25 @@ Test(kernels, every_isa_gives_the_same_bits_on_the_bf16_path)
                        rows[(2 * t + i) % n], 50 + t + i, i);
     }
     for (uint32_t i = 0; have_avx2() && i < sizeof rows / sizeof *rows; i++) check_bf16(WTYPE_Q4_0, 33, 64, rows[i], i, true);
-    if (have_avx2()) check_bf16(WTYPE_Q8_0, 40, 32, 290, 9, true), check_bf16(WTYPE_Q4_0, 17, 1184, 34, 10, true);
+    if (have_avx2()) check_bf16(WTYPE_Q8_0, 20, 32, 530, 9, true), check_bf16(WTYPE_Q4_0, 17, 1184, 34, 10, true);
     for (wtype t = 0; t < WTYPE_COUNT; t++)
         if (!wtypes[t].quant && have_avx2()) check_bf16(t, 20, 70, 5, 20 + t, false);
+}
+
+Test(kernels, an_infinite_scale_is_infinite_on_the_bf16_path)
+{
+    static const struct { wtype t; uint8_t fill; } blocks[] = { { WTYPE_Q8_0, 5 }, { WTYPE_Q4_0, 0x99 }, { WTYPE_Q4_1, 0x99 }, { WTYPE_Q6_K, 0xaa } };
+    for (size_t i = 0; have_avx2() && i < sizeof blocks / sizeof *blocks; i++) {
+        rig r = rig_open(blocks[i].t, 20, wtypes[blocks[i].t].block, 3);
+        memset((uint8_t *)(uintptr_t)r.w.data, blocks[i].fill, r.w.row_bytes * 20);
+        for (uint32_t o = 0; o < 20; o++) put_half((uint8_t *)(uintptr_t)r.w.data + o * r.w.row_bytes + half_at[r.w.type].d, o % 3 ? 1 : INFINITY);
+        for (size_t k = 0; k < r.T * r.a.ld; k++) r.x[k] = 1 + (float)(k % 7);
+        float *y = product(&r, ISA_PLAIN, PATH_BF16AMX, 0, 20);
+        for (uint32_t o = 0; o < 20; o++) cr_assert(o % 3 ? isfinite(y[o]) : isinf(y[o]), "%s y[%u] = %g", wtypes[r.w.type].name, o, (double)y[o]);
+        free(y);
+        check_same(&r, PATH_BF16AMX, 0, 20);
+        rig_close(&r);
+    }
 }
 
 Test(kernels, hostile_blocks_neither_crash_nor_differ)
