@@ -157,22 +157,17 @@ size_t kv_scratch_floats(const kv *s)
     return most > tile ? most : tile;
 }
 
-/* A row of a tree: what it sees is several runs. */
-static void attend_branch(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, float *out, uint32_t k0, uint32_t k1,
-                          float *scratch)
+/* A row of a tree: what it sees is several runs. One kv head; query and out are its own. */
+static void attend_branch(const kv_seq *q, uint32_t layer, uint32_t slot, uint32_t head, const float *query, float *out, float *scratch)
 {
     const kv *s = q->store;
-    job j = { .seq = q, .layer = layer, .g = s->g.H / s->g.K, .stride = line(s->g.n_ctx), .query = scratch };
+    job j = { .seq = q, .layer = layer, .head = head, .g = s->g.H / s->g.K, .stride = line(s->g.n_ctx), .query = scratch, .out = out };
     j.sum = j.query + line((size_t)j.g * s->g.d);
     j.score = j.sum + line(j.g);
     j.runs = j.score + j.g * j.stride;
-    for (j.head = k0; j.head < k1; j.head++) {
-        size_t at = (size_t)j.head * j.g * s->g.d;
-        memcpy(j.query, query + at, (size_t)j.g * s->g.d * sizeof *query);
-        for (uint32_t i = 0; i < j.g; i++) attend_rotate(q, layer, slot, j.query + (size_t)i * s->g.d);
-        j.out = out + at;
-        attend_head(&j, slot);
-    }
+    memcpy(j.query, query, (size_t)j.g * s->g.d * sizeof *query);
+    for (uint32_t i = 0; i < j.g; i++) attend_rotate(q, layer, slot, j.query + (size_t)i * s->g.d);
+    attend_head(&j, slot);
 }
 
 void kv_attend_rows(kv_seq *q, uint32_t layer, uint32_t slot, uint32_t n, const float *query, size_t ldq, float *out, size_t ldo,
@@ -181,15 +176,15 @@ void kv_attend_rows(kv_seq *q, uint32_t layer, uint32_t slot, uint32_t n, const 
     const kv *s = q->store;
     assert(layer >= s->g.first && layer < s->g.last && n && slot + n <= q->cells.used && k0 <= k1 && k1 <= s->g.K);
     size_t group = (size_t)(s->g.H / s->g.K) * s->g.d;
-    if (!q->lossy && attend_is_line(q, slot + n - 1)) {
-        for (uint32_t h = k0; h < k1; h++)
-            attend_tile(q, layer, h, slot, n, query + h * group, ldq, out + h * group, ldo, scratch);
-        return;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        if (q->lossy) lossy_attend(q, layer, slot + i, query + i * ldq, out + i * ldo, k0, k1, scratch);
-        else attend_branch(q, layer, slot + i, query + i * ldq, out + i * ldo, k0, k1, scratch);
-    }
+    uint32_t together = attend_is_line(q, slot + n - 1) ? n : 1;
+    for (uint32_t i = 0; i < n; i += together)
+        for (uint32_t h = k0; h < k1; h++) {
+            const float *from = query + i * ldq + h * group;
+            float *to = out + i * ldo + h * group;
+            if (q->lossy) lossy_attend(q, layer, slot + i, together, from, ldq, to, ldo, h, scratch);
+            else if (together > 1 || attend_is_line(q, slot + i)) attend_tile(q, layer, h, slot + i, together, from, ldq, to, ldo, scratch);
+            else attend_branch(q, layer, slot + i, h, from, to, scratch);
+        }
 }
 
 void kv_attend(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, float *out, uint32_t k0, uint32_t k1, float *scratch)

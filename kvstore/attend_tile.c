@@ -3,11 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-enum {
-    SCORES = 64 << 10,         /* floats of scores of a tile: they wait in the second-level cache */
-    ROWS = 8,                  /* rows of a tile at most: enough to forget the cost of turning a page to f32 */
-};
-
 typedef struct {
     const kv_seq *seq;
     const tile_ops *ops;
@@ -40,7 +35,7 @@ size_t attend_tile_floats(const kv *s)
 {
     uint32_t g = s->g.H / s->g.K;
     size_t one = fours(g) * stride_of(s->g.n_ctx);
-    return fours(ROWS * g) * line(s->g.d) + (one > SCORES ? one : SCORES) + KV_PAGE_ROWS * line(s->g.d) + line(s->g.d);
+    return fours(TILE_ROWS * g) * line(s->g.d) + (one > TILE_SCORES ? one : TILE_SCORES) + KV_PAGE_ROWS * line(s->g.d) + line(s->g.d);
 }
 
 /* Queries from i on, four at most. */
@@ -176,14 +171,14 @@ void attend_tile(const kv_seq *q, uint32_t layer, uint32_t head, uint32_t slot, 
     const kv *s = q->store;
     tile t = { .seq = q, .ops = s->tile, .layer = layer, .head = head, .g = s->g.H / s->g.K, .d = s->g.d, .ldo = ldo };
     t.query = scratch;
-    t.page = t.query + fours(ROWS * t.g) * line(t.d);
+    t.page = t.query + fours(TILE_ROWS * t.g) * line(t.d);
     t.spare = t.page + KV_PAGE_ROWS * line(t.d);
     t.score = t.spare + line(t.d);
     for (uint32_t i = 0; i < n; i += t.n) {
         t.slot = slot + i;
         t.from = window_start(&t, t.slot) / KV_PAGE_ROWS * KV_PAGE_ROWS;
-        t.n = n - i < ROWS ? n - i : ROWS;
-        while (t.n > 1 && fours(t.n * t.g) * stride_of(t.slot + t.n - t.from) > SCORES) t.n--;
+        t.n = n - i < TILE_ROWS ? n - i : TILE_ROWS;
+        while (t.n > 1 && fours(t.n * t.g) * stride_of(t.slot + t.n - t.from) > TILE_SCORES) t.n--;
         t.end = t.slot + t.n;
         t.queries = t.n * t.g;
         t.stride = stride_of(t.end - t.from);

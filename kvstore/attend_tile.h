@@ -5,6 +5,11 @@
  * fixed order of core/vec.h, which a running maximum would not. Behind kv_attend only. */
 #include "kvstore/store.h"
 
+enum {
+    TILE_SCORES = 64 << 10,    /* floats of scores of a tile: they wait in the second-level cache */
+    TILE_ROWS = 8,             /* rows of a tile at most: enough to forget the cost of turning a page to f32 */
+};
+
 /* Rows [slot, slot + n) of a sequence without a policy, whose rows up to slot + n - 1 are a line; query and out are those of
  * row `slot`, ldq and ldo floats from a row to the next; one kv head. */
 void attend_tile(const kv_seq *q, uint32_t layer, uint32_t head, uint32_t slot, uint32_t n, const float *query, size_t ldq,

@@ -99,8 +99,9 @@ bool kv_state_is(const void *buf, size_t len);
 err_code lossy_import(kv_seq *q, const void *buf, size_t len, err *e);
 /* settle.c: committed rows up to now settle. */
 err_code lossy_settle(kv_seq *q, bool prompt_end, err *e);
-/* attend_packed.c */
-void lossy_attend(kv_seq *q, uint32_t layer, uint32_t slot, const float *query, float *out, uint32_t k0, uint32_t k1,
-                  float *scratch);
+/* attend_packed.c: n rows from `slot` on, each the parent of the next; one kv head; query and out are the first row's, ldq and ldo
+ * floats from a row to the next. More than one row only when what they see is a line (attend_is_line). */
+void lossy_attend(kv_seq *q, uint32_t layer, uint32_t slot, uint32_t n, const float *query, size_t ldq, float *out, size_t ldo,
+                  uint32_t head, float *scratch);
 size_t lossy_scratch_floats(const kv *s);
 #endif

@@ -136,7 +136,7 @@ static float *query_at(const observe *o, uint32_t layer, uint32_t slot)
 void observe_query(const observe *o, uint32_t layer, uint32_t slot, const float *query, uint32_t from, uint32_t n)
 {
     float *to = query_at(o, layer, slot);
-    if (to) memcpy(to + from, query + from, n * sizeof *to);
+    if (to) memcpy(to + from, query, n * sizeof *to);
 }
 
 const float *observe_query_of(const observe *o, uint32_t layer, uint32_t slot) { return query_at(o, layer, slot); }

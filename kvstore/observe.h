@@ -49,7 +49,7 @@ err_code observe_reserve(observe *o, uint32_t committed, uint32_t used, uint32_t
  * heads; own: the row's own entry. */
 typedef struct { const float *x; size_t ld; const float *inv; uint32_t g, n, own; float entropy; } observed;
 void observe_row(const observe *o, uint32_t unit, uint32_t slot, const observed *w);
-/* Floats [from, from+n) of a row's query before RoPE, kept if the window may want them. */
+/* The n floats at `query` are floats [from, from + n) of a row's query before RoPE, kept if the window may want them. */
 void observe_query(const observe *o, uint32_t layer, uint32_t slot, const float *query, uint32_t from, uint32_t n);
 
 /* A tentative row becomes committed: its lane is added; `last`: it is the newest one. Rows of the shared lane all at once. */

@@ -86,6 +86,7 @@ static void take_tokens(load_job *j, uint64_t n, load_event *out)
     out->tokens = (uint32_t)n;
     out->gap = j->got ? out->t - j->t_last : 0;
     if (!j->got) j->t_first = out->t;
+    else if (!j->t_second) j->t_second = out->t, j->before = j->got + (uint32_t)n;
     j->t_last = out->t;
     j->got += (uint32_t)n;
 }

@@ -11,6 +11,8 @@ typedef struct {
     uint32_t n_prompt, n_gen;                /* asked for */
     uint32_t got;                            /* tokens that have arrived */
     uint64_t t_sent, t_first, t_last;        /* clock_ns; 0: not yet */
+    uint64_t t_second;                       /* of the message behind the first tokens, */
+    uint32_t before;                         /* and tokens that were there with it */
     uint64_t decode_ns;                      /* first token to last as the coordinator saw it; 0: it is not over */
     uint64_t prefill_ns;                     /* first prompt row that is computed to first token, likewise */
     bool over, cancelled;

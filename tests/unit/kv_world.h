@@ -63,34 +63,42 @@ static inline float *scratch_of(const kv *s)
     return x;
 }
 
-/* Append, then attend, every row in every layer: what a runner does in a step. out [n][LAYERS][H*d], NULL: append only. */
-static inline void compute(kv *s, const kv_geometry *g, kv_seq *q, const uint32_t *slots, const uint32_t *tokens, uint32_t n,
-                           float *out)
+static inline void append_rows(const kv_geometry *g, kv_seq *q, uint32_t layer, const uint32_t *slots, const uint32_t *tokens, uint32_t n)
 {
-    float *x = scratch_of(s), *query = malloc(width(g) * sizeof *query), *k = malloc(2 * g->K * g->d * sizeof *k);
-    for (uint32_t l = FIRST; l < LAST; l++) {
-        for (uint32_t i = 0; i < n; i++) {
-            fill(k, g->K * g->d, tokens[i], l, 1);
-            fill(k + g->K * g->d, g->K * g->d, tokens[i], l, 2);
-            kv_append(q, l, slots[i], k, k + g->K * g->d, 0, g->K);
-        }
-        for (uint32_t i = 0; out && i < n; i++) {
-            fill(query, width(g), tokens[i], l, 3);
-            kv_attend(q, l, slots[i], query, out + i * out_floats(g) + (l - FIRST) * width(g), 0, g->K, x);
-        }
+    float *k = malloc(2 * g->K * g->d * sizeof *k);
+    for (uint32_t i = 0; i < n; i++) {
+        fill(k, g->K * g->d, tokens[i], layer, 1);
+        fill(k + g->K * g->d, g->K * g->d, tokens[i], layer, 2);
+        kv_append(q, layer, slots[i], k, k + g->K * g->d, 0, g->K);
     }
-    free(x);
-    free(query);
     free(k);
 }
 
+/* Append, then attend, every row in every layer: what a runner does in a step. together: the rows are a line, and attend as one.
+ * out [n][LAYERS][H*d], NULL: append only. */
+static inline void compute(kv *s, const kv_geometry *g, kv_seq *q, const uint32_t *slots, const uint32_t *tokens, uint32_t n,
+                           bool together, float *out)
+{
+    float *x = scratch_of(s), *query = malloc(n * width(g) * sizeof *query);
+    for (uint32_t l = FIRST; l < LAST; l++) {
+        append_rows(g, q, l, slots, tokens, n);
+        for (uint32_t i = 0; out && i < n; i++) fill(query + i * width(g), width(g), tokens[i], l, 3);
+        float *to = out ? out + (l - FIRST) * width(g) : NULL;
+        if (together && out) kv_attend_rows(q, l, slots[0], n, query, width(g), to, out_floats(g), 0, g->K, x);
+        for (uint32_t i = 0; out && !together && i < n; i++)
+            kv_attend(q, l, slots[i], query + i * width(g), to + i * out_floats(g), 0, g->K, x);
+    }
+    free(x);
+    free(query);
+}
+
 static inline void step_rows(kv *s, const kv_geometry *g, kv_seq *q, const kv_row *rows, const uint32_t *tokens, uint32_t n,
-                             float *out)
+                             bool together, float *out)
 {
     uint32_t slots[CTX];
     err e = { 0 };
     cr_assert_eq(kv_reserve(q, rows, n, slots, &e), ERR_OK, "%s", e.text);
-    compute(s, g, q, slots, tokens, n, out);
+    compute(s, g, q, slots, tokens, n, together, out);
 }
 
 /* A line of n tokens after what q has, row = position, in chunks; committed. */
@@ -102,7 +110,7 @@ static inline void line(kv *s, const kv_geometry *g, kv_seq *q, const uint32_t *
         m = n - i < chunk ? n - i : chunk;
         uint32_t at = kv_rows(q);
         for (uint32_t j = 0; j < m; j++) rows[j] = (kv_row){ at + j, at + j, at + j ? at + j - 1 : KV_ROW_NONE, 0, 0, 0 };
-        step_rows(s, g, q, rows, tokens + i, m, out ? out + i * out_floats(g) : NULL);
+        step_rows(s, g, q, rows, tokens + i, m, true, out ? out + i * out_floats(g) : NULL);
         cr_assert_eq(kv_commit(q, at + m - 1, &e), ERR_OK, "%s", e.text);
     }
 }

@@ -77,7 +77,7 @@ static void against_oracle(const kv_geometry *g, uint32_t l)
     }
     kv *s = open_store(g);
     float *out = new_out(g, N);
-    step_rows(s, g, open_seq(s, 1), rows, tokens, N, out);
+    step_rows(s, g, open_seq(s, 1), rows, tokens, N, false, out);
     double tolerance = g->format == KV_F16 ? 5e-4 : 1e-5, want[128];
     for (uint32_t i = 0; i < N; i += 5)
         for (uint32_t h = 0; h < g->H; h++) {
@@ -188,7 +188,7 @@ static void two_branches(uint32_t burst, uint32_t keep, const kv_look *look)
     kv_seq *q = open_seq(s, 1);
     float *got = new_out(&g, 2 * N), *want[2] = { singles(&g, t[0], TRUNK + N), singles(&g, t[1], TRUNK + N) };
     line(s, &g, q, t[0], TRUNK, 64, NULL);
-    step_rows(s, &g, q, rows, tokens, 2 * N, got);
+    step_rows(s, &g, q, rows, tokens, 2 * N, false, got);
     for (uint32_t i = 0; i < 2 * N; i++)
         cr_assert(same(got + i * out_floats(&g), want[from[i]] + rows[i].pos * out_floats(&g), out_floats(&g)),
                   "row %u of branch %u, bursts of %u", i, from[i], burst);
@@ -199,7 +199,7 @@ static void two_branches(uint32_t burst, uint32_t keep, const kv_look *look)
     float one[512], *after = singles(&g, t[keep], TRUNK + N + 30);
     for (uint32_t i = TRUNK + N; i < TRUNK + N + 30; i++) {
         kv_row r = { 500 + i, i, kv_last_row(q), 0, 0, 0 };
-        step_rows(s, &g, q, &r, &t[keep][i], 1, one);
+        step_rows(s, &g, q, &r, &t[keep][i], 1, false, one);
         cr_assert(same(one, after + i * out_floats(&g), out_floats(&g)), "token %u after commit of branch %u", i, keep);
         cr_assert_eq(kv_commit(q, r.row, &e), ERR_OK, "%s", e.text);
     }
@@ -232,7 +232,7 @@ Test(kv, a_comb_that_fills_the_context_fits_the_scratch)
     kv *s = open_store(&g);
     kv_seq *q = open_seq(s, 1);
     float *got = new_out(&g, CTX), *want = singles(&g, teeth, CTX / 2);
-    step_rows(s, &g, q, rows, tokens, CTX, got);
+    step_rows(s, &g, q, rows, tokens, CTX, false, got);
     for (uint32_t i = 1; i < CTX; i += 2)
         cr_assert(same(got + i * out_floats(&g), want + i / 2 * out_floats(&g), out_floats(&g)), "row %u", i);
     err e = { 0 };

@@ -95,8 +95,8 @@ Test(kv_lossy, chunks_and_isas_give_the_same_bits_under_every_policy)
     pick_tokens(tokens, ROWS, 5);
     for (uint32_t i = 0; i < POLICIES; i++) {
         kv_policy p = policy(texts[i]);
-        uint32_t d = i % 3 ? 16 : 48;
-        kv_geometry g = geometry_of(d, i % 4 == 1 ? KV_F32 : KV_F16, ISA_PLAIN);
+        static const uint32_t sizes[] = { 48, 16, 64, 32 };
+        kv_geometry g = geometry_of(sizes[i % 4], i % 3 == 1 ? KV_F32 : KV_F16, ISA_PLAIN);
         float *want = run(&g, &p, tokens, ROWS, 1);
         static const uint32_t chunks[] = { 7, 64, ROWS };
         for (uint32_t c = i % 2; c < 3; c += 2 - i % 2) {
@@ -388,7 +388,7 @@ Test(kv_lossy, tentative_rows_leave_no_trace)
                 kv_row rows[10];
                 for (uint32_t j = 0; j < 10; j++) rows[j] = (kv_row){ at - 9 + j, at - 9 + j, at - 10 + j, 0, 0, 0 };
                 float *x = new_out(&g, 10);
-                step_rows(s, &g, q, rows, tokens + at - 9, 10, x);
+                step_rows(s, &g, q, rows, tokens + at - 9, 10, false, x);
                 free(x);
                 cr_assert_eq(kv_commit(q, at - 1, &e), ERR_OK, "%s", e.text);
             }
@@ -396,7 +396,7 @@ Test(kv_lossy, tentative_rows_leave_no_trace)
             kv_row two[2] = { { 3 * at, at, KV_ROW_NONE, 0, 0, 0 }, { 3 * at + 1, at, KV_ROW_NONE, 0, 0, 0 } };
             uint32_t t[2] = { 7777, tokens[at] };
             float *x = new_out(&g, 2);
-            step_rows(s, &g, q, two, t, 2, x);
+            step_rows(s, &g, q, two, t, 2, false, x);
             memcpy(got + at * w, x + w, w * sizeof *x);
             free(x);
             cr_assert_eq(kv_commit(q, 3 * at + 1, &e), ERR_OK, "%s", e.text);
@@ -599,7 +599,7 @@ Test(kv_lossy, a_damaged_state_is_refused_and_leaves_nothing)
             cr_assert_eq(kv_rows(to), 45);
             kv_row next = { kv_last_row(to) + 1, 45, KV_ROW_NONE, 0, 0, 0 };
             uint32_t slot;
-            if (!kv_reserve(to, &next, 1, &slot, &e)) compute(s, &g, to, &slot, tokens, 1, out);
+            if (!kv_reserve(to, &next, 1, &slot, &e)) compute(s, &g, to, &slot, tokens, 1, false, out);
         }
         free(buf);
         free(out);
@@ -648,7 +648,7 @@ static void live_go(town *t, uint32_t i)
     err_code rc = kv_reserve(q, rows, n, slots, &e);
     if (!rc) {
         float *out = new_out(&t->g, n);
-        compute(t->s, &t->g, q, slots, x->token + x->n, n, out);
+        compute(t->s, &t->g, q, slots, x->token + x->n, n, false, out);
         free(out);
         rc = kv_commit(q, x->n + n - 1, &e);
     }
@@ -765,7 +765,7 @@ Test(kv_lossy, bytes_are_those_of_the_process)
             for (uint32_t j = 0; j < n; j++) rows[j] = (kv_row){ at + j, at + j, at + j ? at + j - 1 : KV_ROW_NONE, 0, 0, 0 };
             cr_assert_eq(kv_reserve(q, rows, n, slots, &e), ERR_OK, "%s", e.text);
             pick_tokens(tokens, n, at % 7);
-            if (!i) compute(s, &g, q, slots, tokens, n, NULL);
+            if (!i) compute(s, &g, q, slots, tokens, n, false, NULL);
             cr_assert_eq(kv_commit(q, at + n - 1, &e), ERR_OK, "%s", e.text);
         }
     }

@@ -17,7 +17,7 @@ Test(kv_pages, a_fork_and_its_parent_do_not_see_each_other)
     uint64_t pages = kv_bytes(s).pages_used;
     /* tentative rows in the shared page: the parent's alone */
     kv_row r[2] = { { 45, 45, 44, 0, 0, 0 }, { 46, 46, 45, 0, 0, 0 } };
-    step_rows(s, &g, q, r, a + 45, 2, NULL);
+    step_rows(s, &g, q, r, a + 45, 2, false, NULL);
     cr_assert_eq(kv_fork(q, 2, &e), ERR_OK, "%s", e.text);
     cr_assert_eq(kv_fork(q, 2, &e), ERR_STATE);
     cr_assert_eq(kv_fork(q, 3, &e), ERR_OK, "%s", e.text);
@@ -66,7 +66,7 @@ static void live_append(town *t, uint32_t i)
         return;
     }
     cr_assert_eq(rc, ERR_OK, "%s", e.text);
-    compute(t->s, &t->g, q, slots, tokens, n, NULL);
+    compute(t->s, &t->g, q, slots, tokens, n, false, NULL);
     if (roll(&t->d, 5) == 0) {
         cr_assert_eq(kv_commit(q, kv_last_row(q), &e), ERR_OK, "%s", e.text);
         return;

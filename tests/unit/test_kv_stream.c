@@ -78,7 +78,7 @@ Test(kv_stream, an_import_that_does_not_continue_the_sequence_is_refused)
     cr_assert(strstr(e.text, "begin at 41"), "%s", e.text);
     cr_assert_eq(kv_rows(to), 40);
     kv_row r = { 40, 40, 39, 0, 0, 0 };
-    step_rows(s, &g, to, &r, tokens + 40, 1, NULL);
+    step_rows(s, &g, to, &r, tokens + 40, 1, false, NULL);
     cr_assert_eq(pass_on(q, to, FIRST, LAST, 40, 60, &e), ERR_STATE, "tentative rows");
     cr_assert_eq(kv_rows_tentative(to), 1);
     free(buf);
