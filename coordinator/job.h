@@ -34,6 +34,7 @@ typedef struct {                 /* one of n answers */
     bool done;
     finish_reason finish;
     uint32_t slides;
+    uint64_t calm;               /* FFNs that its rows have left out by a calm rule */
     uint32_t predicted;          /* its first tokens, that came from predicted rows */
     uint64_t t_first, t_last;    /* ns: first and last token */
     bool timed;                  /* it comes from the journal: */

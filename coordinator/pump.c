@@ -436,6 +436,7 @@ static void take_score(coordinator *c, session *s, const session_answer *a)
         job_fail(c, j, &(err){ ERR_NOMEM, "out of memory for scored rows" });
         return;
     }
+    j->choice[0].calm += a->row->left_out;
     j->score[j->n_scored++] = (score_rec){ s->tokens.id[i], a->row->target_logit, a->row->lse, a->row->entropy };
     if (i + 1 == s->tokens.n) session_end(s, FINISH_SCORED);
 }

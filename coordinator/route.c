@@ -195,6 +195,16 @@ uint32_t route_records(const session *s, mask_rec *recs)
     return s->mask ? s->mask->n : 0;
 }
 
+void route_say_calm(const session *s, msg_session_open *m)
+{
+    const mask_calm *c = s->mask ? &s->mask->calm : NULL;
+    if (!c || !c->last) return;
+    m->calm_first = c->first;
+    m->calm_last = c->last;
+    m->calm_count = c->count;
+    m->calm_theta = (double)c->theta;
+}
+
 uint32_t route_tell(const session *s, step_op *ops)
 {
     uint32_t n = 0;
@@ -238,11 +248,13 @@ double route_share(const coordinator *c, const job *j, uint32_t index)
     layer_mask m;
     view rule, mask;
     err quiet;
-    uint32_t n = (uint32_t)(j->tokens.n ? j->tokens.n : j->n_prompt);
+    uint32_t n = (uint32_t)(j->tokens.n ? j->tokens.n : j->n_prompt), rows = (uint32_t)j->choice[index].n_tok;
+    if (j->ask.kind && j->ask.prompt_rows && j->ask.prompt_rows < n) rows = n - (uint32_t)j->ask.prompt_rows, n -= rows;
     route_said(j, &rule, &mask);
-    if (!mask.len || !j->choice[index].n_tok || mask_parse(&m, s->L, mask.ptr, mask.len, &quiet)) return 0;
+    if (!mask.len || !rows || mask_parse(&m, s->L, mask.ptr, mask.len, &quiet)) return 0;
     mask_bind(&m, &m, n, 0);
-    return mask_share(&m, n, n + (uint32_t)j->choice[index].n_tok, 2.0 * (s->H + s->K) * s->d, 3.0 * s->F); /* x D */
+    double attn = 2.0 * (s->H + s->K) * s->d, ffn = 3.0 * s->F; /* x D */
+    return mask_share(&m, n, n + rows, attn, ffn) + (double)j->choice[index].calm * ffn / (s->L * (attn + ffn) * rows);
 }
 
 bool route_prompt_text(const job *j, text *out)
@@ -251,6 +263,7 @@ bool route_prompt_text(const job *j, text *out)
     text_clear(out);
     if (!j->mask) return true;
     m = *j->mask;
+    m.calm = (mask_calm){ 0 };
     for (uint32_t l = 0; l < m.n; l++) {
         if (m.at[l].attn & MASK_AFTER) m.at[l].attn = MASK_NEVER;
         if (m.at[l].ffn & MASK_AFTER) m.at[l].ffn = MASK_NEVER;

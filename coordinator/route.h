@@ -17,6 +17,8 @@ bool route_waits(const session *s);
 void route_pooled(coordinator *c);
 /* The mask as SESSION_OPEN carries it, into recs [MASK_LAYERS]; returns n_mask. */
 uint32_t route_records(const session *s, mask_rec *recs);
+/* Its calm rule likewise. */
+void route_say_calm(const session *s, msg_session_open *m);
 /* Operations that tell stages a session's mask anew (its context has slid); `ops` has room for 2 a layer. */
 uint32_t route_tell(const session *s, step_op *ops);
 /* Has stage i anything to do in a step with these sessions and rows? */

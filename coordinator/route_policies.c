@@ -178,6 +178,23 @@ static err_code by_schedule(layer_mask *m, const skip_rule *r, const route_world
     return ERR_OK;
 }
 
+/* ---- by what FFNs do ---------------------------------------------------------------------------------------------------- */
+
+static err_code by_calm(layer_mask *m, const skip_rule *r, const route_world *w, err *e)
+{
+    mask_calm c = mask_calm_inner(w->L);
+    c.from = MASK_AFTER | r->warm;
+    c.theta = (float)r->theta;
+    c.count = r->next ? r->next : MASK_CALM_ALL;
+    if (r->cold != SKIP_BY_MODEL) c.first = r->cold;
+    if (r->last != SKIP_BY_MODEL) c.last = r->last < w->L ? w->L - r->last : 0;
+    if (c.first >= c.last) return err_set(e, ERR_INPUT, "ffn-skip: %u layers, %u of them cold and %u at the end on: none is left", w->L, c.first, w->L - c.last);
+    if (r->share > 0 && (!w->known || !w->known->n_calm)) return needs_profile("ffn-skip by share", e);
+    if (r->share > 0) c.theta = (float)router_calm(w->known, !r->next, r->share);
+    m->calm = c;
+    return ERR_OK;
+}
+
 err_code route_choose(layer_mask *out, const skip_rule *r, const route_world *w, err *e)
 {
     uint32_t from = r->decode ? MASK_AFTER : 0, n = 0;
@@ -194,6 +211,7 @@ err_code route_choose(layer_mask *out, const skip_rule *r, const route_world *w,
     case SKIP_FIXED: return by_order(out, r, w, from, e);
     case SKIP_ADASKIP: return by_similarity(out, r, w, from, e);
     case SKIP_FIRST: return by_damage(out, r, w, from, e);
+    case SKIP_FFN_SKIP: return by_calm(out, r, w, e);
     case SKIP_SKIPDECODE: return by_schedule(out, r, w, e);
     default: break;
     }

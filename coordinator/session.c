@@ -125,6 +125,7 @@ step_row session_row(const session *s, uint32_t i, const session_rows *r, path_i
     bool role = (s->job->ask.kind == 1 && s->job->ask.role == 1) || i >= s->n_prompt;
     step_row w = { .session = s->id, .row = i, .pos = i, .parent = i == r->first ? MSG_NO_ROW : i - 1, .token = s->tokens.id[i],
                    .target = MSG_NO_ROW, .path = (uint8_t)(role ? decode : prompt), .want = wants(s, i) };
+    if (s->mask && s->mask->calm.last && i >= s->mask->calm.from) w.calm = 1;
     if (s->job->ask.kind == 1) /* every scored row brings at least its log-sum-exp: the last one has no target of its own */
         w.target = i + 1 < s->tokens.n ? s->tokens.id[i + 1] : s->tokens.id[i];
     return w;
@@ -267,6 +268,7 @@ err_code session_take(session *s, const session_answer *a, const tokenizer *tok,
     s->born++;
     s->made++;
     if (!s->exact) c->predicted = s->made;
+    if (c->n_tok > 1) c->calm += a->row->left_out; /* the first token's row is the prompt's */
     c->t_last = clock_ns();
     if (!c->t_first) c->t_first = c->t_last;
     go_on(s, pick.id, tok, stopped, n_ctx);

@@ -14,7 +14,7 @@ bool mask_is_none(const layer_mask *m)
 {
     for (uint32_t l = 0; l < m->n; l++)
         if (m->at[l].attn != MASK_NEVER || m->at[l].ffn != MASK_NEVER) return false;
-    return true;
+    return !m->calm.last;
 }
 
 static bool is_constant(uint32_t from) { return !from || from == MASK_NEVER; }
@@ -23,7 +23,7 @@ bool mask_is_constant(const layer_mask *m)
 {
     for (uint32_t l = 0; l < m->n; l++)
         if (!is_constant(m->at[l].attn) || !is_constant(m->at[l].ffn)) return false;
-    return true;
+    return !m->calm.last;
 }
 
 static uint32_t bind(uint32_t from, uint32_t n_prompt, uint32_t made)
@@ -36,6 +36,8 @@ static uint32_t bind(uint32_t from, uint32_t n_prompt, uint32_t made)
 void mask_bind(layer_mask *out, const layer_mask *job, uint32_t n_prompt, uint32_t made)
 {
     out->n = job->n;
+    out->calm = job->calm;
+    out->calm.from = bind(job->calm.from, n_prompt, made);
     for (uint32_t l = 0; l < job->n; l++)
         out->at[l] = (mask_layer){ bind(job->at[l].attn, n_prompt, made), bind(job->at[l].ffn, n_prompt, made) };
 }
@@ -82,6 +84,27 @@ double mask_share(const layer_mask *m, uint32_t from, uint32_t to, double w_attn
     return all > 0 ? sum / all : 0;
 }
 
+/* ---- calm FFNs --------------------------------------------------------------------------------------------------------- */
+
+enum { IGNORES, LOOKS };          /* states of a row; more of them: it rests */
+
+static bool is_inner(const mask_calm *c, uint32_t layer) { return layer >= c->first && layer < c->last; }
+
+mask_calm mask_calm_inner(uint32_t n) { return (mask_calm){ .first = (n + 3) / 6, .last = n - (n + 6) / 12, .count = MASK_CALM_ALL }; }
+
+bool mask_calm_rests(const mask_calm *c, uint32_t layer, mask_row *row)
+{
+    if (row->state <= LOOKS || !is_inner(c, layer)) return false;
+    if (row->state <= MASK_CALM_ALL) row->state--;
+    row->out++;
+    return true;
+}
+
+void mask_calm_saw(const mask_calm *c, uint32_t layer, float like, mask_row *row)
+{
+    if (row->state == LOOKS && is_inner(c, layer) && like >= c->theta) row->state = c->count + 1;
+}
+
 /* ---- text ---------------------------------------------------------------------------------------------------------- */
 
 static uint32_t *half_of(mask_layer *l, int half) { return half ? &l->ffn : &l->attn; }
@@ -104,7 +127,10 @@ static bool put_half(const layer_mask *m, int half, text *out)
 bool mask_print(const layer_mask *m, text *out)
 {
     text_clear(out);
+    const mask_calm *c = &m->calm;
     bool ok = put_half(m, 0, out) && put_half(m, 1, out);
+    if (c->last) /* nine digits bring a float back */
+        ok = ok && text_addf(out, "%scalm=%.9g,%u-%u,%u%c%u", out->len ? " " : "", (double)c->theta, c->first, c->last, c->count, c->from & MASK_AFTER ? '+' : '@', c->from & ~MASK_AFTER);
     return ok && (out->len || text_adds(out, "none"));
 }
 
@@ -133,6 +159,32 @@ static bool read_list(layer_mask *m, int half, const char **s)
     return false;
 }
 
+static bool read_calm(layer_mask *m, const char **s)
+{
+    char *end, sign;
+    mask_calm *c = &m->calm;
+    c->theta = strtof(*s, &end);
+    bool ok = **s >= '0' && **s <= '9' && c->theta <= 1 && *end++ == ',';
+    *s = end;
+    ok = ok && number(s, m->n, &c->first) && *(*s)++ == '-' && number(s, m->n + 1, &c->last) && c->first < c->last && *(*s)++ == ',' && number(s, MASK_CALM_ALL + 1, &c->count);
+    sign = ok ? *(*s)++ : 0;
+    ok = ok && c->count && (sign == '+' || sign == '@') && number(s, MASK_AFTER - 1, &c->from);
+    if (sign == '+') c->from |= MASK_AFTER;
+    return ok;
+}
+
+static bool read_part(layer_mask *m, const char **at)
+{
+    static const char *const names[] = { "attn=", "ffn=", "calm=" };
+    for (int i = 0; i < 3; i++) {
+        size_t n = strlen(names[i]);
+        if (strncmp(*at, names[i], n)) continue;
+        *at += n;
+        return i < 2 ? read_list(m, i, at) : read_calm(m, at);
+    }
+    return false;
+}
+
 err_code mask_parse(layer_mask *out, uint32_t n, const char *s, size_t len, err *e)
 {
     char *copy = strndup(len ? s : "", len);
@@ -142,10 +194,7 @@ err_code mask_parse(layer_mask *out, uint32_t n, const char *s, size_t len, err 
     bool ok = true;
     if (!strcmp(copy, "none")) at += 4;
     while (ok && *at) {
-        int half = !strncmp(at, "ffn=", 4);
-        ok = half || !strncmp(at, "attn=", 5);
-        at += half ? 4 : 5;
-        ok = ok && read_list(out, half, &at) && (!*at || *at == ' ');
+        ok = read_part(out, &at) && (!*at || *at == ' ');
         at += ok && *at == ' ';
     }
     err_code rc = ok ? ERR_OK : err_set(e, ERR_INPUT, "mask \"%.100s\": cannot be read for a model of %u layers", copy, n);

@@ -12,7 +12,14 @@
 #define MASK_AFTER 0x80000000u
 
 typedef struct { uint32_t attn, ffn; } mask_layer;
-typedef struct { uint32_t n; mask_layer at[MASK_LAYERS]; } layer_mask;   /* n 0: nothing is left out */
+/* FFNs that a row leaves out by what its others do to it (FFN-SkipLLM, arXiv:2404.03865): behind one of layers [first, last) whose output is
+ * at least so like its input (theta: the cosine of the residual stream before and behind it), the next `count` of them. */
+typedef struct { uint32_t first, last, count, from; float theta; } mask_calm;   /* last 0: none; from: first row that does so */
+#define MASK_CALM_ALL 0xfffeu     /* count: all the rest of them */
+/* What a row carries from layer to layer: 0 it does no such thing, 1 it looks, more: it leaves out the next so many - 1. */
+typedef struct { uint32_t state, out; } mask_row;       /* out: how many it has left out so far */
+
+typedef struct { uint32_t n; mask_layer at[MASK_LAYERS]; mask_calm calm; } layer_mask;   /* n 0: nothing is left out */
 
 layer_mask mask_none(uint32_t n);
 bool mask_is_none(const layer_mask *m);
@@ -28,8 +35,16 @@ uint32_t mask_idle(const layer_mask *m, uint32_t first, uint32_t last);
 err_code mask_change(const layer_mask *from, const layer_mask *to, uint32_t rows, err *e);
 /* The share of layer halves that rows [from, to) leave out, an attention weighing w_attn and an FFN w_ffn. */
 double mask_share(const layer_mask *m, uint32_t from, uint32_t to, double w_attn, double w_ffn);
+/* The layers of a model of n for such a rule, without those that change the residual stream most: a sixth of them at the bottom and a twelfth
+ * at the top. The paper leaves both ends on and gives no number. */
+mask_calm mask_calm_inner(uint32_t n);
+/* Does the row leave out the layer's FFN by its calm rule? Of one that does it is counted down. */
+bool mask_calm_rests(const mask_calm *c, uint32_t layer, mask_row *row);
+/* The FFN has done `like` to it. */
+void mask_calm_saw(const mask_calm *c, uint32_t layer, float like, mask_row *row);
 
-/* "attn=3,7,12+40 ffn=3,12+40": layer 12 is left out from 40 rows behind the prompt's end on. Nothing: "none". */
+/* "attn=3,7,12+40 ffn=3,12+40 calm=0.95,2-11,65534+4": layer 12 is left out from 40 rows behind the prompt's end on; calm FFNs as above:
+ * theta, layers, count and rows. Nothing: "none". */
 bool mask_print(const layer_mask *m, text *out);
 /* ERR_INPUT quotes what cannot be read, or a layer that a model of n layers does not have. */
 err_code mask_parse(layer_mask *out, uint32_t n, const char *s, size_t len, err *e);

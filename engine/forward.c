@@ -3,16 +3,10 @@
  * never depends on the split. This file refuses to know sockets, sessions or sampling. */
 #include "engine/forward.h"
 #include "engine/packed.h"
+#include "engine/row_sets.h"
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { uint32_t lo, hi; path_id path; } row_run;   /* neighbouring rows of a set with the same path */
-typedef struct {               /* the rows of a step that run a half of a layer; scratch has them one after the other */
-    uint32_t n, n_runs;
-    uint32_t *at;              /* [n] places in the step, ascending */
-    row_run *run;              /* [n_runs] */
-} row_set;
-enum { HALF_ATTN, HALF_FFN, HALVES };
 typedef struct { uint32_t layer; lora_mat which; } place;    /* a matrix, as adapters name it */
 
 enum { ATTEND_ROWS = 8 };                                    /* rows whose attention shares a load of K and V */
@@ -34,11 +28,7 @@ struct runner {
     float *scratch;                             /* [threads][kv_scratch_floats] */
     size_t n_scratch;
     runner_tap tap;
-    row_set all;                                /* every row of the step */
-    row_set *half;                              /* [layers][HALVES], of a step with masks */
-    uint32_t *at_mem;                           /* [1 + layers x HALVES][max_rows], and */
-    row_run *run_mem;                           /* as many runs: of the sets */
-    bool masked;                                /* some row leaves out something here */
+    row_sets sets;                              /* who runs what */
     bool pooled;                                /* some row's layer inputs are added up */
     float *ones, *unit;                         /* [D] each, for that */
     const forward_row *rows;                    /* of the step under way */
@@ -90,21 +80,13 @@ static bool alloc_f(float **p, size_t n)
     return *p != NULL;
 }
 
-/* Pages of sets that no step needs are never touched. */
-static bool sets_alloc(runner *r, size_t n)
+static bool pooling_alloc(runner *r)
 {
-    size_t sets = (r->m->part.last - r->m->part.first) * (size_t)HALVES;
-    r->half = calloc(sets + 1, sizeof *r->half);
-    r->at_mem = malloc((sets + 1) * n * sizeof *r->at_mem);
-    r->run_mem = malloc((sets + 1) * n * sizeof *r->run_mem);
     uint32_t D = r->m->shape.D;
     r->ones = malloc(2 * D * sizeof *r->ones);
-    if (!r->half || !r->at_mem || !r->run_mem || !r->ones) return false;
+    if (!r->ones) return false;
     r->unit = r->ones + D;
     for (uint32_t i = 0; i < D; i++) r->ones[i] = 1;
-    r->all = (row_set){ .at = r->at_mem, .run = r->run_mem };
-    for (uint32_t t = 0; t < n; t++) r->all.at[t] = t;
-    for (size_t i = 0; i < sets; i++) r->half[i] = (row_set){ .at = r->at_mem + (i + 1) * n, .run = r->run_mem + (i + 1) * n };
     return true;
 }
 
@@ -120,7 +102,7 @@ static bool runner_alloc(runner *r, uint32_t n)
              && alloc_f(&r->out, (size_t)n * s->D) && alloc_f(&r->scratch, pool_threads(r->pool) * r->n_scratch);
     }
     if (r->m->part.head) ok = ok && alloc_f(&r->logits, (size_t)RUNNER_HEAD_ROWS * s->V);
-    return sets_alloc(r, n < RUNNER_HEAD_ROWS ? RUNNER_HEAD_ROWS : n) && ok;
+    return row_sets_open(&r->sets, r->m->part.first, r->m->part.last, n < RUNNER_HEAD_ROWS ? RUNNER_HEAD_ROWS : n) && pooling_alloc(r) && ok;
 }
 
 err_code runner_open(runner **out, const model *m, kv *store, pool *p, isa i, uint32_t max_rows, err *e)
@@ -150,49 +132,13 @@ void runner_close(runner **rp)
     act_free(&r->ffn, r->x_ffn);
     float *f[] = { r->q, r->key, r->val, r->up, r->out, r->logits, r->scratch };
     for (size_t i = 0; i < sizeof f / sizeof *f; i++) free(f[i]);
-    free(r->half);
-    free(r->at_mem);
-    free(r->run_mem);
+    row_sets_close(&r->sets);
     free(r->ones);
     free(r);
     *rp = NULL;
 }
 
 /* ---- pieces every phase is made of ------------------------------------------------------------------------------- */
-
-static void find_runs(const runner *r, row_set *s)
-{
-    s->n_runs = 0;
-    for (uint32_t i = 0; i < s->n; i++) {
-        row_run *last = s->n_runs ? &s->run[s->n_runs - 1] : NULL;
-        path_id path = r->rows[s->at[i]].path;
-        if (last && last->path == path) last->hi = i + 1;
-        else s->run[s->n_runs++] = (row_run){ i, i + 1, path };
-    }
-}
-
-static bool runs_half(const forward_row *row, uint32_t layer, int half)
-{
-    if (!row->mask || layer >= row->mask->n) return true;
-    const mask_layer *l = &row->mask->at[layer];
-    return row->row < (half == HALF_ATTN ? l->attn : l->ffn);
-}
-
-/* Who runs what in this step. */
-static void find_sets(runner *r)
-{
-    const shard *p = &r->m->part;
-    r->masked = r->pooled = false;
-    for (uint32_t t = 0; t < r->T && !r->pooled; t++) r->pooled = r->rows[t].pool != NULL;
-    for (uint32_t t = 0; t < r->T && !r->masked; t++) r->masked = r->rows[t].mask != NULL;
-    for (uint32_t i = 0; r->masked && i < (p->last - p->first) * HALVES; i++) {
-        row_set *s = &r->half[i];
-        s->n = 0;
-        for (uint32_t t = 0; t < r->T; t++)
-            if (runs_half(&r->rows[t], p->first + i / HALVES, i % HALVES)) s->at[s->n++] = t;
-        find_runs(r, s);
-    }
-}
 
 /* What a row's adapter adds to a product, whatever the row's path. Every thread computes u = A x for itself: that is less
  * work than a barrier and scratch for all rows. */
@@ -374,7 +320,7 @@ void runner_watch(runner *r, forward_watch *fn, void *arg)
 static void show(const worker *k, forward_place at)
 {
     const runner *r = k->r;
-    if (!r->watch || k->tid || r->masked) return;
+    if (!r->watch || k->tid || r->sets.masked) return;
     r->watch(r->watch_arg, at, &(forward_view){ .layer = k->l, .T = r->T, .rows = r->rows, .h = r->h, .q = r->q, .k = r->key,
                                                 .v = r->val, .att = r->x_att, .ld_att = r->att.ld });
 }
@@ -418,8 +364,7 @@ static void feed_forward(const worker *k)
 /* The rows of this half, and this thread's part of them; false: nobody runs it. Every thread sees the same. */
 static bool take_set(worker *k, int half)
 {
-    const runner *r = k->r;
-    k->s = r->masked ? &r->half[(k->l - r->m->part.first) * HALVES + (uint32_t)half] : &r->all;
+    k->s = row_sets_of(&k->r->sets, k->l, half);
     pool_part(k->s->n, 1, k->tid, k->n, &k->t0, &k->t1);
     return k->s->n > 0;
 }
@@ -437,6 +382,24 @@ static void add_inputs(const worker *k)
     if (r->pooled) pool_barrier(r->pool);
 }
 
+/* Who runs the FFN depends on what those before it did: one thread says so, and the others wait for it. */
+static void settle_ffn(const worker *k)
+{
+    runner *r = k->r;
+    if (!r->sets.calm) return;
+    pool_barrier(r->pool);
+    if (!k->tid) row_sets_settle(&r->sets, k->l);
+    pool_barrier(r->pool);
+}
+
+static void look_at_ffn(const worker *k)
+{
+    runner *r = k->r;
+    uint32_t D = r->m->shape.D;
+    for (uint32_t t = k->t0; r->sets.calm && t < k->t1; t++)
+        row_sets_saw(&r->sets, r->k->vec, k->l, k->s->at[t], r->h + (size_t)k->s->at[t] * D, r->out + (size_t)t * D, D);
+}
+
 static void all_layers(void *arg, uint32_t tid, uint32_t n)
 {
     runner *r = arg;
@@ -445,7 +408,8 @@ static void all_layers(void *arg, uint32_t tid, uint32_t n)
         k.w = &r->m->layer[k.l - r->m->part.first];
         add_inputs(&k);
         if (take_set(&k, HALF_ATTN)) attention(&k);
-        if (take_set(&k, HALF_FFN)) feed_forward(&k);
+        settle_ffn(&k);
+        if (take_set(&k, HALF_FFN)) feed_forward(&k), look_at_ffn(&k);
     }
 }
 
@@ -454,22 +418,20 @@ void runner_listen(runner *r, const runner_tap *to)
     r->tap = to ? *to : (runner_tap){ 0 };
 }
 
-static void set_all(runner *r, uint32_t n)
-{
-    r->all.n = n;
-    find_runs(r, &r->all);
-}
-
 void runner_layers(runner *r, const forward_row *rows, uint32_t T, float *h)
 {
+    r->sets.calm = false;
     if (!T || r->m->part.first == r->m->part.last) return;
     r->rows = rows;
     r->T = T;
     r->h = h;
-    set_all(r, T);
-    find_sets(r);
+    r->pooled = false;
+    for (uint32_t t = 0; t < T && !r->pooled; t++) r->pooled = rows[t].pool != NULL;
+    row_sets_find(&r->sets, rows, T);
     pool_run(r->pool, all_layers, r);
 }
+
+const mask_row *runner_calm(const runner *r) { return r->sets.calm ? r->sets.carried : NULL; }
 
 /* ---- the two ends ------------------------------------------------------------------------------------------------ */
 
@@ -493,7 +455,7 @@ static void head_rows(void *arg, uint32_t tid, uint32_t n)
     pool_barrier(r->pool);
     uint32_t o0, o1;
     pool_part(s->V, KERNELS_GRAIN, tid, n, &o0, &o1);
-    product(r, &r->all, (place){ 0, LORA_HEAD }, &r->m->head, &r->in, r->logits, s->V, o0, o1);
+    product(r, &r->sets.all, (place){ 0, LORA_HEAD }, &r->m->head, &r->in, r->logits, s->V, o0, o1);
     for (uint32_t i = 0; s->final_cap > 0 && i < r->head.n; i++)
         r->k->vec->soft_cap(r->logits + (size_t)i * s->V + o0, o1 - o0, s->final_cap);
     pool_barrier(r->pool);
@@ -504,7 +466,7 @@ const float *runner_head(runner *r, const float *h, const uint32_t *pick, const 
 {
     if (n > RUNNER_HEAD_ROWS) n = RUNNER_HEAD_ROWS;
     r->rows = rows;
-    set_all(r, n);
+    row_sets_all(&r->sets, rows, n);
     r->head.pick = pick;
     r->head.n = n;
     r->head.stats = stats;

@@ -18,6 +18,7 @@ typedef struct {
     float adapter_scale;
     const layer_mask *mask;    /* NULL: no layer is left out */
     uint32_t row;              /* index in its session, for the mask */
+    uint32_t calm;             /* what it carries for its mask's calm rule (core/mask.h: mask_row.state), 0: it does not follow it */
     float *pool;               /* [last - first][D]: each layer's input, divided by its root mean square, is added; NULL: not wanted */
 } forward_row;
 
@@ -69,6 +70,8 @@ void runner_watch(runner *r, forward_watch *fn, void *arg);
 
 /* h [T][D] through layers [first,last) of the shard, in place. */
 void runner_layers(runner *r, const forward_row *rows, uint32_t T, float *h);
+/* What the rows of the last step carry on, and how many FFNs they have left out here, [T]; NULL: none of them follows a calm rule. */
+const mask_row *runner_calm(const runner *r);
 /* logits [n][V] of rows h[pick[i]] (final norm, head), and stats [n]; n <= RUNNER_HEAD_ROWS. Of rows[i] only path and
  * adapter matter. The logits live in the runner until the next call. h is not changed. */
 #define RUNNER_HEAD_ROWS 32u /* bounds the logits buffer: 32 rows of a 128k vocabulary are 16 MiB */

@@ -76,7 +76,10 @@ static err_code run(route_probe *p, const layer_mask *m, uint32_t from, float *h
     uint32_t n = p->n - from;
     for (uint32_t i = 0; i < n; i++) p->kv[i] = (kv_row){ .row = from + i, .pos = from + i, .parent = from + i ? from + i - 1 : KV_ROW_NONE, .path = (uint8_t)p->path };
     err_code rc = kv_reserve(q, p->kv, n, p->slots, e);
-    for (uint32_t i = 0; i < n; i++) p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = p->path, .mask = m, .row = from + i };
+    for (uint32_t i = 0; i < n; i++) {
+        bool calm = m && m->calm.last && from + i >= m->calm.from;
+        p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = p->path, .mask = m, .row = from + i, .calm = calm };
+    }
     if (!rc) runner_layers(lab_runner(p->l), p->fwd, n, h);
     return rc;
 }
@@ -137,7 +140,7 @@ static double judge(route_probe *p, bool keep, double *kl)
 static uint32_t first_off(const layer_mask *m)
 {
     uint32_t l = 0;
-    while (l + 1 < m->n && m->at[l].attn == MASK_NEVER && m->at[l].ffn == MASK_NEVER) l++;
+    while (l + 1 < m->n && m->at[l].attn == MASK_NEVER && m->at[l].ffn == MASK_NEVER && !(m->calm.last && l >= m->calm.first)) l++;
     return l;
 }
 
@@ -145,6 +148,7 @@ err_code route_probe_without(route_probe *p, const layer_mask *m, double *damage
 {
     uint32_t first = first_off(m);
     layer_mask at = *m;
+    at.calm.from = p->prompt + (m->calm.from & ~MASK_AFTER);
     for (uint32_t l = 0; l < first; l++) at.at[l] = (mask_layer){ 0, 0 };
     for (uint32_t l = first; l < at.n; l++) { /* from the prompt's end on */
         if (at.at[l].attn != MASK_NEVER) at.at[l].attn = p->prompt;
@@ -221,4 +225,18 @@ err_code route_probe_read(route_probe *p, const uint32_t *ids, uint32_t n, uint3
         features(p, l, out->feature + (size_t)l * s->D);
     }
     return damages(p, out, e);
+}
+
+err_code route_probe_calm(route_probe *p, const uint32_t *ids, uint32_t n, uint32_t prompt, const layer_mask *m, uint64_t *out, uint64_t *of, err *e)
+{
+    layer_mask at = *m;
+    at.calm.from = prompt + (m->calm.from & ~MASK_AFTER);
+    if (n > p->rows) return err_set(e, ERR_INPUT, "a text of %u tokens: at most %u", n, p->rows);
+    p->n = n;
+    p->prompt = prompt;
+    runner_embed(lab_runner(p->l), ids, n, p->h);
+    err_code rc = run(p, &at, p->h, e);
+    const mask_row *calm = rc ? NULL : runner_calm(lab_runner(p->l));
+    for (uint32_t i = at.calm.from; calm && i < n; i++) *out += calm[i].out, *of += shape(p)->L;
+    return rc;
 }

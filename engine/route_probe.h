@@ -24,4 +24,7 @@ void route_probe_close(route_probe **p);
 err_code route_probe_read(route_probe *p, const uint32_t *ids, uint32_t n, uint32_t prompt, probe_report *out, err *e);
 /* Nats a token more on the text that was read last, without a set of layers. kl (may be NULL): KL(all || without), nats a token. */
 err_code route_probe_without(route_probe *p, const layer_mask *m, double *damage, double *kl, err *e);
+/* A text through the model, its rows behind the prompt by a mask's calm rule: FFNs that those who follow it left out are added to *out, and
+ * those that they had to *of. What was read before is forgotten. */
+err_code route_probe_calm(route_probe *p, const uint32_t *ids, uint32_t n, uint32_t prompt, const layer_mask *m, uint64_t *out, uint64_t *of, err *e);
 #endif

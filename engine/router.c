@@ -18,6 +18,26 @@ static err_code read_numbers(router *r, const profile *p, err *e)
     return ERR_OK;
 }
 
+/* Not in profiles of before. */
+static err_code read_calm(router *r, const profile *p, err *e)
+{
+    r->calm = malloc(2 * ROUTER_CALM * sizeof *r->calm);
+    r->calm_all = r->calm + ROUTER_CALM;
+    if (!r->calm) return err_set(e, ERR_NOMEM, "out of memory");
+    bool ok = profile_numbers(p, PROFILE_ROUTE, "calm", r->calm, ROUTER_CALM) && profile_numbers(p, PROFILE_ROUTE, "calm_all", r->calm_all, ROUTER_CALM);
+    if (ok) r->n_calm = ROUTER_CALM;
+    return ERR_OK;
+}
+
+double router_calm(const router *r, bool all, double share)
+{
+    const double *theta = all ? r->calm_all : r->calm;
+    double at = share / ROUTER_CALM_STEP;
+    uint32_t i = at < r->n_calm ? (uint32_t)at : r->n_calm;
+    double below = i ? theta[i - 1] : 1;
+    return i == r->n_calm ? below : below + (at - i) * (theta[i] - below);
+}
+
 /* Each layer once. */
 static err_code read_order(router *r, const profile *p, err *e)
 {
@@ -48,6 +68,7 @@ err_code router_open(router **out, const profile *p, uint32_t L, uint32_t D, err
     if (!r->w || !r->gate) rc = err_set(e, ERR_NOMEM, "out of memory for the routers of %u layers", L);
     if (!rc) rc = read_numbers(r, p, e);
     if (!rc) rc = read_order(r, p, e);
+    if (!rc) rc = read_calm(r, p, e);
     for (uint32_t l = 0; !rc && l < L; l++) {
         rc = profile_floats(p, PROFILE_ROUTE, l, "w", D, 1, r->w + (size_t)l * D, e);
         if (!rc) rc = profile_floats(p, PROFILE_ROUTE, l, "gate", D, 1, r->gate + (size_t)l * D, e);
@@ -61,7 +82,7 @@ void router_close(router **rp)
 {
     router *r = *rp;
     if (!r) return;
-    void *mem[] = { r->damage, r->sim_attn, r->sim_ffn, r->order, r->bias, r->gate_bias, r->w, r->gate };
+    void *mem[] = { r->calm, r->damage, r->sim_attn, r->sim_ffn, r->order, r->bias, r->gate_bias, r->w, r->gate };
     for (size_t i = 0; i < sizeof mem / sizeof *mem; i++) free(mem[i]);
     free(r);
     *rp = NULL;

@@ -4,12 +4,16 @@
  * see it in a prompt (ops/cli/calibrate_route.h says what the keys mean). Immutable once open: any thread. */
 #include "engine/profile.h"
 
+#define ROUTER_CALM 8u
+#define ROUTER_CALM_STEP 0.05
 typedef struct router {
     uint32_t L, D;
     double *damage;              /* [L] nats a token, mean */
     double *sim_attn, *sim_ffn;  /* [L] cosine of what goes into a half and what comes out */
     uint32_t *order;             /* [L] the most expendable first */
     double neighbours, eps;
+    uint32_t n_calm;             /* 0: the profile says nothing of FFNs by what they do, or ROUTER_CALM: */
+    double *calm, *calm_all;     /* [n_calm] thetas that leave out a ROUTER_CALM_STEP, two of them, ... of all FFNs: one behind a calm one, all behind it */
     double *bias, *gate_bias;    /* [L] */
     float *w, *gate;             /* [L][D] */
 } router;
@@ -17,6 +21,8 @@ typedef struct router {
 /* ERR_CONFIG: the profile has no such section; ERR_MODEL: it is of another shape, or damaged. */
 err_code router_open(router **out, const profile *p, uint32_t L, uint32_t D, err *e);
 void router_close(router **r);
+/* The theta that leaves out this share of the FFNs of generated rows, between what was measured; n_calm is not 0. */
+double router_calm(const router *r, bool all, double share);
 /* Damage of each layer on a prompt with these pooled inputs [L][D] (runner: forward_row.pool / rows): damage [L], nats a token. */
 void router_look(const router *r, const float *pooled, double *damage);
 #endif

@@ -13,6 +13,8 @@ static const char *const kinds[SKIP_KINDS] = {
 #undef X
 };
 
+enum { WARM_TOKENS = 4 };         /* ffn-skip: the paper lets some run all layers and gives no number */
+
 /* ---- settings ------------------------------------------------------------------------------------------------------ */
 
 #define BIT(k) (1u << SKIP_##k)
@@ -20,7 +22,7 @@ static const char *const kinds[SKIP_KINDS] = {
 enum { KEY_COUNT, KEY_REAL, KEY_SEED, KEY_WHAT, KEY_ROWS, KEY_ORDER };
 static const struct { const char *name; int type; size_t at; double lo, hi; uint32_t of; } keys[] = {
     { "layers", KEY_COUNT, offsetof(skip_rule, layers), 0, MASK_LAYERS, COUNTED },
-    { "share", KEY_REAL, offsetof(skip_rule, share), 0, 0.95, COUNTED },
+    { "share", KEY_REAL, offsetof(skip_rule, share), 0, 0.95, COUNTED | BIT(FFN_SKIP) },
     { "what", KEY_WHAT, offsetof(skip_rule, what), 0, 0, BIT(RANDOM) | BIT(UNIFIED) | BIT(SKIPDECODE) | BIT(FIXED) | BIT(FIRST) },
     { "rows", KEY_ROWS, offsetof(skip_rule, decode), 0, 0, BIT(LIST) | BIT(RANDOM) | BIT(UNIFIED) | BIT(FIXED) | BIT(ADASKIP) },
     { "seed", KEY_SEED, offsetof(skip_rule, seed), 0, 0, BIT(RANDOM) },
@@ -28,7 +30,11 @@ static const struct { const char *name; int type; size_t at; double lo, hi; uint
     { "damage", KEY_REAL, offsetof(skip_rule, damage), 0, 100, BIT(FIXED) | BIT(FIRST) },
     { "max", KEY_COUNT, offsetof(skip_rule, most), 1, MASK_LAYERS, BIT(SKIPDECODE) },
     { "min", KEY_COUNT, offsetof(skip_rule, least), 1, MASK_LAYERS, BIT(SKIPDECODE) },
-    { "warm", KEY_COUNT, offsetof(skip_rule, warm), 0, MASK_LAYERS, BIT(SKIPDECODE) },
+    { "warm", KEY_COUNT, offsetof(skip_rule, warm), 0, MASK_LAYERS, BIT(SKIPDECODE) | BIT(FFN_SKIP) },
+    { "theta", KEY_REAL, offsetof(skip_rule, theta), 0, 1, BIT(FFN_SKIP) },
+    { "cold", KEY_COUNT, offsetof(skip_rule, cold), 0, MASK_LAYERS, BIT(FFN_SKIP) },
+    { "last", KEY_COUNT, offsetof(skip_rule, last), 0, MASK_LAYERS, BIT(FFN_SKIP) },
+    { "next", KEY_COUNT, offsetof(skip_rule, next), 0, MASK_LAYERS, BIT(FFN_SKIP) },
     { "over", KEY_COUNT, offsetof(skip_rule, over), 1, 1 << 24, BIT(SKIPDECODE) },
     { "order", KEY_ORDER, offsetof(skip_rule, ordered), 0, 0, BIT(SKIPDECODE) },
 };
@@ -110,6 +116,10 @@ static err_code check(const skip_rule *r, const char *rule, err *e)
     if (COUNTED >> r->kind & 1 && ways != 1)
         return err_set(e, ERR_CONFIG, "--skip %.100s: %s? (%s:4, or share=0.25%s)", rule, ways ? "which of these budgets" : "how many layers", kinds[r->kind],
                        (BIT(FIXED) | BIT(FIRST)) >> r->kind & 1 ? ", speed=1.25, damage=0.02" : "");
+    if (r->kind == SKIP_FFN_SKIP && (r->theta > 0) + (r->share > 0) != 1)
+        return err_set(e, ERR_CONFIG, "--skip %.100s: theta=0.97, or share=0.25 of the FFNs by the profile", rule);
+    if (r->share > 0 && r->kind == SKIP_FFN_SKIP && r->next > 1)
+        return err_set(e, ERR_CONFIG, "--skip %.100s: shares are measured for next=1 and next=0 (all behind a calm one); theta=0.997 says it for others", rule);
     if (r->kind == SKIP_SKIPDECODE && r->most && r->least > r->most)
         return err_set(e, ERR_CONFIG, "--skip %.100s: min=%u is above max=%u", rule, r->least, r->most);
     return ERR_OK;
@@ -118,12 +128,13 @@ static err_code check(const skip_rule *r, const char *rule, err *e)
 err_code skip_rule_parse(skip_rule *out, const char *s, err *e)
 {
     char copy[SKIP_TEXT + 1];
-    *out = (skip_rule){ .what = SKIP_BOTH, .warm = 1 };
+    *out = (skip_rule){ .what = SKIP_BOTH, .warm = 1, .cold = SKIP_BY_MODEL, .last = SKIP_BY_MODEL };
     if (strlen(s) > SKIP_TEXT) return err_set(e, ERR_CONFIG, "--skip %.60s...: longer than %u bytes", s, SKIP_TEXT);
     memcpy(copy, s, strlen(s) + 1);
     char *rest = strchr(copy, ':'), *save = NULL;
     if (rest) *rest++ = 0;
     err_code rc = find_kind(out, s, copy, e);
+    if (out->kind == SKIP_FFN_SKIP) out->warm = WARM_TOKENS, out->next = 1;
     out->decode = out->kind == SKIP_FIXED || out->kind == SKIP_FIRST; /* whose damage was measured so */
     for (char *word = rest ? strtok_r(rest, ",", &save) : NULL; !rc && word; word = strtok_r(NULL, ",", &save))
         rc = strchr(word, '=') ? take_key(out, s, word, e) : take_bare(out, s, word, e);

@@ -7,7 +7,7 @@
 #include "core/mask.h"
 
 #define SKIP_KIND_MAP(X) X(NONE, "none") X(LIST, "list") X(RANDOM, "random") X(UNIFIED, "unified") X(SKIPDECODE, "skipdecode") \
-    X(FIXED, "fixed") X(ADASKIP, "adaskip") X(FIRST, "first")
+    X(FIXED, "fixed") X(ADASKIP, "adaskip") X(FIRST, "first") X(FFN_SKIP, "ffn-skip")
 typedef enum {
 #define X(N, n) SKIP_##N,
     SKIP_KIND_MAP(X)
@@ -17,6 +17,7 @@ typedef enum {
 
 enum { SKIP_ATTN = 1, SKIP_FFN = 2, SKIP_BOTH = 3 };
 #define SKIP_TEXT 255u            /* of a rule at most */
+#define SKIP_BY_MODEL UINT32_MAX  /* as many as its depth asks for */
 
 typedef struct {
     skip_kind kind;
@@ -27,6 +28,8 @@ typedef struct {
     uint64_t seed;                /* random */
     uint32_t most, least, warm, over;   /* skipdecode: layers run at first and at last, bottom layers always run, rows from one to the other */
     double speed, damage;         /* first, fixed: how many by this: the slowest stage so many times as fast; nats a token at most */
+    double theta;                 /* ffn-skip: cosine from which on an FFN does little; 0: by share, from the profile */
+    uint32_t cold, last, next;    /* ffn-skip: lowest and topmost layers that always run, how many FFNs go behind a calm one, 0: all */
     bool ordered;                 /* skipdecode: by the profile's order, not the paper's bottom-up */
     uint8_t list[MASK_LAYERS];    /* list: SKIP_ATTN | SKIP_FFN by layer */
 } skip_rule;

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define PROTO_MAJOR 3u
+#define PROTO_MAJOR 4u
 #define PROTO_MINOR 0u
 #define MSG_HEADER_MAX 4096u     /* bytes of an encoded header; larger ones are refused before unpacking */
 #define MSG_FRAMES_MAX 4u        /* payload frames of the message that has most */

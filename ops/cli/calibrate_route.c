@@ -1,4 +1,5 @@
 #include "ops/cli/calibrate_route.h"
+#include "ops/cli/calibrate_calm.h"
 #include "engine/route_probe.h"
 #include "engine/route_fit.h"
 #include "ops/cli/documents.h"
@@ -9,7 +10,7 @@
 /* Section route: what leaving out each layer costs, layer by layer and half by half; which can go together; and routers that see it in a
  * prompt. A document is a prompt and what follows (documents.h). */
 
-enum { DOC_LEAST = 16, DOC_MOST = 256, DOCS_MOST = 1024, DOCS_LEAST = 10, FOLDS = 5, JOINT_DOCS = 24, JOINT_WIDTH = 6 };
+enum { DOC_LEAST = 16, DOC_MOST = 256, DOCS_MOST = 1024, DOCS_LEAST = 10, FOLDS = 5, JOINT_DOCS = 24, JOINT_WIDTH = 6, CALM_DOCS = 16 };
 #define DELTA 0.02               /* nats a token: what a layer may cost and still be called expendable */
 
 typedef struct {
@@ -184,6 +185,20 @@ static double neighbours_cost(const route *r, const double *mean)
     return xx > 0 ? xy / xx : 0;
 }
 
+/* ---- FFNs by what they do ----------------------------------------------------------------------------------------------- */
+
+static err_code calm_thetas(route *r, double theta[2 * ROUTER_CALM], err *e)
+{
+    calm_doc docs[CALM_DOCS];
+    uint32_t n = r->n < CALM_DOCS ? r->n : CALM_DOCS;
+    for (uint32_t k = 0; k < n; k++) {
+        const doc *d = &r->doc[(size_t)k * r->n / n];
+        docs[k] = (calm_doc){ r->tokens.id + d->at, d->n, prompt_of(d) };
+    }
+    err_code rc = calibrate_calm(r->p, r->L, 1, docs, n, theta, e);
+    return rc ? rc : calibrate_calm(r->p, r->L, MASK_CALM_ALL, docs, n, theta + ROUTER_CALM, e);
+}
+
 /* ---- what goes into the profile -------------------------------------------------------------------------------------- */
 
 static void put_means(route *r)
@@ -253,16 +268,20 @@ static void summarize(const route *r, const route_fit *f, const double *mean, js
 
 static err_code fit(route *r, json_t *summary, err *e)
 {
-    double mean[MASK_LAYERS];
+    double mean[MASK_LAYERS], calm[2 * ROUTER_CALM];
     route_fit f;
     mean_of(r, r->damage[PROBE_BOTH], mean);
     err_code rc = order_layers(r, mean, e);
+    if (!rc) rc = calm_thetas(r, calm, e);
     route_data d = { r->n, r->L, r->D, r->feature, r->damage[PROBE_BOTH], FOLDS, DELTA };
     if (!rc) rc = route_fit_make(&f, &d, e);
     if (rc) return rc;
     put_means(r);
     put_order(r, mean);
     put_routers(r, &f);
+    profile_put_numbers(r->c->out, PROFILE_ROUTE, "calm", calm, ROUTER_CALM);
+    profile_put_numbers(r->c->out, PROFILE_ROUTE, "calm_all", calm + ROUTER_CALM, ROUTER_CALM);
+    json_object_set_new(summary, "calm", list_of(calm, 2 * ROUTER_CALM));
     summarize(r, &f, mean, summary);
     route_fit_free(&f);
     return ERR_OK;

@@ -212,6 +212,7 @@ static err_code doc_done(void *me, size_t index, answer *a, err *e)
     study *y = me;
     (void)index;
     if (a->fail.code) return failed(y, a, e);
+    y->now->skipped += a->choice[0].done.skipped / y->n_docs;
     route_map_add(&y->now->map[0], y->L, (view){ a->mask.ptr, a->mask.len });
     tick(y);
     return ERR_OK;
@@ -264,7 +265,6 @@ static err_code speed_done(void *me, size_t index, answer *a, err *e)
     if (a->fail.code) return failed(y, a, e);
     const msg_done *d = &a->choice[0].done;
     y->now->speed[y->round] = d->decode_us ? (double)(d->tokens - 1) * 1e6 / (double)d->decode_us : 0;
-    y->now->skipped += d->skipped / ROUNDS;
     tick(y);
     return ERR_OK;
 }

@@ -51,7 +51,7 @@ static int64_t at(rig *r, const char *a, const char *b)
 /* ---- the contract ---------------------------------------------------------------------------------------------------- */
 
 static const char *const rules[] = { "none", "list:2,3", "list:2,3,4,5,rows=decode", "list:0a,3f", "unified:3", "random:4,seed=5",
-                                     "skipdecode:max=10,min=3,over=12", "list:1a,2a,3a,6f,7f" };
+                                     "skipdecode:max=10,min=3,over=12", "list:1a,2a,3a,6f,7f", "ffn-skip:theta=0.999,next=0,warm=0", "ffn-skip:theta=0.99,warm=2" };
 enum { RULES = sizeof rules / sizeof *rules };
 
 typedef struct { uint32_t stages, threads, chunk; bool together, local; } way;
@@ -185,6 +185,35 @@ Test(route, a_rule_the_model_cannot_follow_fails_its_job_alone)
     cr_expect(bad->fail.code == ERR_INPUT && strstr(bad->fail.text, "layer 99"), "%s", bad->fail.text);
     cr_expect(ill->fail.code == ERR_INPUT && strstr(ill->fail.text, "fist"), "%s", ill->fail.text);
     cr_expect_eq(good->fail.code, ERR_OK, "%s", good->fail.text);
+    rig_close(&g);
+}
+
+/* Rows given as if they were generated, in chunks or one at a time, beside others or alone: each carries its own state. */
+Test(route, ffns_that_do_little_are_left_out_of_generated_rows_alone)
+{
+    world w = world_of(model_file());
+    rig *g = rig_open(&(rig_options){ .model = model_file(), .stages = 3, .use = widest() });
+    double share[4];
+    static const char *const some[] = { "ffn-skip:theta=1", "ffn-skip:theta=0.995", "ffn-skip:theta=0.98", "ffn-skip:theta=0.001,next=0,warm=0,cold=0,last=0" };
+    for (int i = 0; i < 4; i++) {
+        rig_job *j = rig_do(g, job_with(some[i]), &(rig_input){ .ids = w.ids, .n = PROMPT });
+        cr_assert_eq(j->fail.code, ERR_OK, "%s: %s", some[i], j->fail.text);
+        share[i] = j->choice[0].end.skipped;
+        message s = rig_score(0);
+        memcpy(s.submit.skip, some[i], strlen(some[i]) + 1);
+        s.submit.prompt_rows = PROMPT;
+        uint32_t ids[PROMPT + TOKENS];
+        memcpy(ids, w.ids, PROMPT * sizeof *ids);
+        for (uint32_t k = 0; k < TOKENS; k++) ids[PROMPT + k] = j->choice[0].tok[k].id;
+        rig_job *k = rig_do(g, s, &(rig_input){ .ids = ids, .n = PROMPT + TOKENS });
+        cr_assert_eq(k->fail.code, ERR_OK, "%s: %s", some[i], k->fail.text);
+        for (uint32_t t = 0; t < TOKENS; t++) {
+            float got = k->score[PROMPT - 1 + t].target_logit - k->score[PROMPT - 1 + t].lse;
+            cr_expect(support_same(&got, &j->choice[0].tok[t].logprob, 1, "log-probability"), "%s, token %u", some[i], t);
+        }
+    }
+    printf("# share left out at theta 1, 0.995, 0.98, and of all but the first FFN: %.3f %.3f %.3f %.3f\n", share[0], share[1], share[2], share[3]);
+    cr_expect(share[0] == 0 && share[1] > 0 && share[2] > share[1] && share[3] > share[2]);
     rig_close(&g);
 }
 

@@ -2,6 +2,8 @@
 #include "engine/forward.h"
 #include "tests/support.h"
 #include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,6 +74,24 @@ static void through(const world *w, const piece *p, const layer_mask *mask, cons
     (void)w;
 }
 
+/* One session, of whose rows three in four follow the mask's calm rule. */
+static void through_calm(const world *w, const piece *p, const layer_mask *m, float *h)
+{
+    err e = { 0 };
+    forward_row rows[ROWS];
+    kv_seq *q;
+    kv_row row[ROWS];
+    uint32_t slots[ROWS];
+    (void)w;
+    cr_assert_eq(kv_seq_open(p->store, 1, &q, &e), ERR_OK, "%s", e.text);
+    for (uint32_t i = 0; i < ROWS; i++) row[i] = (kv_row){ .row = i, .pos = i, .parent = i ? i - 1 : KV_ROW_NONE };
+    cr_assert_eq(kv_reserve(q, row, ROWS, slots, &e), ERR_OK, "%s", e.text);
+    for (uint32_t i = 0; i < ROWS; i++)
+        rows[i] = (forward_row){ .seq = q, .slot = slots[i], .path = i % 3 ? PATH_I8B32 : PATH_F32, .mask = m, .row = i, .calm = i % 4 > 0 };
+    runner_layers(p->run, rows, ROWS, h);
+    kv_seq_close(p->store, 1);
+}
+
 static float *embedded(const world *w, const piece *p)
 {
     float *h = malloc((size_t)ROWS * w->s.D * sizeof *h);
@@ -132,4 +152,62 @@ Test(forward_mask, neighbours_with_other_masks_change_nothing)
         piece_close(&all);
         world_close(&w);
     }
+}
+
+/* Layer by layer with a runner of one layer each, and the rule by hand in double precision. */
+static void by_hand(const world *w, const mask_calm *c, isa use, float *h, mask_row *row)
+{
+    uint32_t D = w->s.D;
+    for (uint32_t l = 0; l < w->s.L; l++) {
+        piece p = piece_open(w, l, l + 1, use);
+        layer_mask no_ffn = mask_none(w->s.L);
+        no_ffn.at[l].ffn = 0;
+        float *before = malloc((size_t)ROWS * D * sizeof *before), *after = malloc((size_t)ROWS * D * sizeof *after);
+        memcpy(before, h, (size_t)ROWS * D * sizeof *before);
+        memcpy(after, h, (size_t)ROWS * D * sizeof *after);
+        through(w, &p, &no_ffn, NULL, before);      /* behind attention */
+        through(w, &p, NULL, NULL, after);
+        for (uint32_t t = 0; t < ROWS; t++) {
+            double ab = 0, aa = 0, bb = 0;
+            const float *a = before + (size_t)t * D, *b = after + (size_t)t * D;
+            bool rests = mask_calm_rests(c, l, &row[t]);
+            for (uint32_t i = 0; i < D; i++) ab += (double)a[i] * b[i], aa += (double)a[i] * a[i], bb += (double)b[i] * b[i];
+            if (!rests) mask_calm_saw(c, l, (float)(ab / sqrt(aa * bb)), &row[t]);
+            memcpy(h + (size_t)t * D, rests ? a : b, D * sizeof *h);
+        }
+        free(before);
+        free(after);
+        piece_close(&p);
+    }
+}
+
+Test(forward_mask, rows_rest_behind_an_ffn_that_does_little)
+{
+    for (uint32_t threads = 1; threads <= 2; threads++)
+        for (uint32_t count = 1; count <= MASK_CALM_ALL; count += MASK_CALM_ALL - 1) {
+            world w = world_open(threads);
+            isa use = isa_supported() >> ISA_AVX2 & 1 ? ISA_AVX2 : ISA_PLAIN;
+            piece all = piece_open(&w, 0, w.s.L, use);
+            layer_mask m = mask_none(w.s.L);
+            m.calm = (mask_calm){ .first = 0, .last = w.s.L, .count = count, .theta = 0.9f };
+            float *want = embedded(&w, &all), *got = embedded(&w, &all);
+            mask_row row[ROWS];
+            uint32_t out = 0;
+            for (uint32_t t = 0; t < ROWS; t++) row[t] = (mask_row){ t % 4 > 0, 0 };
+            by_hand(&w, &m.calm, use, want, row);
+            through_calm(&w, &all, &m, got);
+            cr_expect(support_same(got, want, (size_t)ROWS * w.s.D, "hidden state"), "count %u", count);
+            const mask_row *carried = runner_calm(all.run);
+            cr_assert_not_null(carried);
+            for (uint32_t t = 0; t < ROWS; t++) {
+                cr_expect(carried[t].state == row[t].state && carried[t].out == row[t].out, "row %u", t);
+                out += row[t].out;
+            }
+            printf("# %u of %u FFNs left out\n", out, ROWS * w.s.L);
+            cr_expect(out && out < ROWS * w.s.L / 2, "the threshold parts nothing: %u", out);
+            free(want);
+            free(got);
+            piece_close(&all);
+            world_close(&w);
+        }
 }

@@ -39,18 +39,25 @@ Test(route, a_mask_is_read_as_it_was_written)
                 uint32_t from = kind == 0 ? 0 : kind == 1 ? MASK_AFTER | (uint32_t)row : kind == 2 ? (uint32_t)row : MASK_NEVER;
                 *(half ? &m.at[l].ffn : &m.at[l].attn) = from;
             }
+        if (support_draw(seed, 4096 * i + 3000, 2)) {
+            uint32_t first = (uint32_t)support_draw(seed, 4096 * i + 3001, L), row = (uint32_t)support_draw(seed, 4096 * i + 3002, 5000);
+            m.calm = (mask_calm){ first, first + 1 + (uint32_t)support_draw(seed, 4096 * i + 3003, L - first), 1 + (uint32_t)support_draw(seed, 4096 * i + 3004, MASK_CALM_ALL),
+                                  row % 2 ? row : MASK_AFTER | row, (float)support_draw(seed, 4096 * i + 3005, 1 << 24) / (1 << 24) };
+        }
         text t = { 0 };
         err e = { 0 };
         cr_assert(mask_print(&m, &t));
         cr_assert_eq(mask_parse(&back, L, t.ptr, t.len, &e), ERR_OK, "%s", e.text);
         cr_assert_eq(memcmp(back.at, m.at, L * sizeof *m.at), 0, "%s", t.ptr);
+        cr_assert_eq(memcmp(&back.calm, &m.calm, sizeof m.calm), 0, "%s", t.ptr);
         text_free(&t);
     }
 }
 
 Test(route, what_is_no_mask_is_quoted)
 {
-    static const char *const wrong[] = { "attn=", "attn=99", "attn=1,,2", "ffn=1+", "both=1", "attn=1 ", "attn=-1", "attn=1@99999999999", "none attn=1" };
+    static const char *const wrong[] = { "attn=", "attn=99", "attn=1,,2", "ffn=1+", "both=1", "attn=1 ", "attn=-1", "attn=1@99999999999", "none attn=1",
+                                         "calm=", "calm=1.5,2-4,1+0", "calm=0.5,4-4,1+0", "calm=0.5,4-13,1+0", "calm=0.5,2-4,0+0", "calm=0.5,2-4,65535+0", "calm=0.5,2-4,1", "calm=nan,2-4,1+0" };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         layer_mask m;
         err e = { 0 };
@@ -88,6 +95,26 @@ Test(route, a_stage_is_idle_from_the_row_at_which_its_last_half_goes)
     cr_expect_eq(mask_idle(&m, 2, 4), 0u);
 }
 
+Test(route, a_calm_ffn_leaves_out_the_next_ones_inside_its_layers)
+{
+    mask_calm one = { .first = 2, .last = 8, .count = 2, .theta = 0.5f }, all = one;
+    mask_row r = { 1, 0 }, q = { 1, 0 }, idle = { 0, 0 };
+    all.count = MASK_CALM_ALL;
+    bool ran[2][10];
+    for (uint32_t l = 0; l < 10; l++) {
+        ran[0][l] = !mask_calm_rests(&one, l, &r);
+        ran[1][l] = !mask_calm_rests(&all, l, &q);
+        cr_expect(!mask_calm_rests(&one, l, &idle), "a row that does not follow it");
+        if (ran[0][l]) mask_calm_saw(&one, l, l == 3 ? 0.4f : 0.6f, &r);
+        if (ran[1][l]) mask_calm_saw(&all, l, l < 3 ? 0.4f : 0.6f, &q);
+        mask_calm_saw(&one, l, 1, &idle);
+    }
+    static const bool want[2][10] = { { 1, 1, 1, 0, 0, 1, 0, 0, 1, 1 }, { 1, 1, 1, 1, 0, 0, 0, 0, 1, 1 } };
+    cr_expect_eq(memcmp(ran, want, sizeof want), 0);
+    cr_expect(r.out == 4 && q.out == 4 && !idle.out && !idle.state);
+    cr_expect_eq(q.state, MASK_CALM_ALL + 1);
+}
+
 /* ---- rules ---------------------------------------------------------------------------------------------------------- */
 
 Test(route, a_rule_that_cannot_be_is_refused_with_its_reason)
@@ -95,7 +122,8 @@ Test(route, a_rule_that_cannot_be_is_refused_with_its_reason)
     static const struct { const char *rule, *says; } wrong[] = {
         { "fist", "none, list" }, { "unified", "how many" }, { "unified:layers=-1", "wants 0" }, { "unified:layers=2.5", "whole" }, { "list:3b", "3b" },
         { "list:600", "600" }, { "unified:colour=2", "colour" }, { "list:1,seed=3", "no setting seed" }, { "random:3,rows=some", "some" },
-        { "skipdecode:min=9,max=4", "min=9" }, { "none:3", "3" }, { "unified:2,what=all", "all" },
+        { "skipdecode:min=9,max=4", "min=9" }, { "none:3", "3" }, { "ffn-skip", "theta" }, { "ffn-skip:theta=0.9,share=0.2", "theta" }, { "ffn-skip:share=0.2,next=3", "next=1" }, { "ffn-skip:theta=2", "wants 0 to 1" },
+        { "unified:2,what=all", "all" },
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         skip_rule r;
@@ -107,7 +135,7 @@ Test(route, a_rule_that_cannot_be_is_refused_with_its_reason)
 
 Test(route, a_model_without_the_layers_is_an_input_error)
 {
-    static const char *const rules[] = { "list:12", "unified:11", "random:99", "skipdecode:max=13", "skipdecode:warm=4,min=4,max=8" };
+    static const char *const rules[] = { "list:12", "unified:11", "random:99", "skipdecode:max=13", "skipdecode:warm=4,min=4,max=8", "ffn-skip:theta=0.9,cold=8,last=4" };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         skip_rule r;
         layer_mask m;

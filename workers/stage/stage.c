@@ -148,6 +148,8 @@ static err_code take_mask(const shard_state *sh, const msg_session_open *m, view
         memcpy(&r, (const uint8_t *)recs.ptr + l * sizeof r, sizeof r);
         out->at[l] = (mask_layer){ r.attn, r.ffn };
     }
+    out->calm = (mask_calm){ (uint32_t)m->calm_first, (uint32_t)m->calm_last, (uint32_t)m->calm_count, 0, (float)m->calm_theta };
+    if (m->calm_last > L) return err_set(e, ERR_PROTO, "session %" PRIu64 ": a rule about layer %" PRIu64 ", the model has %u", m->session, m->calm_last - 1, L);
     return ERR_OK;
 }
 

@@ -151,6 +151,7 @@ static uint32_t describe_rows(shard_state *s, uint32_t i, uint32_t j)
         s->kv_rows[t] = (kv_row){ .row = r->row, .pos = r->pos, .parent = r->parent, .segment = r->segment,
                                   .provenance = r->provenance, .path = r->path };
         f.row = r->row;
+        f.calm = r->calm;
         s->slots[t] = 0;
         s->fwd[t] = f;
         bool sum = sums && r->row == sums->seen && r->row < sums->rows; /* a row that is sent again is added once */
@@ -200,6 +201,18 @@ static uint32_t gather(shard_state *s, const msg_step *m, const uint8_t *was_dea
     return T;
 }
 
+/* What live rows carry on to the next stage's FFNs. */
+static void carry(shard_state *s, uint64_t n_rows)
+{
+    const mask_row *calm = runner_calm(s->runner);
+    for (uint32_t i = 0, t = 0; calm && i < n_rows; i++) {
+        step_row *r = &s->rows[i];
+        if (r->status) continue;
+        r->calm = (uint16_t)calm[t].state;
+        r->left_out += calm[t++].out;
+    }
+}
+
 /* ---- out: to the next hop ---------------------------------------------------------------------------------------- */
 
 static bool set_frame(text *t, const void *p, size_t n, view *v)
@@ -247,7 +260,7 @@ static bool add_row_answer(shard_state *s, step_out *out, const step_row *r, con
 {
     uint32_t V = s->model->shape.V;
     msg_result *m = &out->head.result;
-    result_row rr = { .lse = st->lse, .max = st->max, .entropy = st->entropy, .full = MSG_NO_ROW, .hidden = MSG_NO_ROW };
+    result_row rr = { .left_out = r->left_out, .lse = st->lse, .max = st->max, .entropy = st->entropy, .full = MSG_NO_ROW, .hidden = MSG_NO_ROW };
     if (r->target != MSG_NO_ROW) rr.target_logit = logits[r->target];
     if (r->want & WANT_CANDIDATES) {
         _Static_assert(sizeof(candidate) == sizeof(cand_rec), "candidates go out as they are");
@@ -338,6 +351,7 @@ err_code step_run(shard_state *s, const message *msg, const view *frame, step_ou
     uint32_t T = gather(s, m, was_dead, &frame[STEP_HIDDEN], h);
     if (!m->n_hidden) runner_embed(s->runner, s->ids, T, h);
     runner_layers(s->runner, s->fwd, T, h);
+    carry(s, m->n_rows);
     return m->hop + 1 == m->n_hops ? answer(s, m, out, e) : pass_on(s, m, frame, T, out, e);
 }
 

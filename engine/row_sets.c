@@ -1,0 +1,98 @@
+#include "engine/row_sets.h"
+#include <math.h>
+#include <stdlib.h>
+
+bool row_sets_open(row_sets *s, uint32_t first, uint32_t last, uint32_t n)
+{
+    size_t sets = (last - first) * (size_t)HALVES;
+    s->first = first;
+    s->last = last;
+    s->half = calloc(sets + 1, sizeof *s->half);
+    s->at_mem = malloc((sets + 1) * n * sizeof *s->at_mem);
+    s->run_mem = malloc((sets + 1) * n * sizeof *s->run_mem);
+    s->carried = malloc(n * sizeof *s->carried);
+    if (!s->half || !s->at_mem || !s->run_mem || !s->carried) return false;
+    s->all = (row_set){ .at = s->at_mem, .run = s->run_mem };
+    for (uint32_t t = 0; t < n; t++) s->all.at[t] = t;
+    for (size_t i = 0; i < sets; i++) s->half[i] = (row_set){ .at = s->at_mem + (i + 1) * n, .run = s->run_mem + (i + 1) * n };
+    return true;
+}
+
+void row_sets_close(row_sets *s)
+{
+    void *mem[] = { s->half, s->at_mem, s->run_mem, s->carried };
+    for (size_t i = 0; i < sizeof mem / sizeof *mem; i++) free(mem[i]);
+    *s = (row_sets){ 0 };
+}
+
+static void find_runs(const row_sets *s, row_set *set)
+{
+    set->n_runs = 0;
+    for (uint32_t i = 0; i < set->n; i++) {
+        row_run *last = set->n_runs ? &set->run[set->n_runs - 1] : NULL;
+        path_id path = s->rows[set->at[i]].path;
+        if (last && last->path == path) last->hi = i + 1;
+        else set->run[set->n_runs++] = (row_run){ i, i + 1, path };
+    }
+}
+
+void row_sets_all(row_sets *s, const forward_row *rows, uint32_t T)
+{
+    s->rows = rows;
+    s->T = s->all.n = T;
+    find_runs(s, &s->all);
+}
+
+static bool runs_half(const forward_row *row, uint32_t layer, int half)
+{
+    if (!row->mask || layer >= row->mask->n) return true;
+    const mask_layer *l = &row->mask->at[layer];
+    return row->row < (half == HALF_ATTN ? l->attn : l->ffn);
+}
+
+void row_sets_find(row_sets *s, const forward_row *rows, uint32_t T)
+{
+    row_sets_all(s, rows, T);
+    s->masked = s->calm = false;
+    for (uint32_t t = 0; t < T; t++) {
+        s->carried[t] = (mask_row){ rows[t].calm, 0 };
+        s->masked = s->masked || rows[t].mask;
+        s->calm = s->calm || (rows[t].mask && rows[t].calm);
+    }
+    for (uint32_t i = 0; s->masked && i < (s->last - s->first) * HALVES; i++) {
+        row_set *set = &s->half[i];
+        set->n = 0;
+        for (uint32_t t = 0; t < T; t++)
+            if (runs_half(&rows[t], s->first + i / HALVES, i % HALVES)) set->at[set->n++] = t;
+        find_runs(s, set);
+    }
+}
+
+const row_set *row_sets_of(const row_sets *s, uint32_t layer, int half)
+{
+    return s->masked ? &s->half[(layer - s->first) * HALVES + (uint32_t)half] : &s->all;
+}
+
+void row_sets_settle(row_sets *s, uint32_t layer)
+{
+    row_set *set = &s->half[(layer - s->first) * HALVES + HALF_FFN];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < set->n; i++) {
+        uint32_t t = set->at[i];
+        if (!s->rows[t].mask || !mask_calm_rests(&s->rows[t].mask->calm, layer, &s->carried[t])) set->at[n++] = t;
+    }
+    if (n == set->n) return;
+    set->n = n;
+    find_runs(s, set);
+}
+
+/* The cosine of what went in and what came out, h - out and h, from three sums in the fixed order. */
+void row_sets_saw(row_sets *s, const vec_ops *v, uint32_t layer, uint32_t t, const float *h, const float *out, uint32_t D)
+{
+    float oh;
+    if (!s->rows[t].mask || !s->carried[t].state) return;
+    v->dot_rows_f32(out, h, D * sizeof *h, 1, D, &oh);
+    double hh = (double)v->sum_sq(h, D), oo = (double)v->sum_sq(out, D), in = hh - 2 * (double)oh + oo;
+    double like = in > 0 && hh > 0 ? (hh - (double)oh) / sqrt(in * hh) : 0;
+    mask_calm_saw(&s->rows[t].mask->calm, layer, (float)like, &s->carried[t]);
+}
