@@ -1,5 +1,6 @@
 /* Answers on their way out: each client's place in each choice, and what comes next there. What a slow one has not had yet stays
  * with the job and is sent when it can take it. Takes no requests. */
+#include "coordinator/back_off.h"
 #include "coordinator/front.h"
 #include "coordinator/record.h"
 #include "coordinator/route.h"
@@ -76,6 +77,7 @@ static err_code send_done(coordinator *c, const job *j, watcher *w, uint32_t ind
     route_said(j, &rule, &mask);
     snprintf(m.done.skip, sizeof m.done.skip, "%.*s", (int)rule.len, (const char *)rule.ptr);
     m.done.skipped = route_share(c, j, index);
+    m.done.back_off = back_off_at(j, index);
     m.done.last = is_last(j, w, index);
     if (!j->choice[index].done) m.done.finish = FINISH_NONE;
     _Static_assert(sizeof(id_rec) == sizeof *j->tokens.id, "prompt ids go out as they are");

@@ -102,7 +102,7 @@ static entry **find(prefix_index *p, XXH128_hash_t key, const uint32_t *token)
 static bool may_share(const coordinator *c, const session *s)
 {
     const job *j = s->job;
-    return c->set->prefix_mem && s->exact && !j->ask.kind && !j->ask.fill_rows && !s->index && !j->choice[0].slides;
+    return c->set->prefix_mem && s->exact && !s->unmasked && !j->ask.kind && !j->ask.fill_rows && !s->index && !j->choice[0].slides;
 }
 
 /* The blocks of its prompt that are known, in order, rows at most; NULL in `last` when there is none. */

@@ -1,6 +1,7 @@
 /* Steps out, results in. Keeps `width` micro-batches on their way (as many as stages), alternates prompt chunks with decode
  * rows so that no token waits longer than one chunk, and never waits for anything itself. */
 #include "coordinator/coordinator.h"
+#include "coordinator/back_off.h"
 #include "coordinator/prefix.h"
 #include "coordinator/refresh.h"
 #include "coordinator/result_check.h"
@@ -403,7 +404,7 @@ static err_code split_choices(coordinator *c, session *s, const session_answer *
         rc = session_split(&c->sessions, s, i, &child, e);
         if (!rc) rc = queue_fork(c, s, child, e);
         if (!rc) rc = session_take(child, a, c->tok, s->job->n_ctx, e);
-        if (!rc) refresh_token(c, child);
+        if (!rc) refresh_token(c, child), back_off_token(c, child, a);
     }
     return rc;
 }
@@ -412,6 +413,7 @@ static void take_token(coordinator *c, session *s, const session_answer *a)
 {
     err e;
     job *j = s->job;
+    uint32_t made = s->made;
     if (!j->t_prefilled) j->t_prefilled = clock_ns();
     if (j->ask.max_tokens && session_needs_row(s, a)) {
         session_repeat(s);
@@ -421,6 +423,7 @@ static void take_token(coordinator *c, session *s, const session_answer *a)
     if (!rc) rc = session_take(s, a, c->tok, j->n_ctx, &e);
     if (rc) job_fail(c, j, &e);
     else refresh_token(c, s);
+    if (!rc && s->made > made) back_off_token(c, s, a);
 }
 
 static void take_score(coordinator *c, session *s, const session_answer *a)

@@ -1,4 +1,5 @@
 #include "coordinator/route.h"
+#include "coordinator/back_off.h"
 #include "coordinator/route_policies.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,9 +73,20 @@ static err_code know(const coordinator *c, knowledge *k, err *e)
 static const char *rule_of(const coordinator *c, const job *j) { return j->ask.skip[0] ? j->ask.skip : c->skip; }
 static const char due[] = "due";
 
-static err_code follow(coordinator *c, job *j, view mask, err *e)
+static void watch_over(job *j, const skip_rule *r)
+{
+    j->back = r->back;
+    j->alarm = r->alarm;
+}
+
+static err_code follow(coordinator *c, job *j, view rule, view mask, err *e)
 {
     layer_mask m;
+    skip_rule r;
+    char text_of_rule[SKIP_TEXT + 1];
+    snprintf(text_of_rule, sizeof text_of_rule, "%.*s", (int)rule.len, (const char *)rule.ptr);
+    if (skip_rule_parse(&r, text_of_rule, e)) return e->code;
+    watch_over(j, &r);
     j->route_due = mask.len == 3 && !memcmp(mask.ptr, due, 3);
     if (j->route_due) return ERR_OK;
     err_code rc = mask_parse(&m, c->shape.L, mask.ptr, mask.len, e);
@@ -89,9 +101,10 @@ err_code route_fix(coordinator *c, job *j, bool has_log, err *e)
     view rule, mask;
     const char *asked = rule_of(c, j);
     route_said(j, &rule, &mask);
-    if (mask.len) return follow(c, j, mask, e);
+    if (mask.len) return follow(c, j, rule, mask, e);
     if (has_log || !asked[0]) return ERR_OK;
     err_code rc = skip_rule_parse(&r, asked, e);
+    if (!rc) watch_over(j, &r);
     if (!rc) rc = know(c, &k, e);
     k.w.answer = j->ask.kind ? 0 : (uint32_t)j->ask.max_tokens;
     if (!rc) rc = route_choose(&m, &r, &k.w, e); /* of one that has to see the prompt: can it be followed here at all? */
@@ -238,7 +251,7 @@ bool route_visits(const coordinator *c, const flight *f, uint32_t i)
 uint32_t route_layers(const job *j, uint32_t first, uint32_t last)
 {
     uint32_t n = 0;
-    for (uint32_t l = first; l < last; l++) n += !j->mask || j->mask->at[l].attn > 0;
+    for (uint32_t l = first; l < last; l++) n += j->back || !j->mask || j->mask->at[l].attn > 0;
     return n;
 }
 
@@ -254,7 +267,8 @@ double route_share(const coordinator *c, const job *j, uint32_t index)
     if (!mask.len || !rows || mask_parse(&m, s->L, mask.ptr, mask.len, &quiet)) return 0;
     mask_bind(&m, &m, n, 0);
     double attn = 2.0 * (s->H + s->K) * s->d, ffn = 3.0 * s->F; /* x D */
-    return mask_share(&m, n, n + rows, attn, ffn) + (double)j->choice[index].calm * ffn / (s->L * (attn + ffn) * rows);
+    uint32_t masked = back_off_at(j, index) ? back_off_at(j, index) : rows;
+    return mask_share(&m, n, n + masked, attn, ffn) * masked / rows + (double)j->choice[index].calm * ffn / (s->L * (attn + ffn) * rows);
 }
 
 bool route_prompt_text(const job *j, text *out)

@@ -53,6 +53,8 @@ typedef struct session {
     struct handed *handed;         /* a copy of its KV while the plan changes, or NULL (coordinator/handover.h) */
     layer_mask *mask;              /* layers that its rows leave out, NULL: none */
     bool tell;                     /* the stages are to hear of it first */
+    bool unmasked;                 /* it left out layers until it turned back */
+    alarm_series seen;             /* its newest tokens, for that */
     struct pooled *pooled;         /* layer inputs of its prompt, as they come (coordinator/route.h) */
     struct session *next;
 } session;

@@ -451,7 +451,7 @@ static void head_rows(void *arg, uint32_t tid, uint32_t n)
     pool_part(r->head.n, 1, tid, n, &lo, &hi);
     for (uint32_t i = lo; i < hi; i++)
         r->k->vec->rms_norm(r->x_in + i * r->in.ld, r->head.h + (size_t)r->head.pick[i] * s->D, r->m->out_norm, s->D, s->rms_eps);
-    quantize(r, &r->all, &r->in, any_quant(&r->m->head, 1), lo, hi);
+    quantize(r, &r->sets.all, &r->in, any_quant(&r->m->head, 1), lo, hi);
     pool_barrier(r->pool);
     uint32_t o0, o1;
     pool_part(s->V, KERNELS_GRAIN, tid, n, &o0, &o1);

@@ -19,7 +19,7 @@ enum { WARM_TOKENS = 4 };         /* ffn-skip: the paper lets some run all layer
 
 #define BIT(k) (1u << SKIP_##k)
 #define COUNTED (BIT(RANDOM) | BIT(UNIFIED) | BIT(FIXED) | BIT(ADASKIP) | BIT(FIRST))
-enum { KEY_COUNT, KEY_REAL, KEY_SEED, KEY_WHAT, KEY_ROWS, KEY_ORDER };
+enum { KEY_COUNT, KEY_REAL, KEY_SEED, KEY_WHAT, KEY_ROWS, KEY_ORDER, KEY_BACK };
 static const struct { const char *name; int type; size_t at; double lo, hi; uint32_t of; } keys[] = {
     { "layers", KEY_COUNT, offsetof(skip_rule, layers), 0, MASK_LAYERS, COUNTED },
     { "share", KEY_REAL, offsetof(skip_rule, share), 0, 0.95, COUNTED | BIT(FFN_SKIP) },
@@ -36,6 +36,8 @@ static const struct { const char *name; int type; size_t at; double lo, hi; uint
     { "last", KEY_COUNT, offsetof(skip_rule, last), 0, MASK_LAYERS, BIT(FFN_SKIP) },
     { "next", KEY_COUNT, offsetof(skip_rule, next), 0, MASK_LAYERS, BIT(FFN_SKIP) },
     { "over", KEY_COUNT, offsetof(skip_rule, over), 1, 1 << 24, BIT(SKIPDECODE) },
+    { "back", KEY_BACK, offsetof(skip_rule, back), 0, 0, ~BIT(NONE) },
+    { "alarm", KEY_REAL, offsetof(skip_rule, alarm), -100, 1000, ~BIT(NONE) },
     { "order", KEY_ORDER, offsetof(skip_rule, ordered), 0, 0, BIT(SKIPDECODE) },
 };
 static const char *const whats[] = { [SKIP_ATTN] = "attn", [SKIP_FFN] = "ffn", [SKIP_BOTH] = "both" };
@@ -59,9 +61,18 @@ static err_code take_number(skip_rule *r, size_t k, const char *rule, const char
     return ERR_OK;
 }
 
+static err_code take_back(skip_rule *r, const char *rule, const char *value, err *e)
+{
+    for (uint32_t k = 0; k < ALARM_KINDS; k++)
+        if (!strcmp(value, alarm_name((alarm_kind)k))) return r->back = k + 1, ERR_OK;
+    if (!strcmp(value, "off")) return r->back = 0, ERR_OK;
+    return bad(rule, "back is off, entropy, margin, csd or loop, not", value, e);
+}
+
 static err_code take_word(skip_rule *r, size_t k, const char *rule, const char *value, err *e)
 {
     void *to = (char *)r + keys[k].at;
+    if (keys[k].type == KEY_BACK) return take_back(r, rule, value, e);
     if (keys[k].type == KEY_WHAT) {
         for (uint32_t i = SKIP_ATTN; i <= SKIP_BOTH; i++)
             if (!strcmp(value, whats[i])) return *(uint32_t *)to = i, ERR_OK;
@@ -125,6 +136,9 @@ static err_code check(const skip_rule *r, const char *rule, err *e)
     return ERR_OK;
 }
 
+/* Scores from which on a session turns back, when its rule says none: docs/routing.md, "Back-off". */
+static const double limits[ALARM_KINDS] = { [ALARM_ENTROPY] = 4, [ALARM_MARGIN] = -0.7, [ALARM_CSD] = 0.5, [ALARM_LOOP] = SKIP_LOOP };
+
 err_code skip_rule_parse(skip_rule *out, const char *s, err *e)
 {
     char copy[SKIP_TEXT + 1];
@@ -138,6 +152,7 @@ err_code skip_rule_parse(skip_rule *out, const char *s, err *e)
     out->decode = out->kind == SKIP_FIXED || out->kind == SKIP_FIRST; /* whose damage was measured so */
     for (char *word = rest ? strtok_r(rest, ",", &save) : NULL; !rc && word; word = strtok_r(NULL, ",", &save))
         rc = strchr(word, '=') ? take_key(out, s, word, e) : take_bare(out, s, word, e);
+    if (out->back && !out->alarm) out->alarm = limits[out->back - 1];
     return rc ? rc : check(out, s, e);
 }
 

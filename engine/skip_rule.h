@@ -4,6 +4,7 @@
  * has them: "NAME", "NAME:key=value,key=value", "list:3,7a,9f" (a: attention only, f: FFN only), "random:4", "unified:4". Presets are
  * files configs/route/NAME.ini with a line `policy = NAME` and one for each setting. Says nothing about which layers: that is
  * coordinator/route_policies.c's. Any thread. */
+#include "core/alarm.h"
 #include "core/mask.h"
 
 #define SKIP_KIND_MAP(X) X(NONE, "none") X(LIST, "list") X(RANDOM, "random") X(UNIFIED, "unified") X(SKIPDECODE, "skipdecode") \
@@ -15,6 +16,7 @@ typedef enum {
     SKIP_KINDS
 } skip_kind;
 
+#define SKIP_LOOP 24              /* tokens that repeat: a loop, under every back-off */
 enum { SKIP_ATTN = 1, SKIP_FFN = 2, SKIP_BOTH = 3 };
 #define SKIP_TEXT 255u            /* of a rule at most */
 #define SKIP_BY_MODEL UINT32_MAX  /* as many as its depth asks for */
@@ -30,6 +32,8 @@ typedef struct {
     double speed, damage;         /* first, fixed: how many by this: the slowest stage so many times as fast; nats a token at most */
     double theta;                 /* ffn-skip: cosine from which on an FFN does little; 0: by share, from the profile */
     uint32_t cold, last, next;    /* ffn-skip: lowest and topmost layers that always run, how many FFNs go behind a calm one, 0: all */
+    uint32_t back;                /* back-off: 1 + alarm_kind, 0: none; and from which score on */
+    double alarm;
     bool ordered;                 /* skipdecode: by the profile's order, not the paper's bottom-up */
     uint8_t list[MASK_LAYERS];    /* list: SKIP_ATTN | SKIP_FFN by layer */
 } skip_rule;

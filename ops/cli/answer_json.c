@@ -122,6 +122,7 @@ static json_t *skipped(const answer *a, const msg_done *d)
     json_object_set_new(o, "rule", json_bytes(d->skip, strlen(d->skip)));
     json_object_set_new(o, "mask", json_bytes(a->mask.ptr, a->mask.len));
     json_object_set_new(o, "share", json_finite(d->skipped));
+    if (d->back_off) json_object_set_new(o, "back_off", json_integer((json_int_t)d->back_off));
     return o;
 }
 
