@@ -84,14 +84,13 @@ static err_code run(route_probe *p, const layer_mask *m, uint32_t from, float *h
     return rc;
 }
 
-/* A text with all layers; the prompt's rows stay. */
-static err_code run_whole(route_probe *p, err *e)
+/* A text from its first row on. */
+static err_code run_whole(route_probe *p, const layer_mask *m, err *e)
 {
     kv_seq *q;
     kv_seq_close(lab_store(p->l), SEQUENCE);
     err_code rc = kv_seq_open(lab_store(p->l), SEQUENCE, &q, e);
-    if (!rc) rc = run(p, NULL, 0, p->h, e);
-    return rc ? rc : kv_commit(q, p->prompt - 1, e);
+    return rc ? rc : run(p, m, 0, p->h, e);
 }
 
 /* What is behind the prompt once more, from what goes into layer `first` on; its rows go again. */
@@ -211,7 +210,8 @@ err_code route_probe_read(route_probe *p, const uint32_t *ids, uint32_t n, uint3
     p->prompt = prompt;
     runner_watch(lab_runner(p->l), watch, p);
     runner_embed(lab_runner(p->l), ids, n, p->h);
-    err_code rc = run_whole(p, e);
+    err_code rc = run_whole(p, NULL, e);
+    if (!rc) rc = kv_commit(kv_seq_find(lab_store(p->l), SEQUENCE), prompt - 1, e);     /* the prompt's rows stay */
     runner_watch(lab_runner(p->l), NULL, NULL);
     if (rc) return rc;
     memcpy(in_of(p, s->L), p->h, (size_t)n * s->D * sizeof *p->h);
@@ -235,7 +235,7 @@ err_code route_probe_calm(route_probe *p, const uint32_t *ids, uint32_t n, uint3
     p->n = n;
     p->prompt = prompt;
     runner_embed(lab_runner(p->l), ids, n, p->h);
-    err_code rc = run(p, &at, p->h, e);
+    err_code rc = run_whole(p, &at, e);
     const mask_row *calm = rc ? NULL : runner_calm(lab_runner(p->l));
     for (uint32_t i = at.calm.from; calm && i < n; i++) *out += calm[i].out, *of += shape(p)->L;
     return rc;
