@@ -1,8 +1,8 @@
 #ifndef ENGINE_BF16_CONTROL_H
 #define ENGINE_BF16_CONTROL_H
-/* The control word (MXCSR) under which FMA and addition are those of engine/bf16.h: to nearest even, denormal inputs are zeros, tiny results
- * too, nothing traps. Only what runs between the two calls: they are fences for memory, not for values in registers, so the arithmetic stands
- * in a function of its own that is not inlined. A thread's own state. Private to engine/kernels_bf16_*.c. */
+/* The control word (MXCSR) under which FMA and addition are those of engine/bf16.h: to nearest even, denormal inputs are zeros,
+ * tiny results too, nothing traps. Only what runs between the two calls: they are fences for memory, not for values in registers,
+ * so the arithmetic stands in a function of its own that is not inlined. A thread's own state. Private to engine/kernels_bf16_*.c. */
 #include <immintrin.h>
 #include <stdint.h>
 

@@ -1,13 +1,13 @@
 #ifndef ENGINE_BF16_PROOF_H
 #define ENGINE_BF16_PROOF_H
-/* Hard numbers for a unit that multiplies bf16: before a process uses one for the first time it is asked for sums that engine/bf16.h says,
- * and a unit that answers anything else is not used. Manuals leave room, and bits are a promise. Draws, compares; decides nothing.
- * Private to engine/kernels_bf16_*.c. */
+/* Hard numbers for a unit that multiplies bf16: before a process uses one for the first time it is asked for sums that
+ * engine/bf16.h says, and a unit that answers anything else is not used. Manuals leave room, and bits are a promise. Draws,
+ * compares; decides nothing. Private to engine/kernels_bf16_*.c. */
 #include "core/rng.h"
 #include "engine/bf16.h"
 
-/* The i-th number of a round: ordinary ones; all exponents; factors whose products are about 2^-126 and 2^-150; denormals beside large
- * ones. */
+/* The i-th number of a round: ordinary ones; all exponents; factors whose products are about 2^-126 and 2^-150; denormals beside
+ * large ones. */
 static inline uint16_t bf16_hard(uint32_t round, uint64_t i)
 {
     static const struct { uint32_t from, n; } exponents[5] = { { 122, 12 }, { 0, 256 }, { 58, 12 }, { 50, 4 }, { 0, 3 } };

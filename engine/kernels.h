@@ -23,8 +23,8 @@
  *                then acc = fma((float)(-(m0*sum16(q) + m1*sum16(q))), dmin*dx, acc)
  * dw*dx is one rounded f32 product; dw is the exact f32 of the stored half.
  *
- * Path bf16amx, of prompts only: float weights use f32 arithmetic as above. Quantised ones are turned to f32 as on path f32 and then to bf16,
- * x is rounded to bf16, and sums of products are those of one TDPBF16PS for each block of 32; engine/bf16.h has every rounding.
+ * Path bf16amx, of prompts only: float weights use f32 arithmetic as above. Quantised ones are turned to f32 as on path f32 and then
+ * to bf16, x is rounded to bf16, and sums of products are those of one TDPBF16PS for each block of 32; engine/bf16.h has every rounding.
  *
  * The same bits for T = 1 or 1000: a (t, o) pair never depends on its neighbours.
  * Any thread; no state but the counters. Disjoint [o0,o1) ranges may run at the same time. */
@@ -60,7 +60,7 @@ typedef struct {
     act_sums *z;          /* [T][ld/32] */
     void *h;              /* [T] of act_bytes_bf16(ld): rounded to bf16, in the form of the table that did it */
 } act;
-/* Of a row of h: four for each number, and a line of the cache more, so that the same column of many rows does not fall into one set of it. */
+/* Of a row of h: four for each number, and a line of the cache more, so that a column of many rows does not fall into one set of it. */
 static inline size_t act_bytes_bf16(size_t ld) { return 4 * ld + 64; }
 static inline void *act_row_bf16(const act *a, size_t t) { return (uint8_t *)a->h + t * act_bytes_bf16(a->ld); }
 

@@ -1,7 +1,7 @@
-/* Path bf16amx (engine/bf16.h) in AMX: one TDPBF16PS is a block of 32 columns for 16 rows by 16 outputs, sums of even and odd columns, and the
- * addition to what was there, so tiles hold the product itself and the vector unit only rounds weights into panels (engine/kernels_bf16_panel.h).
- * 32 rows by 32 outputs at a time: four tiles of sums, two of x, two of weights. Where the unit is missing or rounds otherwise the kernel of
- * AVX-512 runs. Allocates nothing. */
+/* Path bf16amx (engine/bf16.h) in AMX: one TDPBF16PS is a block of 32 columns for 16 rows by 16 outputs, sums of even and odd
+ * columns, and the addition to what was there, so tiles hold the product itself and the vector unit only rounds weights into
+ * panels (engine/kernels_bf16_panel.h). 32 rows by 32 outputs at a time: four tiles of sums, two of x, two of weights. Where the
+ * unit is missing or rounds otherwise the kernel of AVX-512 runs. Allocates nothing. */
 #if defined(__AVX512BF16__) && (defined(__AMX_BF16__) || defined(AMX_EMULATED))
 #include "engine/amx.h"
 #include "engine/bf16_proof.h"
@@ -11,8 +11,8 @@
 enum {
     STRIP = 16,                              /* rows of x in a tile */
     PAIR = 2,                                /* strips, and groups, of a step */
-    BLOCKS = 2 * PANEL,                      /* of a panel: two groups are 32 KiB, which the first-level cache of such machines holds */
-    PASS = 512,                              /* rows of x that share a panel, since rounding it costs as much as some 100 rows: 64 KiB of sums */
+    BLOCKS = 2 * PANEL,                      /* of a panel: two groups are 32 KiB, which the first-level cache holds */
+    PASS = 512,                              /* rows of x that share a panel, which costs as much as some 100 rows: 64 KiB of sums */
     ROUNDS = 16,                             /* of the proof: 4096 sums of 32 products */
 };
 /* Tiles: names of registers, so numbers that the assembler reads. SUM_rg: strip r, group g. */
@@ -44,7 +44,8 @@ typedef struct { uint16_t x[STRIP][32], w[16][16][2]; float sum[STRIP][16], got[
 static float proof_sum(const proof *p, uint32_t m, uint32_t n)
 {
     float side[2] = { 0, 0 };
-    for (uint32_t k = 0; k < 32; k++) side[k % 2] = bf16_fma(bf16_float(p->w[k / 2][n][k % 2]), bf16_float(p->x[m][k]), side[k % 2]);
+    for (uint32_t k = 0; k < 32; k++)
+        side[k % 2] = bf16_fma(bf16_float(p->w[k / 2][n][k % 2]), bf16_float(p->x[m][k]), side[k % 2]);
     return bf16_add(p->sum[m][n], bf16_add(side[0], side[1]));
 }
 
@@ -52,7 +53,10 @@ static bool proof_round(uint32_t round)
 {
     proof p;
     bool ok = true;
-    for (uint32_t i = 0; i < 512; i++) p.x[i / 32][i % 32] = bf16_hard(round, i), p.w[i / 32][i / 2 % 16][i % 2] = bf16_hard(round, 512 + i);
+    for (uint32_t i = 0; i < 512; i++) {
+        p.x[i / 32][i % 32] = bf16_hard(round, i);
+        p.w[i / 32][i / 2 % 16][i % 2] = bf16_hard(round, 512 + i);
+    }
     for (uint32_t i = 0; i < 256; i++) {
         uint32_t m = i / 16, n = i % 16;
         p.sum[m][n] = bf16_hard_sum(round, i, bf16_float(p.w[0][n][0]) * bf16_float(p.x[m][0]));

@@ -1,6 +1,6 @@
-/* Path bf16amx (engine/bf16.h) in AVX2: bf16 numbers as floats, lanes across 8 outputs, and FMA under a control word that rounds to nearest
- * and takes and gives no denormals, which is the arithmetic of the path. Up to 256 columns of 16 outputs are rounded into a panel. Rounded
- * activations are floats. For machines without a unit for bf16: it is slower than i8b32. Allocates nothing. */
+/* Path bf16amx (engine/bf16.h) in AVX2: bf16 numbers as floats, lanes across 8 outputs, and FMA under a control word that rounds
+ * to nearest and takes and gives no denormals, which is the arithmetic of the path. Up to 256 columns of 16 outputs are rounded
+ * into a panel. Rounded activations are floats. For machines without a unit for bf16: it is slower than i8b32. Allocates nothing. */
 #ifdef __AVX2__
 #include "engine/bf16_control.h"
 #include "engine/kernels_avx2.h"
@@ -85,7 +85,8 @@ static void group_rows(const mat *w, const act *a, uint32_t t0, uint32_t T, floa
             if (o + v * TILE < o1) store_few(y + (t0 + t) * ldy + o + v * TILE, acc[t][v], o1 - o - v * TILE);
 }
 
-static __attribute__((noinline)) void all_groups(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
+static __attribute__((noinline))
+void all_groups(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
 {
     for (uint32_t o = o0; o < o1; o += PACKED_GROUP)
         for (uint32_t t = 0; t < T; t += PASS) group_rows(w, a, t, min_u32(PASS, T - t), y, ldy, o, o1);

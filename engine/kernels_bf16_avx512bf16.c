@@ -1,7 +1,8 @@
-/* Path bf16amx (engine/bf16.h) with VDPBF16PS, which adds two products to 16 sums, one after the other and each rounded: with columns two
- * apart side by side that is the order of the path (engine/kernels_bf16_panel.h). 256 columns of two groups are rounded into a panel that stays
- * in the first-level cache, and a tile of rows x 32 outputs has its sums of even and of odd columns in registers. Where the machine lacks the
- * instruction, or has one that rounds otherwise, the AVX2 kernel runs. Allocates nothing. */
+/* Path bf16amx (engine/bf16.h) with VDPBF16PS, which adds two products to 16 sums, one after the other and each rounded: with
+ * columns two apart side by side that is the order of the path (engine/kernels_bf16_panel.h). 256 columns of two groups are
+ * rounded into a panel that stays in the first-level cache, and a tile of rows x 32 outputs has its sums of even and of odd
+ * columns in registers. Where the machine lacks the instruction, or has one that rounds otherwise, the AVX2 kernel runs. Allocates
+ * nothing. */
 #if defined(__AVX512BF16__)
 #include "engine/bf16_control.h"
 #include "engine/bf16_proof.h"
@@ -54,8 +55,8 @@ static bool proven(void)
 /* ---- the product ---- */
 
 /* Block b of nr rows, `row` bytes apart, against both groups. */
-INLINE void block_rows(const bpanel *p, uint32_t b, const uint8_t *x, size_t row, __m512 even[TILE_ROWS][PAIR], __m512 odd[TILE_ROWS][PAIR],
-                       uint32_t nr)
+INLINE void block_rows(const bpanel *p, uint32_t b, const uint8_t *x, size_t row, __m512 even[TILE_ROWS][PAIR],
+                       __m512 odd[TILE_ROWS][PAIR], uint32_t nr)
 {
     UNROLL for (uint32_t r = 0; r < nr; r++)
         UNROLL for (uint32_t v = 0; v < PAIR; v++) even[r][v] = odd[r][v] = _mm512_setzero_ps();
@@ -136,7 +137,8 @@ static void pair_rows(const mat *w, const act *a, uint32_t t0, uint32_t T, float
             _mm512_mask_storeu_ps(y + (t0 + t) * ldy + o + v * PACKED_GROUP, keep[v], _mm512_load_ps(acc[t] + v * PACKED_GROUP));
 }
 
-static __attribute__((noinline)) void all_pairs(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
+static __attribute__((noinline))
+void all_pairs(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
 {
     for (uint32_t t = 0; t < T; t += PASS)
         for (uint32_t o = o0; o < o1; o += PAIR * PACKED_GROUP) pair_rows(w, a, t, min_u32(PASS, T - t), y, ldy, o, o1);

@@ -1,12 +1,13 @@
 #ifndef ENGINE_KERNELS_BF16_PANEL_H
 #define ENGINE_KERNELS_BF16_PANEL_H
-/* Weights as pairs of bf16, 16 outputs in a register, from packed units and from rows as in the file: the floats of
- * wtype_to_f32, and then one rounding. Multiplies nothing but scales. Private to engine/kernels_bf16_avx512bf16.c and engine/kernels_bf16_amx.c.
+/* Weights as pairs of bf16, 16 outputs in a register, from packed units and from rows as in the file: the floats of wtype_to_f32,
+ * and then one rounding. Multiplies nothing but scales. Private to engine/kernels_bf16_avx512bf16.c and engine/kernels_bf16_amx.c.
  *
  * Two orders of the columns in a block's 16 registers, for two instructions:
  *   plain    register i: columns 2i (low half of a lane) and 2i + 1, as TDPBF16PS wants them
- *   turned   registers 2j and 2j + 1: columns 4j + 2 and 4j, columns 4j + 3 and 4j + 1. VDPBF16PS adds first the product of the high halves
- *            and then that of the low ones to one sum, so registers of even number make the sum of even columns, the others the odd one */
+ *   turned   registers 2j and 2j + 1: columns 4j + 2 and 4j, columns 4j + 3 and 4j + 1. VDPBF16PS adds first the product of the
+ *            high halves and then that of the low ones to one sum, so registers of even number make the sum of even columns, the
+ *            others the odd one */
 #include "engine/bf16.h"
 #include "engine/kernels_unit_avx512.h"
 
@@ -14,8 +15,8 @@ typedef struct { __m512i p[16]; } pairs;
 
 INLINE __m512i pair_of(__m512 low, __m512 high)
 {
-    const __m512i sides = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
-                                           3, 18, 2, 17, 1, 16, 0);
+    const __m512i sides = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+                                           19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(sides, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 
@@ -108,10 +109,11 @@ INLINE uint32_t place_of(uint32_t k, bool turned)
 INLINE void file_pairs(const mat *w, uint32_t o, uint32_t b0, uint32_t n, bool turned, pairs *out)
 {
     float row[CHUNK];
+    const uint32_t blocks = CHUNK / KERNELS_BLOCK;
     for (uint32_t r = 0; r < PACKED_GROUP; r++)
         for (uint32_t b = 0; b < n; b++) {
-            uint32_t blocks = CHUNK / KERNELS_BLOCK;
-            if (b % blocks == 0) mat_row_f32(w, min_u32(o + r, w->n_out - 1), (b0 + b) * KERNELS_BLOCK, min_u32(blocks, n - b) * KERNELS_BLOCK, row);
+            uint32_t out_row = min_u32(o + r, w->n_out - 1), columns = min_u32(blocks, n - b) * KERNELS_BLOCK;
+            if (b % blocks == 0) mat_row_f32(w, out_row, (b0 + b) * KERNELS_BLOCK, columns, row);
             for (uint32_t k = 0; k < KERNELS_BLOCK; k++) {
                 uint32_t at = place_of(k, turned);
                 uint16_t h = bf16_weight(row[b % blocks * KERNELS_BLOCK + k]);

@@ -1,5 +1,5 @@
-/* The reference of path bf16amx (engine/bf16.h, engine/kernels.h), for weights in file order and packed ones: one product at a time, word by
- * word. Rounded activations are floats. Not tuned. */
+/* The reference of path bf16amx (engine/bf16.h, engine/kernels.h), for weights in file order and packed ones: one product at a
+ * time, word by word. Rounded activations are floats. Not tuned. */
 #include "engine/bf16.h"
 #include "engine/kernels_impl.h"
 #include "engine/packed.h"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Ours and a peer in turn on this machine: medians and ratios, the lines of docs/performance.md.
 
-usage: ops/bench/compare.py MODEL.gguf ... --peer DIR [--bin build/release] [--runs 5] [--calm 10] [--only decode,prompt,batch,pipeline,depth]
+usage: ops/bench/compare.py MODEL.gguf ... --peer DIR [--bin build/release] [--runs 5] [--calm 10] [--only decode,prompt,bf16,batch,pipeline,depth]
 
 DIR has the peer's llama-bench, llama-batched-bench and, for `pipeline`, rpc-server. Every round measures ours, then the peer's,
 for each line, so that whatever else the machine does meets both. Teams of threads suffer more from others than single ones, and
@@ -62,13 +62,13 @@ class Peer:
 
 class Ours:
     def __init__(self, a):
-        self.bin, self.threads = a.bin, a.threads
+        self.bin, self.threads, self.flags = a.bin, a.threads, a.flags.split()
 
     def bench(self, *words):
-        return json.loads(run([f"{self.bin}/sluice", "bench", *words, "--json"]).stdout)["rows"]
+        return json.loads(run([f"{self.bin}/sluice", "bench", *words, *self.flags, "--json"]).stdout)["rows"]
 
-    def single(self, model, pp, tg, stages=1, threads=0):
-        rows = self.bench("-m", model, "--stages", str(stages), "-t", str(threads or self.threads), "-p", str(pp), "-n", str(tg), "-r", "1")
+    def single(self, model, pp, tg, stages=1, threads=0, more=()):
+        rows = self.bench("-m", model, "--stages", str(stages), "-t", str(threads or self.threads), "-p", str(pp), "-n", str(tg), "-r", "1", *more)
         return rows[0]["t/s"]
 
     def deep(self, model, kv, gen, depths):
@@ -192,13 +192,14 @@ def main():
     p.add_argument("--peer", required=True)
     p.add_argument("--peer-flags", default="-rtr 1 -fa 1", help="for llama-bench")
     p.add_argument("--peer-batch-flags", default="-fa on", help="for llama-batched-bench (older ones: -fa)")
+    p.add_argument("--flags", default="", help="for sluice bench, such as \"--chunk 512\"")
     p.add_argument("--bin", default="build/release")
     p.add_argument("--runs", type=int, default=5)
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--prompt", type=int, default=512)
     p.add_argument("--gen", type=int, default=64)
     p.add_argument("--calm", type=float, default=100, help="percent of processor time that others may take (each pair is tried 10 times)")
-    p.add_argument("--only", default="decode,prompt,batch,pipeline", help="of these, and depth")
+    p.add_argument("--only", default="decode,prompt,batch,pipeline", help="of these, bf16 (prompts on path bf16amx) and depth")
     p.add_argument("--peer-source", help="depth: folder with the peer's include/ and ggml/include/ (llama.cpp)")
     a = p.parse_args()
     only, ours, peer, lines = a.only.split(","), Ours(a), Peer(a), []
@@ -208,6 +209,9 @@ def main():
             lines.append(measure(f"{name} tg{a.gen}", lambda: ours.single(model, 0, a.gen), lambda: peer.single(model, 0, a.gen), a.runs, a.calm))
         if "prompt" in only:
             lines.append(measure(f"{name} pp{a.prompt}", lambda: ours.single(model, a.prompt, 0), lambda: peer.single(model, a.prompt, 0), a.runs, a.calm))
+        if "bf16" in only:    # the path for tiles; elsewhere slower than the first one
+            bf16 = ["--prompt-arith", "bf16amx"]
+            lines.append(measure(f"{name} pp{a.prompt}, bf16amx", lambda: ours.single(model, a.prompt, 0, more=bf16), lambda: peer.single(model, a.prompt, 0), a.runs, a.calm))
         if "batch" in only:
             lines.append(measure(f"{name} decode, {BATCH} sessions", lambda: ours.batch(model, BATCH), lambda: peer.batch(model, BATCH), a.runs, a.calm))
         if "depth" in only:

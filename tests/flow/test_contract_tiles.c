@@ -1,6 +1,6 @@
 /* The numerics contract with the kernels of AMX, on machines without it: stages of a whole cluster run them over tiles in plain C
- * (tests/support_amx.h), which do what the manual says. On both paths of prompts, alone and beside stages of other instruction sets, the bits are
- * those of AVX-512. It is linked so that the machine seems to have AMX and kernels_for(ISA_AMX) is that table. */
+ * (tests/support_amx.h), which do what the manual says. On both paths of prompts, alone and beside stages of other instruction
+ * sets, the bits are those of AVX-512. It is linked so that the machine seems to have AMX and kernels_for(ISA_AMX) is that table. */
 #include "tests/flow/rig.h"
 #include "tests/support.h"
 #include "tests/support_amx.h"

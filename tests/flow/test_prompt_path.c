@@ -1,6 +1,8 @@
-/* Prompts on a path of their own (--prompt-arith bf16amx) in real clusters: deaths of stages, kept rows, files of rows and replays give
- * the bits of that path, on whatever instruction set, and a cluster with another path follows a job's log. */
+/* Prompts on a path of their own (--prompt-arith bf16amx) in real clusters: deaths of stages, kept rows, files of rows and replays
+ * give the bits of that path, on whatever instruction set, and a cluster with another path follows a job's log. */
 #include "core/clock.h"
+#include "engine/kernels.h"
+#include "proto/link.h"
 #include "tests/support_programs.h"
 #include <criterion/criterion.h>
 #include <signal.h>
@@ -15,7 +17,8 @@ static char base[512], prompt[128];
 
 static void begin(void)
 {
-    static const char *const word[] = { "the", "cat", "sat", "on", "a", "mat", "and", "saw", "red", "river", "near", "old", "house", "with", "many", "birds" };
+    static const char *const word[] = { "the", "cat",   "sat",  "on",  "a",     "mat",  "and",  "saw",
+                                        "red", "river", "near", "old", "house", "with", "many", "birds" };
     programs_begin();
     snprintf(base, sizeof base, "%s", support_root("models/sluice-tiny-Q8_0.gguf"));
     snprintf(prompt, sizeof prompt, "%s", programs_file("prompt.txt"));
@@ -75,8 +78,8 @@ static void expect_replay(const standing *c, const char *id, const char *path)
     json_decref(o);
 }
 
-/* Rows are kept under the name of their path: in the second cluster those of i8b32 are there when the replay of a job with bf16amx rows
- * begins, and the other way round in the third. */
+/* Rows are kept under the name of their path: in the second cluster those of i8b32 are there when the replay of a job with bf16amx
+ * rows begins, and the other way round in the third. */
 Test(prompt_path, a_log_is_followed_by_clusters_with_another_path)
 {
     int64_t cached;
@@ -141,13 +144,13 @@ Test(prompt_path, stages_that_die_change_no_bit)
     cr_expect(programs_gone(5));
 }
 
-static char *run(const char *isa, const char *prefill, const char *arith, const char *cache, bool *warned)
+static char *run(const char *with, const char *prefill, const char *arith, const char *cache, bool *warned)
 {
-    setenv("SLUICE_ISA", isa, 1);
+    setenv("SLUICE_ISA", with, 1);
     const char *argv[40];
     size_t n = 0;
-    for (const char *const *w = SLUICE("run", "-m", base, "--ctx", "1024", "--json", STORY, "--prefill", prefill, "--prompt-arith", arith, NULL); *w; w++)
-        argv[n++] = *w;
+    const char *const *w = SLUICE("run", "-m", base, "--ctx", "1024", "--json", STORY, "--prefill", prefill, "--prompt-arith", arith, NULL);
+    for (; *w; w++) argv[n++] = *w;
     if (cache) argv[n++] = "--prompt-cache", argv[n++] = cache;
     argv[n] = NULL;
     ran r = program_run(0, SECONDS, NULL, argv);
@@ -180,5 +183,51 @@ Test(prompt_path, decoding_on_it_is_refused_by_name)
     r = program_run(-1, SECONDS, NULL, SLUICE("run", "-m", base, "-p", "x", "-n", "1", "--prompt-arith", "fp8"));
     cr_expect(r.status != 0 && strstr(ran_errs(&r), "fp8"), "%s", ran_errs(&r));
     ran_free(&r);
+    cr_expect(programs_gone(5));
+}
+
+/* A worker of the right model whose build knows the paths of `paths`; what the coordinator answers it. */
+static err_code join_with(const char *addr, const char *digest, const char *profile, uint64_t paths, msg_type *type, err *said)
+{
+    err e;
+    hub *h;
+    link_t *l;
+    packet p = { 0 };
+    digest_rec d;
+    char half[17] = { 0 };
+    memcpy(half, digest, 16);
+    d = (digest_rec){ .hi = strtoull(half, NULL, 16), .lo = strtoull(digest + 16, NULL, 16) };
+    message m = msg_init(MSG_HELLO);
+    m.hello = (msg_hello){ .major = PROTO_MAJOR, .minor = PROTO_MINOR, .pid = 1, .cores = 1, .threads = 1, .paths = paths, .n_models = 1,
+                           .spare = true };
+    snprintf(m.hello.name, sizeof m.hello.name, "elder");
+    snprintf(m.hello.profile, sizeof m.hello.profile, "%s", profile);
+    snprintf(m.hello.data_addr, sizeof m.hello.data_addr, "ipc:///nowhere/data");
+    snprintf(m.hello.bulk_addr, sizeof m.hello.bulk_addr, "ipc:///nowhere/bulk");
+    cr_assert_eq(hub_open(&h, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(link_connect(&l, h, LINK_DEALER, LINK_CONTROL, addr, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(link_send(l, NULL, &m, &(view){ &d, sizeof d }, 5000, &e), ERR_OK, "%s", e.text);
+    err_code rc = link_recv(l, &p, 3000, &e);
+    *type = p.head.type;
+    if (!rc && *type == MSG_FAIL) err_set(said, (err_code)p.head.fail.code, "%s", p.head.fail.text);
+    packet_done(&p);
+    link_close(&l);
+    hub_close(&h);
+    return rc;
+}
+
+Test(prompt_path, a_worker_without_it_is_refused_by_name)
+{
+    standing c = up(UP("--stages", "1", BF16));
+    json_t *s = standing_status(&c);
+    err said = { 0 };
+    msg_type type = MSG_HELLO;
+    const char *addr = json_string_at(s, "control"), *digest = json_string_at(s, "model.digest");
+    err_code rc = join_with(addr, digest, json_string_at(s, "model.profile"), 1u << PATH_F32 | 1u << PATH_I8B32, &type, &said);
+    cr_expect_eq(rc, ERR_OK);
+    cr_expect(type == MSG_FAIL && said.code == ERR_CONFIG, "%s", said.text);
+    cr_expect(strstr(said.text, "elder") && strstr(said.text, "bf16amx"), "%s", said.text);
+    json_decref(s);
+    cr_expect(standing_down(&c));
     cr_expect(programs_gone(5));
 }

@@ -67,7 +67,7 @@ static void through(const world *w, const piece *p, const layer_mask *mask, cons
         for (uint32_t i = 0; i < n; i++) row[i] = (kv_row){ .row = i, .pos = i, .parent = i ? i - 1 : KV_ROW_NONE };
         cr_assert_eq(kv_reserve(q, row, n, slots, &e), ERR_OK, "%s", e.text);
         for (uint32_t i = 0; i < n; i++, at++)
-            rows[at] = (forward_row){ .seq = q, .slot = slots[i], .path = i % 3 ? PATH_I8B32 : PATH_F32, .mask = id == 1 ? mask : mate, .row = i };
+            rows[at] = (forward_row){ .seq = q, .slot = slots[i], .path = (path_id)(i % PATH_COUNT), .mask = id == 1 ? mask : mate, .row = i };
     }
     runner_layers(p->run, rows, at, h);
     for (uint64_t id = 1; id <= 2; id++) kv_seq_close(p->store, id);
