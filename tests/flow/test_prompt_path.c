@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SECONDS 60
+#define SECONDS 250
 
 static char base[512], prompt[128];
 
