@@ -30,13 +30,14 @@ typedef struct handed {
 static uint64_t row_bytes(const coordinator *c) { return 2ull * c->shape.K * c->shape.d * (c->kv == KV_F32 ? 4 : 2); }
 static uint64_t copy_bytes(const coordinator *c, const session *s) { return row_bytes(c) * c->shape.L * s->committed; }
 
-/* Exact rows of all layers. Others have a state beside their rows, or layers without any. */
+/* Exact rows of all layers. Others have a state beside their rows, or layers without any, or are made up by the stages. */
 static bool can_copy(const session *s)
 {
     const job *j = s->job;
     bool live = s->state == SESSION_PROMPT || s->state == SESSION_DECODE || s->state == SESSION_WAIT;
-    bool plain = s->exact && !s->is_shadow && !s->shadow && !s->held && !s->mask && !s->cache && !j->route_due && !j->kv.lossy && j->ask.kind != 1;
-    return live && plain && s->committed >= ROWS_MIN && !s->handed;
+    bool alone = !s->is_shadow && !s->shadow && !s->held && !s->cache;
+    bool plain = s->exact && !s->mask && !j->route_due && !j->kv.lossy && j->ask.kind != 1 && !session_filled_rows(s);
+    return live && alone && plain && s->committed >= ROWS_MIN && !s->handed;
 }
 
 static bool is_way(const coordinator *c, const char *way) { return c->set->hand_over && !strcmp(c->set->hand_over, way); }
@@ -151,7 +152,8 @@ void handover_rows(coordinator *c)
     session *s = session_find(&c->sessions, m->session);
     handed *h = s ? s->handed : NULL;
     view v = c->in.frame[0];
-    if (m->epoch != c->epoch || !h || h->state != COPYING || m->layer >= h->layers || m->from != (uint64_t)h->range * h->part_rows || m->to != range_end(h, h->range)) return;
+    if (m->epoch != c->epoch || !h || h->state != COPYING || m->layer >= h->layers) return;
+    if (m->from != (uint64_t)h->range * h->part_rows || m->to != range_end(h, h->range)) return;
     text *at = &h->part[(size_t)h->range * h->layers + m->layer];
     if (at->len) return;
     if (!v.len || !text_add(at, v.ptr, v.len)) {
