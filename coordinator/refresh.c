@@ -4,7 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define SHARE 4u        /* a prompt's rows take 1 of so many parts of the time while others decode: their rate stays above 70 % */
+#define SHARE 5u        /* a prompt's rows take 1 of so many parts of the time while others decode: their rate stays above 70 % */
 #define ROWS 16u        /* of such a step: a matrix product over 16 rows is nearly as fast a row as over 64 */
 
 /* ---- shadows -------------------------------------------------------------------------------------------------------- */

@@ -9,7 +9,7 @@
 
 typedef struct { uint32_t layer; lora_mat which; } place;    /* a matrix, as adapters name it */
 
-enum { ATTEND_ROWS = 8 };                                    /* rows whose attention shares a load of K and V */
+enum { ATTEND_ROWS = 16 };                                   /* rows whose attention shares a load of K and V */
 
 struct runner {
     const model *m;

@@ -77,6 +77,25 @@ struct kvmap_work {
     float *x[KVMAP_SIDES];
 };
 
+static bool act_open(act *a, float **x, size_t rows, size_t ld)
+{
+    size_t bytes = (rows * ld * sizeof **x + 63) / 64 * 64;
+    *x = aligned_alloc(64, bytes);
+    *a = (act){ .ld = ld, .x = *x, .q = malloc(rows * ld), .d = malloc(rows * ld / 32 * sizeof *a->d), .s = malloc(rows * ld / 16 * sizeof *a->s),
+                .z = aligned_alloc(64, (rows * ld / 32 * sizeof *a->z + 63) / 64 * 64) };
+    if (*x) memset(*x, 0, bytes); /* the padding is read, never written */
+    return *x && a->q && a->d && a->s && a->z;
+}
+
+static void act_close(act *a, float *x)
+{
+    free(x);
+    free(a->q);
+    free(a->d);
+    free(a->s);
+    free(a->z);
+}
+
 static uint32_t widest(const kvmap_shape *s)
 {
     uint32_t most = 0;
@@ -87,13 +106,9 @@ static uint32_t widest(const kvmap_shape *s)
 err_code kvmap_work_open(kvmap_work **out, const kvmap_shape *s, uint32_t max_rows, err *e)
 {
     kvmap_work *w = *out = calloc(1, sizeof *w);
-    size_t ld = widest(s), bytes = max_rows * ld * sizeof(float);
-    for (int i = 0; w && i < KVMAP_SIDES; i++) {
-        w->x[i] = aligned_alloc(64, (bytes + 63) / 64 * 64);
-        w->in[i] = (act){ .ld = ld, .x = w->x[i] };
-        if (w->x[i]) memset(w->x[i], 0, bytes); /* the padding is read, never written */
-    }
-    if (w && w->x[KVMAP_K] && w->x[KVMAP_V]) return ERR_OK;
+    bool ok = w != NULL;
+    for (int i = 0; ok && i < KVMAP_SIDES; i++) ok = act_open(&w->in[i], &w->x[i], max_rows, widest(s));
+    if (ok) return ERR_OK;
     kvmap_work_close(out);
     return err_set(e, ERR_NOMEM, "out of memory for predicting %u rows", max_rows);
 }
@@ -102,9 +117,22 @@ void kvmap_work_close(kvmap_work **wp)
 {
     kvmap_work *w = *wp;
     if (!w) return;
-    for (int i = 0; i < KVMAP_SIDES; i++) free(w->x[i]);
+    for (int i = 0; i < KVMAP_SIDES; i++) act_close(&w->in[i], w->x[i]);
     free(w);
     *wp = NULL;
+}
+
+/* This thread's rows of x, as the product wants them. A map of a side is stored like the other. */
+static void gather(const kvmap_run *r, uint32_t layer, uint32_t sides, uint32_t lo, uint32_t hi)
+{
+    const kvmap_shape *s = &r->map->shape;
+    for (uint32_t i = 0; i < sides; i++) {
+        const mat *w = &r->map->layer[layer].w[i];
+        act in = r->work->in[i];
+        in.n_in = w->n_in;
+        for (uint32_t t = lo; t < hi; t++) kvmap_gather(s, layer, (int)i, r->aux, r->max_rows, t, r->work->x[i] + t * in.ld);
+        if (lo < hi && kernels_wants_q(r->path, w->type)) r->k->quantize(&in, lo, hi);
+    }
 }
 
 void kvmap_apply(const kvmap_run *r, uint32_t layer, float *key, float *val, uint32_t tid, uint32_t n)
@@ -113,9 +141,7 @@ void kvmap_apply(const kvmap_run *r, uint32_t layer, float *key, float *val, uin
     const kvmap_layer *m = &r->map->layer[layer];
     uint32_t lo, hi, sides = s->inputs == KVMAP_OWN ? KVMAP_SIDES : 1;
     pool_part(r->T, 1, tid, n, &lo, &hi);
-    for (uint32_t t = lo; t < hi; t++)
-        for (uint32_t i = 0; i < sides; i++)
-            kvmap_gather(s, layer, (int)i, r->aux, r->max_rows, t, r->work->x[i] + t * r->work->in[i].ld);
+    gather(r, layer, sides, lo, hi);
     pool_barrier(r->pool);
     uint32_t o0, o1;
     pool_part(s->out, KERNELS_GRAIN, tid, n, &o0, &o1);
@@ -123,7 +149,7 @@ void kvmap_apply(const kvmap_run *r, uint32_t layer, float *key, float *val, uin
         act in = r->work->in[sides == 1 ? 0 : i];
         float *y = i ? val : key;
         in.n_in = m->w[i].n_in;
-        kernels_matmul(r->k, PATH_F32, &m->w[i], &in, r->T, y, s->out, o0, o1);
+        kernels_matmul(r->k, r->path, &m->w[i], &in, r->T, y, s->out, o0, o1);
         for (uint32_t t = 0; t < r->T; t++) r->k->vec->add(y + (size_t)t * s->out + o0, m->b[i] + o0, o1 - o0);
     }
     pool_barrier(r->pool);

@@ -6,8 +6,9 @@
  * K before RoPE and before the base's own K norm, which follow when the row is appended. What x_i is, kvmap_inputs says.
  * Owns the maps' shapes and how they are applied; refuses to run either model or to read files.
  *
- * The product is the engine's on path f32 (engine/kernels.h), so its bits depend on neither ISA, threads nor batch. Maps are
- * immutable once they are there: any thread. */
+ * The product is the engine's on the path of the auxiliary's rows (engine/kernels.h), so its bits depend on neither ISA, threads nor
+ * batch: float maps multiply in f32 order, Q8_0 ones on i8b32 take x in blocks of 32 integers, four times as fast. Maps are immutable
+ * once they are there: any thread. */
 #include "engine/forward.h"
 
 /* What predicts a layer. source j: its auxiliary layer (kvmap_source).
@@ -59,6 +60,6 @@ void kvmap_work_close(kvmap_work **w);
 
 /* Inside a pool's function, all members together: K and V of a layer for rows [0, T) -> key, val [T][out]. They meet at the
  * pool's barrier, the last time behind the last store. */
-typedef struct { const kvmap *map; const kernels *k; pool *pool; kvmap_work *work; const runner_tap *aux; uint32_t max_rows, T; } kvmap_run;
+typedef struct { const kvmap *map; const kernels *k; path_id path; pool *pool; kvmap_work *work; const runner_tap *aux; uint32_t max_rows, T; } kvmap_run;
 void kvmap_apply(const kvmap_run *r, uint32_t layer, float *key, float *val, uint32_t tid, uint32_t n);
 #endif

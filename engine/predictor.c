@@ -1,4 +1,5 @@
 #include "engine/predictor.h"
+#include "engine/packed.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@ struct predictor {
     path_id path;
     kvmap map;
     profile_data data[KVMAP_SIDES][MODEL_MAX_LAYERS];   /* mapped weights of the maps */
+    uint8_t *packed[KVMAP_SIDES][MODEL_MAX_LAYERS];     /* or a copy of them in the kernels' layout */
     float *bias;               /* [L][KVMAP_SIDES][out] */
     kv *store;
     kv_seq *seq;
@@ -102,6 +104,22 @@ err_code predictor_look(const predictor_source *s, predictor_facts *out, err *e)
 
 static const char *const map_name[] = { "k", "v" }, *const bias_name[] = { "kb", "vb" };
 
+/* Integer products are faster from the packed layout, float ones are not. */
+static err_code pack_map(predictor *p, uint32_t l, int side, err *e)
+{
+    mat *w = &p->map.layer[l].w[side];
+    if (!kernels_wants_q(p->path, w->type)) return ERR_OK;
+    uint8_t *to = aligned_alloc(64, (packed_bytes(w->type, w->n_out, w->n_in) + 63) / 64 * 64);
+    if (!to) return err_set(e, ERR_NOMEM, "out of memory for the maps");
+    packed_make(w, 0, (w->n_out + PACKED_GROUP - 1) / PACKED_GROUP, to);
+    p->packed[side][l] = to;
+    w->data = to;
+    w->packed = true;
+    profile_unmap(&p->data[side][l]);
+    p->data[side][l].data = NULL;
+    return ERR_OK;
+}
+
 static err_code take_map(predictor *p, uint32_t l, int side, err *e)
 {
     const kvmap_shape *s = &p->map.shape;
@@ -115,7 +133,8 @@ static err_code take_map(predictor *p, uint32_t l, int side, err *e)
     float *b = p->bias + ((size_t)l * KVMAP_SIDES + (size_t)side) * s->out;
     p->map.layer[l].w[side] = (mat){ .type = d->type, .n_out = s->out, .n_in = in, .row_bytes = wtype_row_bytes(d->type, in), .data = d->data };
     p->map.layer[l].b[side] = b;
-    return profile_floats(p->profile, PROFILE_PREDICT, l, bias_name[side], s->out, 1, b, e);
+    rc = profile_floats(p->profile, PROFILE_PREDICT, l, bias_name[side], s->out, 1, b, e);
+    return rc ? rc : pack_map(p, l, side, e);
 }
 
 static err_code take_maps(predictor *p, err *e)
@@ -206,8 +225,10 @@ void predictor_close(predictor **pp)
     if (p->store) kv_close(&p->store);
     kvmap_work_close(&p->work);
     for (int side = 0; side < KVMAP_SIDES; side++)
-        for (uint32_t l = 0; l < MODEL_MAX_LAYERS; l++)
+        for (uint32_t l = 0; l < MODEL_MAX_LAYERS; l++) {
             if (p->data[side][l].data) profile_unmap(&p->data[side][l]);
+            free(p->packed[side][l]);
+        }
     profile_close(&p->profile);
     auxiliary_close(&p->aux);
     float *f[] = { p->bias, p->tap.k, p->tap.v, p->tap.h, p->h, p->key, p->val };
@@ -251,7 +272,7 @@ static void predict(void *arg, uint32_t tid, uint32_t n)
     predictor *p = arg;
     const model *m = p->at.base;
     const kernels *k = kernels_for(p->at.isa);
-    kvmap_run run = { &p->map, k, p->at.pool, p->work, &p->tap, p->at.max_rows, p->now.T };
+    kvmap_run run = { &p->map, k, p->path, p->at.pool, p->work, &p->tap, p->at.max_rows, p->now.T };
     uint32_t lo, hi, K = m->shape.K, d = m->shape.d;
     pool_part(p->now.T, 1, tid, n, &lo, &hi);
     for (uint32_t l = 0; l < p->map.shape.L; l++) {

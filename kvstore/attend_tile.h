@@ -6,8 +6,8 @@
 #include "kvstore/store.h"
 
 enum {
-    TILE_SCORES = 64 << 10,    /* floats of scores of a tile: they wait in the second-level cache */
-    TILE_ROWS = 8,             /* rows of a tile at most: enough to forget the cost of turning a page to f32 */
+    TILE_SCORES = 128 << 10,   /* floats of scores of a tile: they wait in the second-level cache */
+    TILE_ROWS = 16,            /* rows of a tile at most: enough to forget the cost of turning a page to f32 */
 };
 
 /* Rows [slot, slot + n) of a sequence without a policy, whose rows up to slot + n - 1 are a line; query and out are those of
