@@ -5,6 +5,7 @@
  * thread is the local prefill's (prefill.c), which talks to stages by its own sockets. */
 #include "coordinator/adapter.h"
 #include "coordinator/plan.h"
+#include "coordinator/prefill_choice.h"
 #include "coordinator/queue.h"
 #include "coordinator/session.h"
 #include "core/settings.h"
@@ -145,7 +146,8 @@ typedef struct coordinator {
     struct prefill *prefill;
     bool can_predict;           /* --aux and --profile are what they should be: */
     predictor_facts predict;
-    uint64_t t_refresh;         /* shadows may send again at this time (coordinator/refresh.h) */
+    prefill_cost cost_exact, cost_predicted;    /* of prompts until their first token */
+    uint64_t t_refresh, refresh_turn;   /* shadows may send again at this time, or behind so many decode steps (coordinator/refresh.h) */
     struct prefix_index *prefixes;
     struct prefill *leaving;    /* of plans before, that have not ended yet */
     link_id stuck;              /* the client whose queue was full last: no more tries for it in this round */

@@ -277,6 +277,7 @@ msg_done job_done_message(const job *j, uint32_t index)
                    .n_prompt = j->ask.echo_prompt_tokens ? j->tokens.n : 0, .lora_scale = j->ask.lora_scale, .cached = j->cached };
     put_times(j, index, &d);
     snprintf(d.aux, sizeof d.aux, "%s", j->aux);
+    snprintf(d.why, sizeof d.why, "%s", j->why);
     snprintf(d.cache_note, sizeof d.cache_note, "%s", j->cache_note);
     snprintf(d.custom_id, sizeof d.custom_id, "%s", j->ask.custom_id);
     snprintf(d.lora, sizeof d.lora, "%s", j->ask.lora);

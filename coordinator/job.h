@@ -73,7 +73,8 @@ typedef struct job {
     uint32_t n_passages, full_rows;
     uint32_t cached;             /* rows of the prompt that came from the prompt cache */
     char cache_note[504];        /* why it was of no use, "" */
-    prefill_way way;             /* decided when it begins */
+    prefill_way way;             /* decided when it begins, */
+    char why[128];               /* and why so, where a time or a quality was asked for */
     uint32_t sinks, newest;      /* of a predicted prompt: rows at its ends that the base computes */
     char aux[256];               /* and what predicts it */
     bool cancelled;

@@ -47,6 +47,7 @@ static bool take_done(view head, job *j, choice *c, uint32_t i)
     j->n_passages = (uint32_t)d->n_passages;
     j->cached = (uint32_t)d->cached;
     snprintf(j->aux, sizeof j->aux, "%s", d->aux);
+    snprintf(j->why, sizeof j->why, "%s", d->why);
     snprintf(j->cache_note, sizeof j->cache_note, "%s", d->cache_note);
     if (d->code) j->failure.code = d->code < ERR_COUNT ? (err_code)d->code : ERR_STATE;
     return true;

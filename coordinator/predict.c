@@ -74,8 +74,25 @@ static err_code log_it(const coordinator *c, job *j, err *e)
 
 /* ---- the choice ------------------------------------------------------------------------------------------------------------ */
 
-static prefill_way wanted(const coordinator *c, const job *j)
+/* A time or a quality that is asked for decides unless the job names its way itself. */
+static prefill_way choose(const coordinator *c, job *j)
 {
+    const prefill_question q = { .rows = (uint32_t)j->tokens.n, .own = PREDICT_SINKS + (uint32_t)c->set->predict_newest, .limit_ms = j->ask.ttft_ms,
+                                 .least = j->ask.quality, .explained = c->predict.explained, .exact = &c->cost_exact,
+                                 .predicted = &c->cost_predicted };
+    if (c->can_predict) return prefill_predicts(&q, j->why) ? WAY_HYBRID : WAY_PIPELINE;
+    snprintf(j->why, sizeof j->why, "exact: there is no auxiliary model");
+    return WAY_PIPELINE;
+}
+
+void predict_measured(coordinator *c, const job *j, uint32_t rows)
+{
+    prefill_cost_note(j->way < WAY_PREDICT ? &c->cost_exact : &c->cost_predicted, rows, j->t_prefilled - j->t_start);
+}
+
+static prefill_way wanted(const coordinator *c, job *j)
+{
+    if (!j->ask.prefill && (j->ask.ttft_ms || j->ask.quality > 0)) return choose(c, j);
     return j->ask.prefill ? (prefill_way)(j->ask.prefill - 1) : way_named(c->set->prefill);
 }
 
@@ -105,6 +122,7 @@ err_code predict_fix(coordinator *c, job *j, bool has_log, err *e)
      * layers a router has to see */
     if (rc || has_log || j->ask.cache[0] || j->route_due || j->tokens.n <= j->sinks + j->newest) {
         j->way = WAY_PIPELINE;
+        if (j->why[0]) snprintf(j->why, sizeof j->why, "exact: this prompt cannot be predicted");
         return rc;
     }
     snprintf(j->aux, sizeof j->aux, "%s", c->predict.aux);

@@ -16,4 +16,6 @@ err_code predict_follow(const coordinator *c, const job *j, err *e);
 /* The job's tokens are there: decide job->way, by its log, its wish or the cluster's; the first time the log hears of it. Jobs whose
  * rows nothing predicts (scores, adapters, a prompt cache, short prompts) go an exact way. */
 err_code predict_fix(coordinator *c, job *j, bool has_log, err *e);
+/* The first token of a prompt is there, of which so many rows were computed or predicted. */
+void predict_measured(coordinator *c, const job *j, uint32_t rows);
 #endif

@@ -2,6 +2,7 @@
  * rows so that no token waits longer than one chunk, and never waits for anything itself. */
 #include "coordinator/coordinator.h"
 #include "coordinator/back_off.h"
+#include "coordinator/predict.h"
 #include "coordinator/prefix.h"
 #include "coordinator/refresh.h"
 #include "coordinator/result_check.h"
@@ -414,7 +415,10 @@ static void take_token(coordinator *c, session *s, const session_answer *a)
     err e;
     job *j = s->job;
     uint32_t made = s->made;
-    if (!j->t_prefilled) j->t_prefilled = clock_ns();
+    if (!j->t_prefilled) {
+        j->t_prefilled = clock_ns();
+        if (!s->prefix && !j->cached && s->made == 0) predict_measured(c, j, s->n_prompt);
+    }
     if (j->ask.max_tokens && session_needs_row(s, a)) {
         session_repeat(s);
         return;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define SHARE 5u        /* a prompt's rows take 1 of so many parts of the time while others decode: their rate stays above 70 % */
+#define TURNS 16u       /* or goes when so many steps have decoded since the last: a machine that others use keeps nobody waiting for ever */
 #define ROWS 16u        /* of such a step: a matrix product over 16 rows is nearly as fast a row as over 64 */
 
 /* ---- shadows -------------------------------------------------------------------------------------------------------- */
@@ -124,7 +125,7 @@ bool refresh_may_send(const coordinator *c, const session *s)
 {
     if (!s->of || s->of->held) return s->of != NULL;
     if (s->cursor >= s->n_prompt) return true; /* what was generated meanwhile: else it might never catch up */
-    return clock_ns() >= c->t_refresh || !others_decode(c);
+    return clock_ns() >= c->t_refresh || c->pump.decode_steps >= c->refresh_turn || !others_decode(c);
 }
 
 uint32_t refresh_rows(const coordinator *c, uint32_t room)
@@ -132,7 +133,11 @@ uint32_t refresh_rows(const coordinator *c, uint32_t room)
     return room > ROWS && others_decode(c) ? ROWS : room;
 }
 
-void refresh_paced(coordinator *c, uint64_t took) { c->t_refresh = clock_ns() + took * (SHARE - 1); }
+void refresh_paced(coordinator *c, uint64_t took)
+{
+    c->t_refresh = clock_ns() + took * (SHARE - 1);
+    c->refresh_turn = c->pump.decode_steps + TURNS;
+}
 
 void refresh_break(coordinator *c)
 {

@@ -82,6 +82,18 @@ static err_code open_profile(profile **out, const predictor_source *s, const aux
     return rc ? err_wrap(e, "KV prediction by %s", a->name) : ERR_OK;
 }
 
+/* A layer that is predicted no better than by its mean explains nothing. */
+static double explained(const profile *p, uint32_t L)
+{
+    static const char *const names[KVMAP_SIDES] = { "error_k", "error_v" };
+    double x[MODEL_MAX_LAYERS], sum = 0;
+    for (int side = 0; side < KVMAP_SIDES; side++) {
+        if (!profile_numbers(p, PROFILE_PREDICT, names[side], x, L)) return 0;
+        for (uint32_t l = 0; l < L; l++) sum += x[l] >= 0 && x[l] < 1 ? 1 - x[l] : 0;
+    }
+    return sum / (KVMAP_SIDES * L);
+}
+
 err_code predictor_look(const predictor_source *s, predictor_facts *out, err *e)
 {
     auxiliary *a;
@@ -94,6 +106,7 @@ err_code predictor_look(const predictor_source *s, predictor_facts *out, err *e)
         snprintf(out->aux, sizeof out->aux, "%s", a->name);
         snprintf(out->aux_digest, sizeof out->aux_digest, "%s", a->digest);
         snprintf(out->profile, sizeof out->profile, "%s", profile_digest(p));
+        out->explained = explained(p, shape.L);
     }
     profile_close(&p);
     auxiliary_close(&a);

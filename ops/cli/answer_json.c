@@ -101,6 +101,7 @@ static json_t *timings(const msg_done *d)
     json_object_set_new(o, "prefill_tok_s", json_real(rate(d->prompt_tokens, d->prefill_us)));
     json_object_set_new(o, "decode_tok_s", json_real(rate(d->tokens ? d->tokens - 1 : 0, d->decode_us)));
     json_object_set_new(o, "prefill_mode", json_string(describe_way(d->prefill_mode)));
+    if (d->why[0]) json_object_set_new(o, "prefill_why", json_bytes(d->why, strlen(d->why)));
     return o;
 }
 

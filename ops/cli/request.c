@@ -99,6 +99,8 @@ static void copy_numbers(msg_submit *m, const settings *s)
     m->full_policy = is(s->context_full, "slide");
     m->prefill = is(s->prefill, "pipeline") ? 1 : is(s->prefill, "local") ? 2 : is(s->prefill, "predict") ? 3 : is(s->prefill, "hybrid") ? 4 : 0;
     m->refresh_at = s->refresh_at;
+    m->ttft_ms = s->ttft_ms;
+    m->quality = s->quality;
     m->parse_special = s->special;
     m->ignore_eog = s->ignore_eos;
     m->priority = s->priority;

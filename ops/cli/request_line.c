@@ -182,6 +182,8 @@ static const field fields[] = {
     { "context_full", take_full, AT(full_policy), 0, 0 },
     { "prefill", take_prefill, AT(prefill), 0, 0 },
     { "refresh_at", take_uint, AT(refresh_at), 0, 1 << 24 },
+    { "ttft_ms", take_uint, AT(ttft_ms), 0, 0x1p40 },
+    { "quality", take_real, AT(quality), 0, 1 },
     { "special", take_bool, AT(parse_special), 0, 0 },
     { "ignore_eos", take_bool, AT(ignore_eog), 0, 0 },
 };

@@ -231,6 +231,34 @@ Test(predict, a_lossy_policy_waits_for_exact_rows)
     rig_close(&r);
 }
 
+/* Nothing but the first answer depends on how fast this machine is: 1 ms is never enough, and 10 hours are. */
+Test(predict, a_time_or_a_quality_chooses_by_what_was_measured)
+{
+    static const struct { uint64_t ms; double quality; const char *why; uint64_t mode; } as[] = {
+        { 1, 0, "exact: no prompt has been measured", 0 }, { 36000000, 0, "exact: takes about", 0 }, { 1, 1, "exact: predicted rows have quality", 0 },
+        { 1, 0, "predicted: exact takes about", 3 }, { 0, 0, "", 0 },
+    };
+    rig *r = cluster("auto", 1, 64);
+    for (size_t i = 0; i < sizeof as / sizeof *as; i++) {
+        uint32_t ids[PROMPT];
+        memcpy(ids, prompt(), sizeof ids);
+        ids[1] += (uint32_t)i; /* no rows are shared */
+        message m = ask(2);
+        m.submit.ttft_ms = as[i].ms;
+        m.submit.quality = as[i].quality;
+        const rig_job *j = rig_do(r, m, &(rig_input){ .ids = ids, .n = PROMPT });
+        cr_assert_eq(j->fail.code, ERR_OK, "%s", j->fail.text);
+        cr_expect_eq(j->choice[0].end.prefill_mode, as[i].mode, "%zu: %s", i, j->choice[0].end.why);
+        cr_expect(strstr(j->choice[0].end.why, as[i].why), "%zu: %s", i, j->choice[0].end.why);
+    }
+    rig_close(&r);
+    r = rig_open(&(rig_options){ .model = base, .use = fast() });
+    message m = ask(2);
+    m.submit.ttft_ms = 1;
+    cr_expect(strstr(run(r, m)->choice[0].end.why, "no auxiliary model"), "an exact prompt says why");
+    rig_close(&r);
+}
+
 Test(predict, what_cannot_predict_says_why)
 {
     static const struct { const char *prefill, *aux, *profile, *says; } bad[] = {
