@@ -37,7 +37,7 @@ static size_t outlier_bytes(const pane_kind *k)
 
 static size_t codes_at(const pane_kind *k)
 {
-    return outlier_bytes(k) + scales_of(k) * sizeof(f16) * (has_min(k) ? 2 : 1);
+    return outlier_bytes(k) + scales_of(k) * (k->pack.small ? 1 : sizeof(f16)) * (has_min(k) ? 2 : 1);
 }
 
 /* Groups of 32 codes in a pane. */
@@ -53,7 +53,7 @@ size_t pane_bytes(const pane_kind *k)
     return (n + 63) / 64 * 64;
 }
 
-bool pane_row_alone(const pane_kind *k) { return k->pack.kind == KV_PACK_RAW || is_scaled_by_row(k); }
+bool pane_row_alone(const pane_kind *k) { return k->pack.kind == KV_PACK_RAW || (is_scaled_by_row(k) && !k->pack.small); }
 
 /* ---- Hadamard ------------------------------------------------------------------------------------------------------ */
 
@@ -119,32 +119,91 @@ static f16 scale_of(const pane_kind *k, const extent *e)
 
 static float fixed_min(const pane_kind *k, float s) { return k->pack.kind == KV_PACK_Q8 ? -128 * s : -8 * s; }
 
-static void encode_by_row(const pane_kind *k, const float *x, uint32_t n, unsigned char *out)
+/* ---- encoding: scales and minima ----------------------------------------------------------------------------------- */
+
+typedef struct { float s, m; } line;   /* an element is code * s + m */
+
+enum { SMALL_MANTISSA = 7, SMALL_MOST = 0xf7 };   /* bits of an f16 left out; the largest finite one */
+
+static float small_scale(uint8_t b) { return vec_f32((f16)(b << SMALL_MANTISSA)); }
+static float small_min(float s, uint32_t bits, int8_t z) { return s * ((float)(1u << bits) / 16) * (float)z; }
+
+/* Scales tried. What a prompt holds to be found again lies at the ends of some channels of keys (names, numbers): cutting them costs
+ * copies over a distance, though the mean error falls. Values take it. */
+enum { KEY_TRIED = 1, VALUE_TRIED = 4 };
+
+/* The smallest scale that is not below x. */
+static uint8_t small_above(float x)
+{
+    uint8_t lo = 0, hi = SMALL_MOST;
+    while (lo < hi) {
+        uint8_t mid = (uint8_t)((lo + hi) / 2);
+        if (small_scale(mid) >= x) hi = mid;
+        else lo = (uint8_t)(mid + 1);
+    }
+    return lo;
+}
+
+static float squared_error(const float *x, uint32_t n, size_t step, line l, uint32_t bits)
+{
+    float sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        float d = fmaf((float)code_of(x[i * step], l.s, l.m, bits), l.s, l.m) - x[i * step];
+        sum += d * d;
+    }
+    return sum;
+}
+
+/* Of the scale that just holds all values and some smaller ones (`tried` in all), which lose at the ends and win between, the best.
+ * The grid lies in the middle of the values; a scale is large enough for their minimum to be near one. */
+static line small_line(const float *x, uint32_t n, size_t step, const extent *e, uint32_t bits, uint32_t tried, uint8_t *scale, int8_t *min)
+{
+    float top = (float)((1u << bits) - 1), unit = (float)(1u << bits) / 16, far = fabsf(e->far) / (127 * unit), best = INFINITY;
+    uint8_t first = small_above(fmaxf((e->hi - e->lo) / top, far)), least = small_above(far);
+    line out = { 0, 0 };
+    for (uint8_t b = first, i = 0; i < tried && b >= least; b--, i++) {
+        float s = small_scale(b), z = s > 0 ? rintf(((e->hi + e->lo) / 2 - s * top / 2) / (s * unit)) : 0;
+        int8_t zero = (int8_t)(z > 127 ? 127 : z < -127 ? -127 : z);
+        line l = { s, small_min(s, bits, zero) };
+        float error = squared_error(x, n, step, l, bits);
+        if (error < best) best = error, out = l, *scale = b, *min = zero;
+        if (!b) break;
+    }
+    return out;
+}
+
+/* Scale and minimum `at` of a pane for n values, `step` floats apart. */
+static line put_line(const pane_kind *k, unsigned char *out, size_t at, const float *x, uint32_t n, size_t step)
 {
     f16 *scale = (f16 *)(void *)out, *min = scale + scales_of(k);
+    extent e = extent_of(x, n, step);
+    if (k->pack.small) return small_line(x, n, step, &e, bits_of(k), k->key ? KEY_TRIED : VALUE_TRIED, out + at, (int8_t *)out + scales_of(k) + at);
+    line l = { vec_f32(scale[at] = scale_of(k, &e)), 0 };
+    l.m = has_min(k) ? vec_f32(min[at] = half_of(e.lo)) : fixed_min(k, l.s);
+    return l;
+}
+
+static void encode_by_row(const pane_kind *k, const float *x, uint32_t n, unsigned char *out)
+{
     uint32_t G = pane_groups(k->d), bits = bits_of(k);
     for (uint32_t r = 0; r < n; r++)
         for (uint32_t g = 0; g < G; g++) {
             uint32_t at = g * PANE_GROUP, m = k->d - at < PANE_GROUP ? k->d - at : PANE_GROUP;
             const float *v = x + (size_t)r * k->d + at;
-            extent e = extent_of(v, m, 1);
-            float s = vec_f32(scale[r * G + g] = scale_of(k, &e)), lo = fixed_min(k, s);
-            if (has_min(k)) lo = vec_f32(min[r * G + g] = half_of(e.lo));
+            line l = put_line(k, out, r * G + g, v, m, 1);
             uint8_t *codes = out + codes_at(k) + r * row_codes(k) + (size_t)g * 4 * bits;
-            for (uint32_t i = 0; i < m; i++) put_code(codes, bits, i, code_of(v[i], s, lo, bits));
+            for (uint32_t i = 0; i < m; i++) put_code(codes, bits, i, code_of(v[i], l.s, l.m, bits));
         }
 }
 
 static void encode_by_channel(const pane_kind *k, const float *x, uint32_t n, unsigned char *out)
 {
-    f16 *scale = (f16 *)(void *)out, *min = scale + scales_of(k);
     uint32_t bits = bits_of(k);
     for (uint32_t c = 0; c < k->d; c++) {
-        extent e = extent_of(x + c, n, k->d);
-        float s = vec_f32(scale[c] = scale_of(k, &e)), lo = vec_f32(min[c] = half_of(e.lo));
+        line l = put_line(k, out, c, x + c, n, k->d);
         uint8_t *codes = out + codes_at(k) + (size_t)(c / PANE_GROUP) * 4 * bits;
         for (uint32_t r = 0; r < n; r++) {
-            uint32_t code = code_of(x[(size_t)r * k->d + c], s, lo, bits);
+            uint32_t code = code_of(x[(size_t)r * k->d + c], l.s, l.m, bits);
             if (k->turned) put_code(out + codes_at(k) + (size_t)c * 4 * bits, bits, r, code);
             else put_code(codes + r * row_codes(k), bits, c % PANE_GROUP, code);
         }
@@ -165,15 +224,44 @@ static int ascending(const void *a, const void *b)
     return (*x > *y) - (*x < *y);
 }
 
-/* How far an element lies outside: of K beyond its channel's thresholds; of V from its row's median, in the row's mean
- * deviations. Elements that are no candidates are left out. */
+/* Scale and middle of element c of a row; range and middle are the row's own (V). */
+typedef struct { float s, mid; } span;
+
+static span span_of(const pane_kind *k, uint32_t c, f16 range, f16 middle)
+{
+    if (k->key) return (span){ (k->hi[c] - k->lo[c]) / 2, (k->hi[c] + k->lo[c]) / 2 };
+    return (span){ vec_f32(range), vec_f32(middle) };
+}
+
+static float normal(span p, float x) { return p.s > 0 ? (x - p.mid) / p.s : 0; }
+
+static uint32_t nearest(const float *book, uint32_t size, float x)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < size; i++)
+        if (fabsf(book[i] - x) < fabsf(book[best] - x)) best = i;
+    return best;
+}
+
+/* What is lost of a key's element: beyond its channel's thresholds while there is no book yet; with one, by the nearest code. The
+ * paper keeps those apart that lie beyond the thresholds; where they are fewer than there is room for, or more (prompts hold what no
+ * text foretells), what the book misses most is the same rule and leaves no room empty. */
+static float lost_key(const pane_kind *k, uint32_t c, float v)
+{
+    if (!k->book) return v > k->hi[c] ? v - k->hi[c] : k->lo[c] - v;
+    span p = span_of(k, c, 0, 0);
+    return fabsf(k->out_book[nearest(k->book, 1u << bits_of(k), normal(p, v))] * p.s + p.mid - v);
+}
+
+/* How far an element lies outside: of K by what is lost of it; of V from its row's median, in the row's mean deviations. Elements
+ * that are no candidates are left out. */
 static uint32_t candidates_key(const pane_kind *k, const float *x, uint32_t n, pane_outlier *to)
 {
     uint32_t m = 0;
     for (uint32_t r = 0; r < n; r++)
         for (uint32_t c = 0; c < k->d; c++) {
-            float v = x[(size_t)r * k->d + c], over = v > k->hi[c] ? v - k->hi[c] : k->lo[c] - v;
-            if (over > 0) to[m++] = (pane_outlier){ over, (uint16_t)(r << CHANNEL_BITS | c) };
+            float lost = lost_key(k, c, x[(size_t)r * k->d + c]);
+            if (lost > 0) to[m++] = (pane_outlier){ lost, (uint16_t)(r << CHANNEL_BITS | c) };
         }
     return m;
 }
@@ -191,14 +279,6 @@ static uint32_t candidates_value(const pane_kind *k, const float *x, uint32_t n,
             to[r * k->d + c] = (pane_outlier){ spread > 0 ? fabsf(v[c] - median) / spread : 0, (uint16_t)(r << CHANNEL_BITS | c) };
     }
     return n * k->d;
-}
-
-static uint32_t nearest(const float *book, uint32_t size, float x)
-{
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < size; i++)
-        if (fabsf(book[i] - x) < fabsf(book[best] - x)) best = i;
-    return best;
 }
 
 /* Range and middle of what is left of a row when the outliers are out. */
@@ -223,17 +303,6 @@ static uint16_t outliers_of(const pane_kind *k, const float *x, uint32_t n, pane
         w->is_out[(size_t)(w->cand[i].place >> CHANNEL_BITS) * k->d + (w->cand[i].place & ((1u << CHANNEL_BITS) - 1))] = 1;
     return count;
 }
-
-/* Scale and middle of element c of a row; range and middle are the row's own (V). */
-typedef struct { float s, mid; } span;
-
-static span span_of(const pane_kind *k, uint32_t c, f16 range, f16 middle)
-{
-    if (k->key) return (span){ (k->hi[c] - k->lo[c]) / 2, (k->hi[c] + k->lo[c]) / 2 };
-    return (span){ vec_f32(range), vec_f32(middle) };
-}
-
-static float normal(span p, float x) { return p.s > 0 ? (x - p.mid) / p.s : 0; }
 
 void pane_normal(const pane_kind *k, const float *x, uint32_t n, float *out, float *scale, pane_work *w)
 {
@@ -326,13 +395,24 @@ static void decode_raw(const pane_reader *rd, const pane_kind *k, const unsigned
     }
 }
 
+static void small_read(const pane_kind *k, const unsigned char *in, size_t at, uint32_t n, float *s, float *m)
+{
+    const int8_t *min = (const int8_t *)in + scales_of(k);
+    for (uint32_t i = 0; i < n; i++) {
+        s[i] = small_scale(in[at + i]);
+        m[i] = small_min(s[i], bits_of(k), min[at + i]);
+    }
+}
+
 /* s and m of rows [first, first+n), as pane_codes wants them. Room for 32 rows x 32 groups each. */
 static void scales_read(const pane_reader *rd, const pane_kind *k, const unsigned char *in, uint32_t first, uint32_t n, float *s,
                         float *m)
 {
     const f16 *scale = (const f16 *)(const void *)(in + outlier_bytes(k)), *min = scale + scales_of(k);
     uint32_t G = pane_groups(k->d), ld = pane_ld(k->d);
-    if (k->pack.kind == KV_PACK_CHANNEL) {
+    if (k->pack.small) {
+        small_read(k, in, k->pack.kind == KV_PACK_CHANNEL ? 0 : first * G, k->pack.kind == KV_PACK_CHANNEL ? ld : n * G, s, m);
+    } else if (k->pack.kind == KV_PACK_CHANNEL) {
         rd->vec->from_f16(s, scale, ld);
         rd->vec->from_f16(m, min, ld);
     } else if (k->pack.kind == KV_PACK_NUQ && k->key) {
@@ -370,8 +450,11 @@ static void decode_turned(const pane_reader *rd, const pane_kind *k, const unsig
 {
     float s[KV_MAX_D], m[KV_MAX_D], turned[KV_MAX_D * PANE_ROWS];
     const f16 *scale = (const f16 *)(const void *)in;
-    rd->vec->from_f16(s, scale, k->d);
-    rd->vec->from_f16(m, scale + k->d, k->d);
+    if (k->pack.small) small_read(k, in, 0, k->d, s, m);
+    else {
+        rd->vec->from_f16(s, scale, k->d);
+        rd->vec->from_f16(m, scale + k->d, k->d);
+    }
     rd->decode(&(pane_codes){ .codes = in + codes_at(k), .stride = (size_t)4 * bits_of(k), .n = k->d, .groups = 1, .bits = bits_of(k),
                               .s = s, .m = m }, turned);
     for (uint32_t r = 0; r < n; r++)

@@ -14,6 +14,8 @@
  *   TOKEN    f16 scale [32][G], f16 min [32][G]; codes [32][G]
  *   CHANNEL  f16 scale [32 G], f16 min [32 G]; codes [32][G]
  *   CHANNEL, turned (few channels, so that no group is half empty): f16 scale [d], f16 min [d]; codes [d][4*bits] of the 32 rows
+ *   small (+s) TOKEN and CHANNEL: u8 scales and i8 minima in the places of the f16. A scale is the 8 bits of an f16 behind its sign (5 of
+ *            exponent, 3 of mantissa), a minimum so many 2^bits/16 of its scale; both are those with the least squared error
  *   NUQ      u16 n and 3 x u16 of nothing; outliers [cap] { u16 row << 11 | channel, f16 value }; V: f16 scale [32], f16 min
  *            [32]; codes [32][G]. Element = book[code]*scale + min, scale and min of a K channel from the profile
  * A decoded element is one FMA, fma(code or book[code], scale, min), on every ISA; outliers are set over it. */
@@ -44,7 +46,7 @@ static inline uint32_t pane_outliers(uint32_t d) { return (PANE_ROWS * d + 99) /
 
 /* Bytes of a pane, a multiple of 64; at most 32 * 1024 * 4. */
 size_t pane_bytes(const pane_kind *k);
-/* Does a row's code depend on the row alone? Then encode(decode(pane)) changes nothing. */
+/* Does encode(decode(row)) change nothing, whatever rows are beside it? */
 bool pane_row_alone(const pane_kind *k);
 
 /* Working memory of one encoding. */

@@ -72,7 +72,9 @@ err_code kv_pack_parse(const char *name, bool key_side, kv_pack *out, err *e)
 {
     char base[32];
     size_t n = strlen(name);
-    kv_pack p = { .hadamard = n > 2 && !strcmp(name + n - 2, "+h") };
+    kv_pack p = { .small = n > 2 && !strcmp(name + n - 2, "+s") };
+    if (p.small) n -= 2;
+    p.hadamard = n > 2 && !strncmp(name + n - 2, "+h", 2);
     if (p.hadamard) n -= 2;
     snprintf(base, sizeof base, "%.*s", (int)(n < 31 ? n : 31), name);
     size_t digit = strcspn(base, "0123456789");
@@ -85,10 +87,12 @@ err_code kv_pack_parse(const char *name, bool key_side, kv_pack *out, err *e)
     bool ok = p.kind < KV_PACK_COUNT && sized == wants_bits && (!sized || bits_fit(p.bits));
     if (!ok || (p.kind == KV_PACK_NUQ && p.bits == 8))
         return err_set(e, ERR_CONFIG, "KV format \"%.40s\": must be raw, q8_0, q4_0, token2|3|4|8 (+h for Hadamard), "
-                       "channel2|3|4|8, nuq2|3|4, kivi2|3|4|8 or kvquant2|3|4", name);
+                       "channel2|3|4|8, nuq2|3|4, kivi2|3|4|8 (+s for small scales) or kvquant2|3|4", name);
     if (p.hadamard && p.kind != KV_PACK_Q8 && p.kind != KV_PACK_Q4 && p.kind != KV_PACK_TOKEN)
         return err_set(e, ERR_CONFIG, "KV format \"%.40s\": a Hadamard rotation mixes channels, and %s keeps them apart", name,
                        p.kind == KV_PACK_RAW ? "raw" : base);
+    if (p.small && p.kind != KV_PACK_TOKEN && p.kind != KV_PACK_CHANNEL)
+        return err_set(e, ERR_CONFIG, "KV format \"%.40s\": small scales are for token and channel", name);
     if (p.kind == KV_PACK_CHANNEL && !key_side)
         return err_set(e, ERR_CONFIG, "KV format \"%.40s\" for values: channels of values have no outliers; token%u is meant",
                        name, p.bits);
@@ -98,7 +102,7 @@ err_code kv_pack_parse(const char *name, bool key_side, kv_pack *out, err *e)
 
 void kv_pack_name(kv_pack p, char out[16])
 {
-    if (p.bits) snprintf(out, 16, "%s%u%s", pack_names[p.kind], p.bits, p.hadamard ? "+h" : "");
+    if (p.bits) snprintf(out, 16, "%s%u%s%s", pack_names[p.kind], p.bits, p.hadamard ? "+h" : "", p.small ? "+s" : "");
     else snprintf(out, 16, "%s%s", pack_names[p.kind], p.hadamard ? "+h" : "");
 }
 

@@ -25,7 +25,8 @@ enum { KV_POLICY_TEXT = 1024, KV_LEVELS = 4 };
  *   TOKEN    `bits` 2, 3, 4, 8; groups of 32 elements along the row with f16 scale and minimum (KIVI's values)
  *   CHANNEL  `bits` 2, 3, 4, 8; each channel over the pane's 32 rows, f16 scale and minimum: KIVI's keys, arXiv:2402.02750
  *   NUQ      `bits` 2, 3, 4; KVQuant, arXiv:2401.18079: codebook and thresholds of the profile, outliers apart; keys before RoPE
- * hadamard: each row is rotated by a Hadamard matrix over the largest power-of-two factor of d first (Q8, Q4, TOKEN). */
+ * hadamard: each row is rotated by a Hadamard matrix over the largest power-of-two factor of d first (Q8, Q4, TOKEN).
+ * small: scale and minimum in a byte each, half a bit an element less (TOKEN, CHANNEL; kvstore/pane.h). */
 #define KV_PACK_MAP(X) X(RAW, "raw") X(Q8, "q8_0") X(Q4, "q4_0") X(TOKEN, "token") X(CHANNEL, "channel") X(NUQ, "nuq")
 typedef enum {
 #define X(N, name) KV_PACK_##N,
@@ -34,9 +35,9 @@ typedef enum {
     KV_PACK_COUNT
 } kv_pack_kind;
 
-typedef struct { uint8_t kind, bits; bool hadamard; } kv_pack; /* bits: of TOKEN, CHANNEL, NUQ, else 0 */
+typedef struct { uint8_t kind, bits; bool hadamard, small; } kv_pack; /* bits: of TOKEN, CHANNEL, NUQ, else 0 */
 
-/* Names as in INI files: raw, q8_0, q4_0, q8_0+h, q4_0+h, token4, token2+h, channel4, nuq3; "kivi4" and "kvquant4" mean
+/* Names as in INI files: raw, q8_0, q4_0, q8_0+h, q4_0+h, token4, token2+h, token2+s, channel4, nuq3; +s: small, after +h; "kivi4" and "kvquant4" mean
  * channel4/nuq4 for K and token4/nuq4 for V. ERR_CONFIG quotes the name. */
 err_code kv_pack_parse(const char *name, bool key_side, kv_pack *out, err *e);
 void kv_pack_name(kv_pack p, char out[16]);

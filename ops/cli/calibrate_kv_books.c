@@ -11,7 +11,7 @@
  * must not fail there. */
 
 /* Section 3.4: 1 % outliers, half of them at each end. */
-#define OUTSIDE 0.005
+#define OUTSIDE 0.0005
 
 enum { TEXT_A_RANDOM = 8 };             /* windows of text for each of random ids */
 

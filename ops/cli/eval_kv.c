@@ -69,7 +69,7 @@ static err_code try_open(kv_eval *v, err *e)
 
 static err_code make_room(kv_eval *v, err *e)
 {
-    bool ok = (v->depth = calloc(v->needles + 1, 1)) != NULL;
+    bool ok = true;
     v->scored = v->windows * SCORED_WINDOW;
     for (size_t i = 0; ok && i < v->n; i++) {
         kv_trial *t = &v->trial[i];
@@ -91,7 +91,6 @@ static void free_all(kv_eval *v)
     }
     free(v->trial);
     free(v->policy);
-    free(v->depth);
     kvlab_close(&v->lab);
 }
 
@@ -121,22 +120,58 @@ static err_code check_sizes(kv_eval *v, err *e)
     return ERR_OK;
 }
 
-err_code eval_kv(settings *s, err *e)
+/* Which parts run: --parts, or all that there is something for. */
+static err_code choose_parts(kv_eval *v, err *e)
+{
+    static const char *const names[] = { "text", "copies", "speed", "needles" };
+    const char *list = v->s->parts;
+    v->parts = list ? 0 : KV_TEXT | KV_COPIES | KV_SPEED | KV_NEEDLES;
+    for (const char *at = list; at && *at;) {
+        size_t n = strcspn(at, ","), k = 0;
+        while (k < 4 && (strlen(names[k]) != n || memcmp(at, names[k], n))) k++;
+        if (k == 4) return err_set(e, ERR_USAGE, "--parts \"%.*s\": parts are text, copies, speed and needles", (int)(n < 40 ? n : 40), at);
+        v->parts |= 1u << k;
+        at += n + (at[n] == ',');
+    }
+    if (list && v->parts & KV_TEXT && !v->s->file) return err_set(e, ERR_USAGE, "--parts text: -f FILE says which text");
+    if (!(v->parts & KV_TEXT)) v->windows = 0;
+    if (!(v->parts & KV_NEEDLES)) v->needles = 0;
+    return ERR_OK;
+}
+
+static err_code measure(kv_eval *v, err *e)
+{
+    static const struct { uint32_t part; err_code (*run)(kv_eval *v, err *e); } all[] = {
+        { KV_TEXT, eval_kv_text }, { KV_COPIES, eval_kv_induction }, { KV_SPEED, eval_kv_speed }, { KV_NEEDLES, eval_kv_needles } };
+    err_code rc = ERR_OK;
+    for (size_t i = 0; rc == ERR_OK && i < sizeof all / sizeof *all; i++)
+        if (v->parts & all[i].part) rc = all[i].run(v, e);
+    return rc;
+}
+
+static err_code run_all(settings *s, json_t **out, err *e)
 {
     kv_eval v = { .s = s, .bar = progress_open("policies") };
     err_code rc = read_policies(&v, e);
     if (rc == ERR_OK) rc = open_lab(&v, s, e);
     if (rc == ERR_OK) rc = check_sizes(&v, e);
+    if (rc == ERR_OK) rc = choose_parts(&v, e);
     if (rc == ERR_OK) rc = try_open(&v, e);
     if (rc == ERR_OK) rc = make_room(&v, e);
     v.steps = (uint64_t)v.windows + v.needles;
     progress_set(&v.bar, 0, v.steps);
-    if (rc == ERR_OK) rc = eval_kv_text(&v, e);
-    if (rc == ERR_OK) rc = eval_kv_induction(&v, e);
-    if (rc == ERR_OK) rc = eval_kv_speed(&v, e);
-    if (rc == ERR_OK) rc = eval_kv_needles(&v, e);
+    if (rc == ERR_OK) rc = measure(&v, e);
     progress_close(&v.bar);
-    if (rc == ERR_OK) rc = eval_kv_print(&v, e);
+    if (rc == ERR_OK && !(*out = eval_kv_figures(&v, e))) rc = e->code;
     free_all(&v);
+    return rc;
+}
+
+err_code eval_kv(settings *s, err *e)
+{
+    json_t *all = NULL;
+    err_code rc = s->merge.n ? eval_kv_merge(s, &all, e) : run_all(s, &all, e);
+    if (rc == ERR_OK) rc = eval_kv_print(s, all, e);
+    json_decref(all);
     return rc;
 }

@@ -2,6 +2,7 @@
 #include "ops/cli/plot.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Owns which policies share a colour. */
 
@@ -9,15 +10,16 @@ enum { PLAIN, KIVI, KVQUANT, BLIND, SCORED, MIXED, ORACLE, KINDS };
 static const char *const kind_names[] = { "plain formats", "by channel (KIVI)", "codebooks (KVQuant)", "random, window", "rows by score",
                                           "other", "oracle" };
 
-static int kind_of(const kv_trial *t)
+static int kind_of(const kv_policy *p, bool oracle)
 {
-    const kv_policy *p = &t->policy;
-    if (t->oracle) return ORACLE;
+    if (oracle) return ORACLE;
     if (p->evicts && (p->score == KV_SCORE_RANDOM || p->score == KV_SCORE_POSITION) && !p->roles) return BLIND;
     if (p->prune || p->levels[0] || p->k2.kind || p->roles || (p->evicts && p->k.kind)) return MIXED;
     if (p->evicts) return SCORED;
     return p->k.kind == KV_PACK_CHANNEL ? KIVI : p->k.kind == KV_PACK_NUQ ? KVQUANT : PLAIN;
 }
+
+const char *eval_kv_kind(const kv_policy *p, bool oracle) { return kind_names[kind_of(p, oracle)]; }
 
 static double at(const json_t *row, const char *key)
 {
@@ -25,18 +27,24 @@ static double at(const json_t *row, const char *key)
     return json_is_number(x) ? json_number_value(x) : NAN;
 }
 
-static err_code draw(const kv_eval *v, const json_t *rows, const char *key, const char *label, bool log_y, const char *path, err *e)
+static bool is_kind(const json_t *row, int k)
 {
-    double *x = calloc(2 * (v->n + 1) * KINDS, sizeof *x);
+    const char *is = json_string_value(json_object_get(row, "kind"));
+    return is && !strcmp(is, kind_names[k]);
+}
+
+static err_code draw(const json_t *rows, const char *key, const char *label, bool log_y, const char *path, err *e)
+{
+    size_t all = json_array_size(rows), n = 0, drawn = 0;
+    double *x = calloc(2 * (all + 1) * KINDS, sizeof *x);
     plot_series s[KINDS];
-    size_t n = 0, drawn = 0;
     if (!x) return err_set(e, ERR_NOMEM, "out of memory for a chart");
     for (int k = 0; k < KINDS; k++) {
-        double *px = x + 2 * (v->n + 1) * (size_t)k, *py = px + v->n + 1;
+        double *px = x + 2 * (all + 1) * (size_t)k, *py = px + all + 1;
         s[n] = (plot_series){ .name = kind_names[k], .x = px, .y = py };
-        for (size_t i = 0; i < v->n; i++) {
+        for (size_t i = 0; i < all; i++) {
             const json_t *row = json_array_get(rows, i);
-            if (kind_of(&v->trial[i]) != k || !isfinite(at(row, key)) || !isfinite(at(row, "bytes"))) continue;
+            if (!is_kind(row, k) || !isfinite(at(row, key)) || !isfinite(at(row, "bytes"))) continue;
             if (log_y && !(at(row, key) > 0)) continue;
             px[s[n].n] = at(row, "bytes");
             py[s[n].n++] = at(row, key);
@@ -51,13 +59,12 @@ static err_code draw(const kv_eval *v, const json_t *rows, const char *key, cons
     return rc;
 }
 
-err_code eval_kv_draw(const kv_eval *v, const json_t *rows, const char *prefix, err *e)
+err_code eval_kv_draw(const json_t *rows, const char *prefix, err *e)
 {
     char path[4096];
-    err_code rc = ERR_OK;
     snprintf(path, sizeof path, "%s-kl.svg", prefix);
-    if (v->windows) rc = draw(v, rows, "kl", "mean KL from the exact cache", true, path, e);
+    err_code rc = draw(rows, "kl", "mean KL from the exact cache", true, path, e);
     snprintf(path, sizeof path, "%s-needles.svg", prefix);
-    if (rc == ERR_OK && v->needles) rc = draw(v, rows, "after", "needles found, question after the prompt, %", false, path, e);
+    if (rc == ERR_OK) rc = draw(rows, "after", "needles found, question after the prompt, %", false, path, e);
     return rc;
 }

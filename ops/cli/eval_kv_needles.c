@@ -27,6 +27,7 @@ typedef struct {
     uint16_t *segment;         /* [ids] 1: rows of the fact */
     lane *lane;                /* [2 n] */
     uint32_t lanes;
+    uint32_t asked_inside;     /* the exact cache's first token behind the question */
 } quiz;
 
 static void take_last(void *me, uint32_t i, const float *logits, const row_stats *s)
@@ -36,7 +37,7 @@ static void take_last(void *me, uint32_t i, const float *logits, const row_stats
     (void)i;
     (void)s;
     forward_top(logits, z->v->lab.V, &c, 1);
-    z->lane[z->lanes].token = c.id;
+    z->asked_inside = c.id;
 }
 
 /* ---- the prompt ---------------------------------------------------------------------------------------------------- */
@@ -86,15 +87,20 @@ static err_code read_item(quiz *z, uint32_t i, err *e)
 
 static err_code lane_add(quiz *z, kv_seq *from, uint32_t trial, uint32_t asked, err *e)
 {
-    kv_eval *v = z->v;
-    lane *l = &z->lane[z->lanes];
-    *l = (lane){ .trial = trial, .asked = asked, .token = l->token, .answer = l->answer };
+    lane *l = &z->lane[z->lanes++];
+    *l = (lane){ .trial = trial, .asked = asked, .answer = l->answer };
     text_clear(&l->answer);
-    err_code rc = kvlab_fork(&v->lab, from, &v->policy[trial], &l->q, e);
-    if (rc == ERR_OK && asked == KV_AFTER)
-        rc = kvlab_feed(&v->lab, l->q, z->ids.id + z->context, (uint32_t)z->ids.n - z->context, NULL,
-                      &(kvlab_sink){ take_last, z, (uint32_t)z->ids.n - z->context - 1 }, e);
-    z->lanes++;
+    return kvlab_fork(&z->v->lab, from, &z->v->policy[trial], &l->q, e);
+}
+
+/* The question behind what lanes from `first` on kept. */
+static err_code lanes_ask(quiz *z, uint32_t first, err *e)
+{
+    kv_seq *q[KVLAB_ROWS] = { NULL };
+    uint32_t next[KVLAB_ROWS] = { 0 }, n = z->lanes - first;
+    for (uint32_t i = 0; i < n; i++) q[i] = z->lane[first + i].q;
+    err_code rc = kvlab_feed_each(&z->v->lab, q, n, z->ids.id + z->context, (uint32_t)z->ids.n - z->context, next, e);
+    for (uint32_t i = 0; rc == ERR_OK && i < n; i++) z->lane[first + i].token = next[i];
     return rc;
 }
 
@@ -103,7 +109,7 @@ static err_code lanes_of(quiz *z, bool oracle, err *e)
 {
     kv_eval *v = z->v;
     kv_seq *p = NULL;
-    uint32_t n = 0, first, asked_inside = 0, rest = (uint32_t)z->ids.n - z->context;
+    uint32_t n = 0, first = z->lanes, rest = (uint32_t)z->ids.n - z->context;
     for (size_t i = 0; i < v->n; i++) n += v->trial[i].oracle == oracle;
     if (!n) return ERR_OK;
     const uint16_t *segment = oracle ? z->segment : NULL;
@@ -111,13 +117,13 @@ static err_code lanes_of(quiz *z, bool oracle, err *e)
     if (rc == ERR_OK) rc = kvlab_feed(&v->lab, p, z->ids.id, z->context, segment, NULL, e);
     for (uint32_t i = 0; rc == ERR_OK && i < v->n; i++)
         if (v->trial[i].oracle == oracle && i) rc = lane_add(z, p, i, KV_AFTER, e);
+    if (rc == ERR_OK) rc = lanes_ask(z, first, e);
     if (rc == ERR_OK) rc = kv_seq_prompt(p, (uint32_t)z->ids.n, e);
     if (rc == ERR_OK) rc = kvlab_feed(&v->lab, p, z->ids.id + z->context, rest, NULL, &(kvlab_sink){ take_last, z, rest - 1 }, e);
-    asked_inside = z->lane[z->lanes].token;
     first = z->lanes;
     for (uint32_t i = 0; rc == ERR_OK && i < v->n; i++)
         if (v->trial[i].oracle == oracle) rc = lane_add(z, p, i, KV_INSIDE, e);
-    for (uint32_t i = first; i < z->lanes; i++) z->lane[i].token = asked_inside;
+    for (uint32_t i = first; i < z->lanes; i++) z->lane[i].token = z->asked_inside;
     kvlab_drop(&v->lab, &p);
     return rc;
 }
@@ -172,7 +178,6 @@ static err_code run_item(quiz *z, uint32_t item, err *e)
 {
     bool more = true;
     err_code rc = read_item(z, item, e);
-    z->v->depth[item] = (uint8_t)z->item.depth;
     if (rc == ERR_OK) rc = lanes_of(z, false, e);
     if (rc == ERR_OK) rc = lanes_of(z, true, e);
     for (uint32_t i = 0; rc == ERR_OK && i < z->lanes; i++) rc = lane_take(z, &z->lane[i], e);

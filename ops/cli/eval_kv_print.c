@@ -1,122 +1,14 @@
-#include "ops/cli/bootstrap_ci.h"
 #include "ops/cli/eval_kv.h"
 #include "ops/cli/eval_kv_chart.h"
 #include "ops/cli/needle.h"
-#include "ops/cli/samples.h"
 #include "ops/cli/show.h"
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* What was measured as rows of figures, and those as Markdown, CSV and JSON. Owns the statistics; measures nothing. */
+/* Rows of figures as Markdown, CSV, JSON and charts. Owns the texts; computes nothing. */
 
-static const double full_enough = 0.8;   /* below it a model's own failures hide what a cache loses */
 static const char *const asked_names[] = { "inside", "after" };
-
-static json_t *real(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-
-/* ---- figures of one policy ------------------------------------------------------------------------------------------ */
-
-static err_code put_interval(json_t *row, const char *name, const double *x, size_t n, uint64_t seed, double times, err *e)
-{
-    interval i;
-    char lo[40], hi[40];
-    err_code rc = bootstrap_mean(x, n, seed, &i, e);
-    snprintf(lo, sizeof lo, "%s_lo", name);
-    snprintf(hi, sizeof hi, "%s_hi", name);
-    json_object_set_new(row, name, real(i.mean * times));
-    json_object_set_new(row, lo, real(i.lo * times));
-    json_object_set_new(row, hi, real(i.hi * times));
-    return rc;
-}
-
-/* Difference of perplexity from the exact cache's, and its standard error over windows: by the mean log-likelihood of each. */
-static err_code put_perplexity(json_t *row, const kv_eval *v, const kv_trial *t, err *e)
-{
-    samples exact = { 0 }, more = { 0 };
-    bool ok = true;
-    for (uint32_t i = 0; ok && i < v->windows; i++)
-        ok = samples_add(&exact, v->trial[0].nll_window[i]) && samples_add(&more, t->nll_window[i] - v->trial[0].nll_window[i]);
-    double ppl = exp(samples_mean(&exact)), grown = exp(samples_mean(&more));
-    json_object_set_new(row, "ppl", real(ppl * grown));
-    json_object_set_new(row, "dppl", real(ppl * (grown - 1)));
-    json_object_set_new(row, "dppl_se", real(ppl * grown * samples_sd(&more) / sqrt(v->windows ? v->windows : 1)));
-    samples_free(&exact);
-    samples_free(&more);
-    return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
-}
-
-static err_code put_text(json_t *row, const kv_eval *v, const kv_trial *t, err *e)
-{
-    samples all = { 0 };
-    bool ok = true;
-    if (!v->windows || t->oracle) return ERR_OK;
-    err_code rc = put_interval(row, "kl", t->kl_window, v->windows, v->seed, 1, e);
-    for (uint32_t i = 0; ok && i < v->scored; i++) ok = samples_add(&all, t->kl[i]);
-    json_object_set_new(row, "kl_99", real(samples_quantile(&all, 0.99)));
-    json_object_set_new(row, "same_top", real(100.0 * (double)t->top_same / v->scored));
-    samples_free(&all);
-    if (rc == ERR_OK && !ok) rc = err_set(e, ERR_NOMEM, "out of memory");
-    return rc == ERR_OK ? put_perplexity(row, v, t, e) : rc;
-}
-
-static double share_right(const kv_eval *v, const kv_trial *t, int asked, int depth)
-{
-    uint32_t right = 0, n = 0;
-    for (uint32_t i = 0; i < v->needles; i++)
-        if (depth < 0 || v->depth[i] == depth) right += t->right[asked][i], n++;
-    return n ? (double)right / n : 0;
-}
-
-/* Per cent right, the difference from the exact cache in points with its interval (paired), and by depth; null where the exact cache
- * itself is not good enough. */
-static err_code put_needles(json_t *row, const kv_eval *v, const kv_trial *t, int asked, err *e)
-{
-    char name[40], list[40];
-    double *diff = calloc(v->needles + 1, sizeof *diff);
-    json_t *by = json_array();
-    if (!diff || !by) return free(diff), json_decref(by), err_set(e, ERR_NOMEM, "out of memory");
-    for (uint32_t i = 0; i < v->needles; i++) diff[i] = (double)t->right[asked][i] - (double)v->trial[0].right[asked][i];
-    for (int d = 0; d < NEEDLE_DEPTHS; d++)
-        json_array_append_new(by, share_right(v, &v->trial[0], asked, d) < full_enough ? json_null()
-                                                                                       : real(100 * share_right(v, t, asked, d)));
-    bool able = share_right(v, &v->trial[0], asked, -1) >= full_enough;
-    snprintf(name, sizeof name, "%s_diff", asked_names[asked]);
-    snprintf(list, sizeof list, "%s_by_depth", asked_names[asked]);
-    json_object_set_new(row, asked_names[asked], able ? real(100 * share_right(v, t, asked, -1)) : json_null());
-    err_code rc = able ? put_interval(row, name, diff, v->needles, v->seed + 1, 100, e) : ERR_OK;
-    json_object_set_new(row, list, by);
-    free(diff);
-    return rc;
-}
-
-static json_t *row_of(const kv_eval *v, const kv_trial *t, err_code *rc, err *e)
-{
-    const kv_trial *full = &v->trial[0];
-    double rows = t->rows ? (double)t->rows : 1, bytes = (t->bytes[0] + t->bytes[1] + t->bytes[2]) / rows;
-    double exact = (full->bytes[0] + full->bytes[1] + full->bytes[2]) / (full->rows ? (double)full->rows : 1);
-    json_t *row = json_pack("{s:s, s:o, s:o, s:o, s:o, s:o}", "policy", t->name, "bytes", real(t->rows ? bytes : NAN), "smaller",
-                            real(t->rows ? exact / bytes : NAN), "data", real(t->bytes[0] / rows), "index", real(t->bytes[1] / rows),
-                            "scores", real(t->bytes[2] / rows));
-    if (!row) return *rc = err_set(e, ERR_NOMEM, "out of memory"), NULL;
-    *rc = put_text(row, v, t, e);
-    for (int k = 0; *rc == ERR_OK && v->needles && k < KV_ASKED; k++) *rc = put_needles(row, v, t, k, e);
-    static const char *const copies[] = { "near", "far" };
-    for (int k = 0; k < 2; k++) json_object_set_new(row, copies[k], real(v->copies[k] ? 100.0 * t->copied[k] / v->copies[k] : NAN));
-    if (!t->oracle) {
-        json_object_set_new(row, "prefill", real(t->prefill));
-        json_object_set_new(row, "decode", real(t->decode));
-    }
-    return row;
-}
-
-static json_t *about(const kv_eval *v)
-{
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "schema", "sluice.eval/1", "eval", "kv", "prompt",
-                     (json_int_t)v->prompt, "windows", (json_int_t)v->windows, "scored", (json_int_t)v->scored, "needles",
-                     (json_int_t)v->needles, "copied", (json_int_t)v->copies[KV_NEAR], "seed", (json_int_t)v->seed, "model", v->s->model);
-}
 
 /* ---- texts ---------------------------------------------------------------------------------------------------------- */
 
@@ -127,7 +19,7 @@ static const column columns[] = {
     { "kl", "KL mean [95 %]", 4, "kl_lo", "kl_hi", NULL }, { "kl_99", "KL 99 %", 3, NULL, NULL, NULL },
     { "same_top", "same top %", 1, NULL, NULL, NULL }, { "dppl", "Δppl ± se", 2, NULL, NULL, "dppl_se" },
     { "near", "copy near %", 0, NULL, NULL, NULL }, { "far", "copy far %", 0, NULL, NULL, NULL },
-    { "inside", "needle %, question inside", 1, NULL, NULL, NULL }, { "inside_diff", "to exact [95 %]", 1, "inside_diff_lo", "inside_diff_hi", NULL },
+    { "needles", "needles", 0, NULL, NULL, NULL }, { "inside", "needle %, question inside", 1, NULL, NULL, NULL }, { "inside_diff", "to exact [95 %]", 1, "inside_diff_lo", "inside_diff_hi", NULL },
     { "after", "needle %, question after", 1, NULL, NULL, NULL }, { "after_diff", "to exact [95 %]", 1, "after_diff_lo", "after_diff_hi", NULL },
     { "prefill", "prefill tok/s", 0, NULL, NULL, NULL }, { "decode", "decode tok/s", 0, NULL, NULL, NULL },
 };
@@ -203,13 +95,19 @@ static void add_depths(text *out, const json_t *rows)
     text_adds(out, "\n");
 }
 
-static bool add_markdown(text *out, const kv_eval *v, const json_t *rows)
+static long long number(const json_t *all, const char *key) { return (long long)json_integer_value(json_object_get(all, key)); }
+
+static bool add_markdown(text *out, const json_t *all, const json_t *rows)
 {
-    const char *name = strrchr(v->s->model, '/');
-    text_addf(out, "model %s, prompts of %u tokens, %u windows (%u tokens scored), %u needles, %u tokens copied, seed %llu\n\n",
-              name ? name + 1 : v->s->model, v->prompt, v->windows, v->scored, v->needles, v->copies[KV_NEAR], (unsigned long long)v->seed);
+    const char *path = json_string_value(json_object_get(all, "model")), *name = strrchr(path, '/');
+    size_t i;
+    json_t *seed;
+    text_addf(out, "model %s, prompts of %lld tokens, %lld windows (%lld tokens scored), %lld needles, %lld tokens copied, seed", name ? name + 1 : path,
+              number(all, "prompt"), number(all, "windows"), number(all, "scored"), number(all, "needles"), number(all, "copied"));
+    json_array_foreach(json_object_get(all, "seeds"), i, seed) text_addf(out, "%s %lld", i ? "," : "", (long long)json_integer_value(seed));
+    text_adds(out, "\n\n");
     add_table(out, rows);
-    if (v->needles) add_depths(out, rows);
+    if (number(all, "needles")) add_depths(out, rows);
     return text_adds(out, "");
 }
 
@@ -254,37 +152,28 @@ static err_code write_file(const char *prefix, const char *end, const char *s, s
     return ok ? ERR_OK : err_set(e, ERR_IO, "%s: %s", path, strerror(errno));
 }
 
-static err_code write_files(const kv_eval *v, json_t *all, const json_t *rows, const text *md, err *e)
+static err_code write_files(const char *prefix, const json_t *all, const json_t *rows, const text *md, err *e)
 {
-    if (!v->s->out) return ERR_OK;
     text csv = { 0 };
     char *json = json_dumps(all, JSON_INDENT(1) | JSON_REAL_PRECISION(10));
     add_csv(&csv, rows);
     err_code rc = json && csv.ptr ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
-    if (rc == ERR_OK) rc = write_file(v->s->out, ".json", json, strlen(json), e);
-    if (rc == ERR_OK) rc = write_file(v->s->out, ".csv", csv.ptr, csv.len, e);
-    if (rc == ERR_OK) rc = write_file(v->s->out, ".md", md->ptr, md->len, e);
-    if (rc == ERR_OK) rc = eval_kv_draw(v, rows, v->s->out, e);
+    if (rc == ERR_OK) rc = write_file(prefix, ".json", json, strlen(json), e);
+    if (rc == ERR_OK) rc = write_file(prefix, ".csv", csv.ptr, csv.len, e);
+    if (rc == ERR_OK) rc = write_file(prefix, ".md", md->ptr, md->len, e);
+    if (rc == ERR_OK) rc = eval_kv_draw(rows, prefix, e);
     text_free(&csv);
     free(json);
     return rc;
 }
 
-err_code eval_kv_print(const kv_eval *v, err *e)
+err_code eval_kv_print(const settings *s, json_t *all, err *e)
 {
-    json_t *all = about(v), *rows = json_array();
+    const json_t *rows = json_object_get(all, "rows");
     text md = { 0 };
-    err_code rc = all && rows ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
-    for (size_t i = 0; rc == ERR_OK && i < v->n; i++) {
-        json_t *row = row_of(v, &v->trial[i], &rc, e);
-        if (row) json_array_append_new(rows, row);
-    }
-    if (rc == ERR_OK && (json_object_set(all, "rows", rows) || !add_markdown(&md, v, rows)))
-        rc = err_set(e, ERR_NOMEM, "out of memory");
-    if (rc == ERR_OK) rc = write_files(v, all, rows, &md, e);
-    if (rc == ERR_OK) rc = v->s->json ? show_json(json_incref(all), e) : show_write(md.ptr, md.len, e);
+    err_code rc = add_markdown(&md, all, rows) ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
+    if (rc == ERR_OK && s->out) rc = write_files(s->out, all, rows, &md, e);
+    if (rc == ERR_OK) rc = s->json ? show_json(json_incref(all), e) : show_write(md.ptr, md.len, e);
     text_free(&md);
-    json_decref(rows);
-    json_decref(all);
     return rc;
 }

@@ -146,6 +146,58 @@ static void take_best(void *me, uint32_t i, const float *logits, const row_stats
     b->ids[i] = c.id;
 }
 
+/* Sequences that have room for n rows, as many as a step takes: the model's weights pass once for all. */
+static err_code feed_group(kv_lab *l, kv_seq *const *q, uint32_t seqs, const uint32_t *ids, uint32_t n, uint32_t *next, err *e)
+{
+    uint32_t all[KVLAB_ROWS] = { 0 }, pick[RUNNER_HEAD_ROWS];
+    forward_row last[RUNNER_HEAD_ROWS];
+    row_stats stats[RUNNER_HEAD_ROWS];
+    err_code rc = ERR_OK;
+    for (uint32_t i = 0; !rc && i < seqs; i++) {
+        rows_of(l, q[i], n, NULL);
+        rc = kv_reserve(q[i], l->row, n, l->slot + i * n, e);
+        memcpy(all + i * n, ids, n * sizeof *ids);
+        for (uint32_t k = i * n; k < (i + 1) * n; k++) l->fwd[k] = (forward_row){ .seq = q[i], .slot = l->slot[k], .path = PATH_I8B32 };
+    }
+    if (rc) return rc;
+    rows_run(l, all, seqs * n);
+    for (uint32_t i = 0; !rc && i < seqs; i++) rc = kv_commit(q[i], kv_rows(q[i]) + n - 1, e);
+    best b = { l, next };
+    for (uint32_t at = 0, m; !rc && at < seqs; at += m) {
+        m = seqs - at < RUNNER_HEAD_ROWS ? seqs - at : RUNNER_HEAD_ROWS;
+        for (uint32_t i = 0; i < m; i++) last[i] = l->fwd[pick[i] = (at + i + 1) * n - 1];
+        const float *logits = runner_head(l->runner, l->h, pick, last, m, stats);
+        for (uint32_t i = 0; i < m; i++) take_best(&b, at + i, logits + (size_t)i * l->V, &stats[i]);
+    }
+    return rc;
+}
+
+typedef struct { const kv_lab *l; uint32_t *id; } last_best;
+
+static void take_last(void *me, uint32_t i, const float *logits, const row_stats *s)
+{
+    const last_best *b = me;
+    best to = { b->l, b->id };
+    (void)i;
+    take_best(&to, 0, logits, s);
+}
+
+err_code kvlab_feed_each(kv_lab *l, kv_seq *const *q, uint32_t seqs, const uint32_t *ids, uint32_t n, uint32_t *next, err *e)
+{
+    uint32_t most = n && n <= KVLAB_ROWS ? KVLAB_ROWS / n : 0;
+    err_code rc = ERR_OK;
+    for (uint32_t at = 0, m; !rc && at < seqs; at += m) {
+        for (m = 0; m < most && at + m < seqs && kv_boundary(q[at + m]) - kv_rows(q[at + m]) >= n;) m++;
+        if (m) rc = feed_group(l, q + at, m, ids, n, next + at, e);
+        else {
+            last_best b = { l, next + at };
+            rc = kvlab_feed(l, q[at], ids, n, NULL, &(kvlab_sink){ take_last, &b, n - 1 }, e);
+            m = 1;
+        }
+    }
+    return rc;
+}
+
 err_code kvlab_step(kv_lab *l, kv_seq *const *q, uint32_t *ids, uint32_t n, err *e)
 {
     err_code rc = ERR_OK;

@@ -45,6 +45,9 @@ void kvlab_drop(kv_lab *l, kv_seq **q);
 typedef struct { void (*fn)(void *me, uint32_t i, const float *logits, const row_stats *s); void *me; uint32_t from; } kvlab_sink;
 err_code kvlab_feed(kv_lab *l, kv_seq *q, const uint32_t *ids, uint32_t n, const uint16_t *segment, const kvlab_sink *sink, err *e);
 
+/* The same n rows behind each of some sequences, as kvlab_feed does one after another; next[i]: the likeliest token behind them. */
+err_code kvlab_feed_each(kv_lab *l, kv_seq *const *q, uint32_t seqs, const uint32_t *ids, uint32_t n, uint32_t *next, err *e);
+
 /* One more row in each of n <= KVLAB_ROWS sequences: ids[i] in, the likeliest next token out, in place. */
 err_code kvlab_step(kv_lab *l, kv_seq *const *q, uint32_t *ids, uint32_t n, err *e);
 #endif

@@ -264,7 +264,8 @@ Test(contract, holds_for_the_bundled_model)
 
 /* ---- KV policies ------------------------------------------------------------------------------------------------------ */
 
-/* One of each kind: packed only, evicted by what a row is, by what was observed, merged, pruned, in tiers. */
+/* One of each kind: packed only, evicted by what a row is, by what was observed, merged, pruned, in tiers; the last ones need what the
+ * model's profile says (codebooks, head roles, semantic heads). */
 static const char *const policies[] = {
     "[format]\nk=q8_0+h\nv=q4_0+h\n",
     "[format]\nk=kivi2\nv=kivi2\nresidual=32\n",
@@ -283,6 +284,11 @@ static const char *const policies[] = {
     "[keep]\nscore=snapkv\nselect=two-stage\nrows=96\nwindow=16\nqueries=16\npool=5\n",
     "[keep]\nscore=critic\nbudget=pressure\nshare=0.5\nalpha=0.5\ntau=0.75\nwindow=16\nqueries=8\n",
     "[keep]\nscore=h2o\nshare=0.3\nwindow=16\n[change]\nmerge=nearest\nprune=think\n",
+    "[format]\nk=kivi3+s\nv=kivi2+s\n",
+    "[format]\nk=kvquant3\nv=kvquant2\n[keep]\nsinks=4\n",
+    "[keep]\nscore=position\nroles=razor\nsinks=4\nwindow=16\n[change]\nmerge=compensate\n[format]\nk=kivi4\nv=kivi4\n",
+    "[keep]\nscore=position\nroles=alpha\nalpha=0.5\nsinks=4\nwindow=32\n[format]\nk=kvquant4\nv=kivi3+s\n",
+    "[keep]\nscore=semantic\nbudget=layer-error\nshare=0.3\nsinks=4\nwindow=8\nqueries=8\npool=5\n",
 };
 
 /* One thread, for short: threads share rows and heads, and every sum over rows is one of integers (kvstore/observe.h). */

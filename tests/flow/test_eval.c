@@ -240,6 +240,49 @@ Test(eval, kv_policies_are_held_against_the_exact_cache)
     }
 }
 
+/* A long measurement in pieces: other seeds add up, the same seed counts once, and what differs is refused. */
+Test(eval, kv_puts_runs_together)
+{
+    static char file[3][160], prefix[3][150];
+    for (int i = 0; i < 3; i++) {
+        char seed[8], n[8];
+        snprintf(seed, sizeof seed, "%d", i == 2 ? 3 : 3 + i);
+        snprintf(n, sizeof n, "%d", i == 2 ? 4 : 8);
+        snprintf(prefix[i], sizeof prefix[i], "%s%d", programs_file("part"), i);
+        snprintf(file[i], sizeof file[i], "%s.json", prefix[i]);
+        ran r = program_run(0, 120, NULL, SLUICE("eval", "kv", "-m", model, "--threads", "1", "--kv", i == 1 ? "window" : "window,q4_0", "--parts",
+                                                 "needles", "--needles", n, "--seed", seed, "-o", prefix[i]));
+        cr_assert_eq(r.status, 0, "%s", ran_errs(&r));
+        ran_free(&r);
+    }
+    ran r = program_run(0, 20, NULL, SLUICE("eval", "kv", "--merge", file[0], "--merge", file[1], "--merge", file[2], "--json"));
+    cr_assert_eq(r.status, 0, "%s", ran_errs(&r));
+    json_t *o = ran_json(&r), *one = json_load_file(file[0], 0, NULL), *two = json_load_file(file[1], 0, NULL);
+    cr_expect_eq(figure(o, "window", "needles"), 16);
+    cr_expect_eq(figure(o, "q4_0", "needles"), 8);
+    cr_expect_float_eq(figure(o, "f16", "inside"), (figure(one, "f16", "inside") + figure(two, "f16", "inside")) / 2, 1e-6);
+    cr_expect_float_eq(figure(o, "window", "after"), (figure(one, "window", "after") + figure(two, "window", "after")) / 2, 1e-6);
+    json_t *items = json_object_get(json_object_get(json_array_get(json_object_get(two, "rows"), 0), "items"), "4");
+    json_object_set_new(json_object_get(json_array_get(json_object_get(two, "rows"), 0), "items"), "3", json_deep_copy(items));
+    json_object_set_new(json_object_get(json_object_get(json_array_get(json_object_get(two, "rows"), 0), "items"), "3"), "after", json_string("01010101"));
+    cr_assert_eq(json_dump_file(two, file[1], 0), 0);
+    ran bad = program_run(0, 20, NULL, SLUICE("eval", "kv", "--merge", file[0], "--merge", file[1]));
+    cr_expect_neq(bad.status, 0);
+    cr_expect_not_null(strstr(ran_errs(&bad), "seed 3"), "%s", ran_errs(&bad));
+    ran_free(&bad);
+    json_decref(o);
+    json_decref(one);
+    json_decref(two);
+    for (int i = 0; i < 3; i++) {
+        static const char *const ends[] = { ".md", ".csv", ".json", "-needles.svg" };
+        for (int k = 0; k < 4; k++) {
+            char path[170];
+            snprintf(path, sizeof path, "%s%s", prefix[i], ends[k]);
+            unlink(path);
+        }
+    }
+}
+
 Test(eval, kv_says_what_it_cannot_try)
 {
     ran r = program_run(0, 20, NULL, SLUICE("eval", "kv", "-m", model, "--kv", "q8_0,nonsense"));

@@ -21,6 +21,8 @@ static const char *const texts[] = {
     "[change]\nprune=think\n[keep]\nqueries=16\n[format]\nk=kivi4\nv=kivi4\n", "[change]\nprune=think\n[format]\nk=q8_0\nv=raw\n",
     "[change]\nprune=think\n[keep]\nscore=knorm\nshare=0.5\nwindow=8\n", "[keep]\nscore=critic\nbudget=pressure\nshare=0.5\nwindow=8\nqueries=8\n",
     "[keep]\nroles=razor\nscore=position\nrows=90\nwindow=16\nsinks=2\n[change]\nmerge=compensate\n[format]\nk=q8_0\nv=q8_0\n",
+    "[format]\nk=kivi3+s\nv=token2+h+s\n", "[keep]\nroles=alpha\nalpha=0.5\nscore=position\nwindow=24\nsinks=2\n[format]\nk=kivi2+s\nv=kvquant2\n",
+    "[keep]\nscore=semantic\nbudget=layer-error\nshare=0.5\nwindow=8\nqueries=8\npool=5\n",
 };
 enum { POLICIES = sizeof texts / sizeof *texts };
 
@@ -29,8 +31,10 @@ enum { POLICIES = sizeof texts / sizeof *texts };
 static const kv_tables *profile(uint32_t d)
 {
     static float lo[LAYERS * KH * 64], hi[LAYERS * KH * 64], lut[5][LAYERS * 16];
-    static uint8_t local[LAYERS * KH] = { 1, 0, 0, 1, 1, 1 };
-    static kv_tables t = { .first = FIRST, .last = LAST, .k_lo = lo, .k_hi = hi, .local = local };
+    static uint8_t local[LAYERS * KH] = { 1, 0, 0, 1, 1, 1 }, semantic[LAYERS * 4] = { 0, 3, 2, 1, 1, 2, 255, 255, 3, 255, 255, 255 };
+    static float alpha[LAYERS * KH] = { 1, 0.2f, 0.6f, 0.4f, 0, 1 }, error[LAST] = { 0.4f, 0.1f, 0.3f, 0.2f };
+    static kv_tables t = { .first = FIRST, .last = LAST, .k_lo = lo, .k_hi = hi, .local = local, .alpha = alpha, .semantic = semantic,
+                           .layer_error = error };
     for (uint32_t i = 0; i < LAYERS * KH * d; i++) lo[i] = -1.9f, hi[i] = 1.9f;
     for (uint32_t bits = 2; bits < 5; bits++) {
         for (uint32_t i = 0; i < (uint32_t)LAYERS << bits; i++)

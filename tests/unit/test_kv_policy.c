@@ -44,6 +44,7 @@ Test(kv_policy, what_cannot_work_is_refused_with_its_reason)
         { "[format]\nk = q5_0\n", "q5_0" },
         { "[format]\nv = channel4\n", "values" },
         { "[format]\nk = channel4+h\n", "Hadamard" },
+        { "[format]\nk = q4_0+s\n", "small scales" },
         { "[format]\nk = nuq8\n", "nuq8" },
         { "[format]\nlevels = 4,8\n", "falling" },
         { "[format]\nk=kivi4\nv=kivi4\nlevels = 8,4,2\n", "begins" },

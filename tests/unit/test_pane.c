@@ -10,7 +10,8 @@
 
 enum { N = PANE_ROWS, MOST_D = 256, LD = MOST_D };
 static const char *const packs[] = { "raw", "q8_0", "q8_0+h", "q4_0", "q4_0+h", "token2", "token3+h", "token4", "token8+h",
-                                     "channel2", "channel3", "channel4", "channel8", "nuq2", "nuq3", "nuq4" };
+                                     "channel2", "channel3", "channel4", "channel8", "token2+s", "token4+h+s", "channel2+s", "channel3+s",
+                                     "channel8+s", "nuq2", "nuq3", "nuq4" };
 enum { PACKS = sizeof packs / sizeof *packs };
 static const uint32_t sizes[] = { 32, 64, 48, 20, 80, 128, 7, 256 };
 enum { SIZES = sizeof sizes / sizeof *sizes };
@@ -74,6 +75,14 @@ static double step(double range, double most, uint32_t bits)
     return range / ((1u << bits) - 1) / 2 + 0.002 * (range + most) + 1e-4;
 }
 
+/* The same with a scale of 4 significant bits that also reaches the minimum, 127 units away, and a grid that lies a half unit beside
+ * where it should. Values' scales may be smaller where the whole group's squared error is: no element has more of it than all had. */
+static double small_step(const pane_kind *k, double range, double most)
+{
+    double unit = (1u << k->pack.bits) / 16.0, s = 1.125 * fmax(range / ((1u << k->pack.bits) - 1), most / (127 * unit)) + 1e-6;
+    return s * (0.5 + unit / 2) * (k->key ? 1 : sqrt(32)) + 1e-5 * most;
+}
+
 static double bound(const pane_kind *k, double v[N][MOST_D], uint32_t r, uint32_t c)
 {
     double min = INFINITY, max = -INFINITY, most = 0;
@@ -87,7 +96,7 @@ static double bound(const pane_kind *k, double v[N][MOST_D], uint32_t r, uint32_
     case KV_PACK_RAW: return k->exact == KV_F32 ? 0 : fabs(v[r][c]) * 0x1p-11 + 1e-7;
     case KV_PACK_Q8: return most / 127 / 2 + 0.002 * most;
     case KV_PACK_Q4: return most / 8 * 1.01 + 0.002 * most;       /* the other sign's end is one step short */
-    default: return step(max - min, most, k->pack.bits);
+    default: return k->pack.small ? small_step(k, max - min, most) : step(max - min, most, k->pack.bits);
     }
 }
 
@@ -145,6 +154,49 @@ Test(pane, a_codebook_takes_the_nearest_value_and_keeps_outliers_exact)
         } else cr_assert_leq(fabs(out[i] - x[i]), best + 1e-5 * (fabs(mid) + s), "element %u: %g", i, x[i]);
     }
     cr_assert_eq(exact, 12);
+}
+
+/* Room that no outlier takes goes to what the book misses most. */
+Test(pane, a_codebook_leaves_no_room_empty)
+{
+    static float out[N * LD];
+    uint32_t d = 64, kept = 0;
+    draw(d, support_seed());
+    for (uint32_t c = 0; c < d; c++) lo[c] = -4, hi[c] = 4;
+    for (uint32_t i = 0; i < N * d; i++) x[i] = 4 * sinf(((float)(i % 8) / 7 - 0.5f) * 3.14159f);    /* all in the book */
+    for (uint32_t i = 0; i < 20; i++) x[i * 97] = 0;                                          /* none in it is nearer than 0.8 */
+    pane_kind k = kind("nuq3", true, d, KV_F16);
+    pane_reader rd = reader(ISA_PLAIN);
+    pane_encode(&k, x, N, bytes, &work);
+    pane_decode(&rd, &k, bytes, 0, N, out);
+    for (uint32_t i = 0; i < 20; i++) kept += out[i * 97] == 0;
+    cr_assert_eq(kept, 20, "%u of 20", kept);
+}
+
+static double squared_error(const char *name, bool key, uint32_t d)
+{
+    static float out[N * LD];
+    double sum = 0;
+    pane_kind k = kind(name, key, d, KV_F16);
+    pane_reader rd = reader(ISA_PLAIN);
+    pane_encode(&k, x, N, bytes, &work);
+    pane_decode(&rd, &k, bytes, 0, N, out);
+    for (uint32_t r = 0; r < N; r++)
+        for (uint32_t c = 0; c < d; c++) {
+            double off = (double)out[r * pane_ld(d) + c] - (double)x[r * d + c];
+            sum += off * off;
+        }
+    return sum;
+}
+
+/* A sixth of the room of a 2-bit pane for hardly more error in values; keys, whose ends are not cut, pay an eighth of a step. */
+Test(pane, small_scales_lose_little)
+{
+    for (uint32_t i = 0; i < N * 64; i++) x[i] = (float)((rng_unit(support_seed(), i) - 0.5) * (1 + i % 64));
+    cr_expect_lt(squared_error("token2+s", false, 64), 1.05 * squared_error("token2", false, 64));
+    cr_expect_lt(squared_error("token3+s", false, 64), 1.05 * squared_error("token3", false, 64));
+    cr_expect_lt(squared_error("channel3+s", true, 64), 1.3 * squared_error("channel3", true, 64));
+    cr_expect_gt(squared_error("channel3+s", true, 64), 0.9 * squared_error("channel3", true, 64));
 }
 
 Test(pane, values_lose_no_range_to_outliers)
@@ -211,7 +263,7 @@ Test(pane, bytes_are_the_bits_that_were_promised)
 {
     const struct { const char *name; bool key; double bits; } want[] = {
         { "q8_0", true, 8.5 }, { "q4_0+h", true, 4.5 }, { "token2", false, 3 }, { "channel2", true, 3 }, { "channel4", true, 5 },
-        { "nuq3", true, 3.33 }, { "nuq2", false, 2.84 },      /* values: range and middle of a row are half a bit more at d=64 */
+        { "token2+s", false, 2.5 }, { "channel3+s", true, 3.5 }, { "nuq3", true, 3.33 }, { "nuq2", false, 2.84 },      /* values: range and middle of a row are half a bit more at d=64 */
     };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         pane_kind k = kind(want[i].name, want[i].key, 64, KV_F16);
@@ -243,7 +295,7 @@ Test(pane, turned_channels_hold_the_same_values_in_less_room)
             char name[16];
             uint32_t d = sizes[i], n = i % 2 ? N : 19;
             draw(d, support_seed() + i);
-            snprintf(name, sizeof name, "channel%u", bits);
+            snprintf(name, sizeof name, "channel%u%s", bits, i % 3 ? "" : "+s");
             pane_kind k = kind(name, true, d, KV_F16), t = k;
             t.turned = true;
             pane_encode(&k, x, n, bytes, &work);
