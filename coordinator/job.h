@@ -60,6 +60,7 @@ typedef struct job {
     text stop;                   /* stop strings, each with its NUL */
     kv_policy kv;                /* when ask.kv is given; once it runs: its own, the cluster's, or its log's */
     bool route_due;              /* its mask is chosen when its prompt has been seen; no row behind the prompt goes before that */
+    bool by_entropy;             /* route_due: when its prompt's last row is back */
     uint32_t back;               /* back-off of its rule (engine/skip_rule.h), */
     double alarm;                /* and its limit */
     layer_mask *mask;            /* layers left out, rows counted from the prompt's end; NULL: none */

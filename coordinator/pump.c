@@ -426,7 +426,7 @@ static void take_token(coordinator *c, session *s, const session_answer *a)
     err_code rc = s->made == 0 && j->n_choices > 1 && s->index == 0 ? split_choices(c, s, a, &e) : ERR_OK;
     if (!rc) rc = session_take(s, a, c->tok, j->n_ctx, &e);
     if (rc) job_fail(c, j, &e);
-    else refresh_token(c, s);
+    else refresh_token(c, s), route_entropy(c, s, a->row->entropy);
     if (!rc && s->made > made) back_off_token(c, s, a);
 }
 
@@ -434,6 +434,7 @@ static void take_score(coordinator *c, session *s, const session_answer *a)
 {
     job *j = s->job;
     uint32_t i = a->row->row;
+    if (i + 1 == s->n_prompt) route_entropy(c, s, a->row->entropy);
     if (j->ask.role == 1 && s->state == SESSION_WAIT && s->cursor == i + 1 && s->cursor < s->tokens.n) s->state = SESSION_DECODE;
     if (i < j->first_scored + j->n_scored) return; /* counted before a rebuild */
     size_t V = a->full ? c->shape.V : 0;

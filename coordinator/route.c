@@ -77,6 +77,7 @@ static void watch_over(job *j, const skip_rule *r)
 {
     j->back = r->back;
     j->alarm = r->alarm;
+    j->by_entropy = r->kind == SKIP_EXIT;
 }
 
 static err_code follow(coordinator *c, job *j, view rule, view mask, err *e)
@@ -108,7 +109,7 @@ err_code route_fix(coordinator *c, job *j, bool has_log, err *e)
     if (!rc) rc = know(c, &k, e);
     k.w.answer = j->ask.kind ? 0 : (uint32_t)j->ask.max_tokens;
     if (!rc) rc = route_choose(&m, &r, &k.w, e); /* of one that has to see the prompt: can it be followed here at all? */
-    if (rc || r.kind != SKIP_FIRST) return rc ? rc : take(j, 0, asked, &m, e);
+    if (rc || (r.kind != SKIP_FIRST && r.kind != SKIP_EXIT)) return rc ? rc : take(j, 0, asked, &m, e);
     if (j->ask.kind == 1 && j->ask.role == 1) return err_set(e, ERR_INPUT, "--skip %s: these rows have no prompt to look at", asked);
     j->route_due = true;
     return say(j, 0, asked, due, e);
@@ -127,7 +128,7 @@ void route_close(coordinator *c) { router_close(&c->router); }
 /* The prompt's last row goes through the pipeline whoever computes the others, so it is left out. */
 uint32_t route_pool_rows(const session *s)
 {
-    if (!s->job->route_due || s->index) return 0;
+    if (!s->job->route_due || s->job->by_entropy || s->index) return 0;
     return s->n_prompt > 1 ? s->n_prompt - 1 : 1;
 }
 
@@ -144,24 +145,22 @@ static err_code tell_session(session *s, err *e)
     return ERR_OK;
 }
 
-static err_code decide(coordinator *c, session *s, err *e)
+/* What was due has come: damage by layer, or the entropy. */
+static err_code decide(coordinator *c, session *s, const double *damage, const double *entropy, err *e)
 {
-    double damage[MASK_LAYERS];
     layer_mask m;
     skip_rule r;
     knowledge k;
     view rule, mask;
     char text_of_rule[SKIP_TEXT + 1];
     job *j = s->job;
-    size_t n = (size_t)c->shape.L * c->shape.D;
     route_said(j, &rule, &mask);
     snprintf(text_of_rule, sizeof text_of_rule, "%.*s", (int)rule.len, (const char *)rule.ptr);
-    for (size_t i = 0; i < n; i++) s->pooled->sum[i] /= (float)route_pool_rows(s);
     err_code rc = c->router ? skip_rule_parse(&r, text_of_rule, e) : err_set(e, ERR_STATE, "--skip %s: this cluster has no profile with routers", text_of_rule);
     if (!rc) rc = know(c, &k, e);
     if (rc) return rc;
-    router_look(c->router, s->pooled->sum, damage);
     k.w.damage = damage;
+    k.w.entropy = entropy;
     rc = route_choose(&m, &r, &k.w, e);
     if (!rc) rc = take(j, s->n_prompt, text_of_rule, &m, e);
     j->route_due = false;
@@ -171,6 +170,23 @@ static err_code decide(coordinator *c, session *s, err *e)
         rc = tell_session(x, e);
     }
     return rc;
+}
+
+static err_code decide_by_prompt(coordinator *c, session *s, err *e)
+{
+    double damage[MASK_LAYERS];
+    size_t n = (size_t)c->shape.L * c->shape.D;
+    if (!c->router) return decide(c, s, NULL, NULL, e);
+    for (size_t i = 0; i < n; i++) s->pooled->sum[i] /= (float)route_pool_rows(s);
+    router_look(c->router, s->pooled->sum, damage);
+    return decide(c, s, damage, NULL, e);
+}
+
+void route_entropy(coordinator *c, session *s, float entropy)
+{
+    err e;
+    double x = (double)entropy;
+    if (s->job->route_due && s->job->by_entropy && decide(c, s, NULL, &x, &e)) job_fail(c, s->job, &e);
 }
 
 static bool fits(const coordinator *c, const msg_pooled *m)
@@ -195,7 +211,7 @@ void route_pooled(coordinator *c)
         s->pooled->here[l] = 1;
     }
     if (s->pooled->have < c->shape.L) return;
-    if (decide(c, s, &e)) job_fail(c, s->job, &e);
+    if (decide_by_prompt(c, s, &e)) job_fail(c, s->job, &e);
     free(s->pooled);
     s->pooled = NULL;
 }

@@ -15,6 +15,8 @@ uint32_t route_pool_rows(const session *s);
 bool route_waits(const session *s);
 /* POOLED came: when all layers are here the mask is chosen, and stands in the log. */
 void route_pooled(coordinator *c);
+/* The prompt's last row is back: a depth may be chosen by what it says. */
+void route_entropy(coordinator *c, session *s, float entropy);
 /* The mask as SESSION_OPEN carries it, into recs [MASK_LAYERS]; returns n_mask. */
 uint32_t route_records(const session *s, mask_rec *recs);
 /* Its calm rule likewise. */

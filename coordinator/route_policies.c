@@ -178,6 +178,17 @@ static err_code by_schedule(layer_mask *m, const skip_rule *r, const route_world
     return ERR_OK;
 }
 
+/* ---- by depth -------------------------------------------------------------------------------------------------------------- */
+
+/* Layers above the one at which the session is deep enough, but for the last: the head was trained behind that one. */
+static err_code by_exit(layer_mask *m, const skip_rule *r, const route_world *w, err *e)
+{
+    if (!w->known || !w->known->exits) return needs_profile("exit", e);
+    if (!w->entropy) return ERR_OK;
+    for (uint32_t l = router_exit(w->known, *w->entropy, r->q) + 1; l + 1 < w->L; l++) leave_out(m, l, SKIP_BOTH, MASK_AFTER);
+    return ERR_OK;
+}
+
 /* ---- by what FFNs do ---------------------------------------------------------------------------------------------------- */
 
 static err_code by_calm(layer_mask *m, const skip_rule *r, const route_world *w, err *e)
@@ -211,6 +222,7 @@ err_code route_choose(layer_mask *out, const skip_rule *r, const route_world *w,
     case SKIP_FIXED: return by_order(out, r, w, from, e);
     case SKIP_ADASKIP: return by_similarity(out, r, w, from, e);
     case SKIP_FIRST: return by_damage(out, r, w, from, e);
+    case SKIP_EXIT: return by_exit(out, r, w, e);
     case SKIP_FFN_SKIP: return by_calm(out, r, w, e);
     case SKIP_SKIPDECODE: return by_schedule(out, r, w, e);
     default: break;

@@ -218,6 +218,9 @@ err_code route_probe_read(route_probe *p, const uint32_t *ids, uint32_t n, uint3
     p->nll = judge(p, true, NULL);
     if (!out) return ERR_OK;
     out->nll = p->nll;
+    row_stats end;
+    lab_logits(p->l, in_of(p, s->L) + (size_t)(prompt - 1) * s->D, 1, &end);
+    out->entropy = (double)end.entropy;
     for (uint32_t l = 0; l < s->L; l++) {
         compare(p, in_of(p, l), in_of(p, l + 1), &out->sim[PROBE_BOTH][l], &out->ratio[PROBE_BOTH][l]);
         compare(p, in_of(p, l), mid_of(p, l), &out->sim[PROBE_ATTN][l], &out->ratio[PROBE_ATTN][l]);

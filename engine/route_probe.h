@@ -11,6 +11,7 @@ enum { PROBE_BOTH, PROBE_ATTN, PROBE_FFN, PROBE_PARTS };
 
 typedef struct {                 /* of one text; arrays of L */
     double nll;                  /* nats a token, all layers */
+    double entropy;              /* behind the prompt's last token, nats */
     double *damage[PROBE_PARTS]; /* nats a token more without it */
     double *sim[PROBE_PARTS];    /* mean cosine between what goes in and what comes out */
     double *ratio[PROBE_PARTS];  /* norm of what comes out / of what goes in */

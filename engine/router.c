@@ -29,6 +29,25 @@ static err_code read_calm(router *r, const profile *p, err *e)
     return ERR_OK;
 }
 
+static err_code read_exits(router *r, const profile *p, err *e)
+{
+    r->exit_bias = malloc(2 * r->L * sizeof *r->exit_bias);
+    if (!r->exit_bias) return err_set(e, ERR_NOMEM, "out of memory");
+    r->exit_slope = r->exit_bias + r->L;
+    r->exits = profile_numbers(p, PROFILE_ROUTE, "exit_bias", r->exit_bias, r->L) && profile_numbers(p, PROFILE_ROUTE, "exit_slope", r->exit_slope, r->L);
+    return ERR_OK;
+}
+
+uint32_t router_exit(const router *r, double entropy, double q)
+{
+    double stays = 1;
+    for (uint32_t l = 0; l + 2 < r->L; l++) {
+        stays *= 1 - 1 / (1 + exp(-(r->exit_bias[l] + r->exit_slope[l] * entropy)));
+        if (1 - stays >= q) return l;
+    }
+    return r->L - 1;
+}
+
 double router_calm(const router *r, bool all, double share)
 {
     const double *theta = all ? r->calm_all : r->calm;
@@ -69,6 +88,7 @@ err_code router_open(router **out, const profile *p, uint32_t L, uint32_t D, err
     if (!rc) rc = read_numbers(r, p, e);
     if (!rc) rc = read_order(r, p, e);
     if (!rc) rc = read_calm(r, p, e);
+    if (!rc) rc = read_exits(r, p, e);
     for (uint32_t l = 0; !rc && l < L; l++) {
         rc = profile_floats(p, PROFILE_ROUTE, l, "w", D, 1, r->w + (size_t)l * D, e);
         if (!rc) rc = profile_floats(p, PROFILE_ROUTE, l, "gate", D, 1, r->gate + (size_t)l * D, e);
@@ -82,7 +102,7 @@ void router_close(router **rp)
 {
     router *r = *rp;
     if (!r) return;
-    void *mem[] = { r->calm, r->damage, r->sim_attn, r->sim_ffn, r->order, r->bias, r->gate_bias, r->w, r->gate };
+    void *mem[] = { r->exit_bias, r->calm, r->damage, r->sim_attn, r->sim_ffn, r->order, r->bias, r->gate_bias, r->w, r->gate };
     for (size_t i = 0; i < sizeof mem / sizeof *mem; i++) free(mem[i]);
     free(r);
     *rp = NULL;

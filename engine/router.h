@@ -12,6 +12,8 @@ typedef struct router {
     double *sim_attn, *sim_ffn;  /* [L] cosine of what goes into a half and what comes out */
     uint32_t *order;             /* [L] the most expendable first */
     double neighbours, eps;
+    bool exits;                  /* hazards are known: */
+    double *exit_bias, *exit_slope;   /* [L] logit of the hazard that a layer is the last that a prompt's answer needs, over the entropy at its end */
     uint32_t n_calm;             /* 0: the profile says nothing of FFNs by what they do, or ROUTER_CALM: */
     double *calm, *calm_all;     /* [n_calm] thetas that leave out a ROUTER_CALM_STEP, two of them, ... of all FFNs: one behind a calm one, all behind it */
     double *bias, *gate_bias;    /* [L] */
@@ -23,6 +25,9 @@ err_code router_open(router **out, const profile *p, uint32_t L, uint32_t D, err
 void router_close(router **r);
 /* The theta that leaves out this share of the FFNs of generated rows, between what was measured; n_calm is not 0. */
 double router_calm(const router *r, bool all, double share);
+/* The deepest layer that a session has to run, by Q-exit: the first at which 1 - (1 - h_0)(1 - h_1)... reaches q (arXiv:2204.03276); the last
+ * layer of all always runs. entropy: of the distribution behind the prompt's last token, nats. */
+uint32_t router_exit(const router *r, double entropy, double q);
 /* Damage of each layer on a prompt with these pooled inputs [L][D] (runner: forward_row.pool / rows): damage [L], nats a token. */
 void router_look(const router *r, const float *pooled, double *damage);
 #endif

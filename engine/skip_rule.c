@@ -32,6 +32,7 @@ static const struct { const char *name; int type; size_t at; double lo, hi; uint
     { "min", KEY_COUNT, offsetof(skip_rule, least), 1, MASK_LAYERS, BIT(SKIPDECODE) },
     { "warm", KEY_COUNT, offsetof(skip_rule, warm), 0, MASK_LAYERS, BIT(SKIPDECODE) | BIT(FFN_SKIP) },
     { "theta", KEY_REAL, offsetof(skip_rule, theta), 0, 1, BIT(FFN_SKIP) },
+    { "q", KEY_REAL, offsetof(skip_rule, q), 0.001, 1, BIT(EXIT) },
     { "cold", KEY_COUNT, offsetof(skip_rule, cold), 0, MASK_LAYERS, BIT(FFN_SKIP) },
     { "last", KEY_COUNT, offsetof(skip_rule, last), 0, MASK_LAYERS, BIT(FFN_SKIP) },
     { "next", KEY_COUNT, offsetof(skip_rule, next), 0, MASK_LAYERS, BIT(FFN_SKIP) },
@@ -137,12 +138,12 @@ static err_code check(const skip_rule *r, const char *rule, err *e)
 }
 
 /* Scores from which on a session turns back, when its rule says none: docs/routing.md, "Back-off". */
-static const double limits[ALARM_KINDS] = { [ALARM_ENTROPY] = 4, [ALARM_MARGIN] = -0.7, [ALARM_CSD] = 0.5, [ALARM_LOOP] = SKIP_LOOP };
+static const double limits[ALARM_KINDS] = { [ALARM_ENTROPY] = 5.7, [ALARM_MARGIN] = -0.25, [ALARM_CSD] = 0.5, [ALARM_LOOP] = SKIP_LOOP };
 
 err_code skip_rule_parse(skip_rule *out, const char *s, err *e)
 {
     char copy[SKIP_TEXT + 1];
-    *out = (skip_rule){ .what = SKIP_BOTH, .warm = 1, .cold = SKIP_BY_MODEL, .last = SKIP_BY_MODEL };
+    *out = (skip_rule){ .what = SKIP_BOTH, .warm = 1, .q = 0.5, .cold = SKIP_BY_MODEL, .last = SKIP_BY_MODEL };
     if (strlen(s) > SKIP_TEXT) return err_set(e, ERR_CONFIG, "--skip %.60s...: longer than %u bytes", s, SKIP_TEXT);
     memcpy(copy, s, strlen(s) + 1);
     char *rest = strchr(copy, ':'), *save = NULL;

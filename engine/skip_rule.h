@@ -8,7 +8,7 @@
 #include "core/mask.h"
 
 #define SKIP_KIND_MAP(X) X(NONE, "none") X(LIST, "list") X(RANDOM, "random") X(UNIFIED, "unified") X(SKIPDECODE, "skipdecode") \
-    X(FIXED, "fixed") X(ADASKIP, "adaskip") X(FIRST, "first") X(FFN_SKIP, "ffn-skip")
+    X(FIXED, "fixed") X(ADASKIP, "adaskip") X(FIRST, "first") X(FFN_SKIP, "ffn-skip") X(EXIT, "exit")
 typedef enum {
 #define X(N, n) SKIP_##N,
     SKIP_KIND_MAP(X)
@@ -31,6 +31,7 @@ typedef struct {
     uint32_t most, least, warm, over;   /* skipdecode: layers run at first and at last, bottom layers always run, rows from one to the other */
     double speed, damage;         /* first, fixed: how many by this: the slowest stage so many times as fast; nats a token at most */
     double theta;                 /* ffn-skip: cosine from which on an FFN does little; 0: by share, from the profile */
+    double q;                     /* exit: probability at which it is deep enough */
     uint32_t cold, last, next;    /* ffn-skip: lowest and topmost layers that always run, how many FFNs go behind a calm one, 0: all */
     uint32_t back;                /* back-off: 1 + alarm_kind, 0: none; and from which score on */
     double alarm;

@@ -1,5 +1,6 @@
 #include "ops/cli/calibrate_route.h"
 #include "ops/cli/calibrate_calm.h"
+#include "ops/cli/calibrate_exit.h"
 #include "engine/route_probe.h"
 #include "engine/route_fit.h"
 #include "ops/cli/documents.h"
@@ -25,6 +26,7 @@ typedef struct {
     double *damage[PROBE_PARTS]; /* [n][L] */
     double *sim[PROBE_PARTS], *ratio[PROBE_PARTS];
     float *feature;              /* [n][L][D] */
+    double *entropy, *exits;     /* [n] at the prompt's end; [n][L] damage without the layers between l and the last */
     double *joint;               /* [L] of the first 1, 2, ... layers of the order */
     uint32_t *order;             /* [L] */
 } route;
@@ -71,13 +73,27 @@ static bool open_blocks(route *r)
     for (int i = 0; i < 3; i++)
         for (int k = 0; k < PROBE_PARTS; k++) ok = (at[i][k] = calibrate_block(r->c, names[i][k], n * sizeof(double), &found)) && ok;
     r->feature = calibrate_block(r->c, "feature", n * r->D * sizeof *r->feature, &found);
+    r->entropy = calibrate_block(r->c, "entropy", r->n * sizeof *r->entropy, &found);
+    r->exits = calibrate_block(r->c, "exits", n * sizeof *r->exits, &found);
     r->joint = calibrate_block(r->c, "joint", r->L * sizeof *r->joint, &found);
     r->order = calibrate_block(r->c, "order", r->L * sizeof *r->order, &found);
     r->done = calibrate_block(r->c, "done.docs", 2 * sizeof *r->done, &found);
-    return ok && r->feature && r->joint && r->order && r->done;
+    return ok && r->feature && r->entropy && r->exits && r->joint && r->order && r->done;
 }
 
 static uint32_t joint_steps(const route *r) { return r->L > 2 ? (r->L - 2) * 2 / 3 : 0; }
+
+static err_code exits_of(route *r, double *damage, err *e)
+{
+    err_code rc = ERR_OK;
+    layer_mask m = mask_none(r->L);
+    damage[r->L - 1] = damage[r->L - 2] = 0;
+    for (uint32_t l = r->L - 2; !rc && l > 0; l--) {
+        m.at[l] = (mask_layer){ 0, 0 };
+        rc = route_probe_without(r->p, &m, &damage[l - 1], NULL, e);
+    }
+    return rc;
+}
 
 static err_code read_all(route *r, err *e)
 {
@@ -92,6 +108,8 @@ static err_code read_all(route *r, err *e)
         }
         rc = calibrate_tick(r->c, i, total, e);
         if (!rc) rc = route_probe_read(r->p, r->docs.tokens.id + r->doc[i].at, r->doc[i].n, r->doc[i].prompt, &out, e);
+        if (!rc) rc = exits_of(r, r->exits + (size_t)i * r->L, e);
+        r->entropy[i] = out.entropy;
     }
     return rc;
 }
@@ -199,6 +217,30 @@ static err_code calm_thetas(route *r, double theta[2 * ROUTER_CALM], err *e)
     return rc ? rc : calibrate_calm(r->p, r->L, MASK_CALM_ALL, docs, n, theta + ROUTER_CALM, e);
 }
 
+/* ---- how deep ------------------------------------------------------------------------------------------------------------ */
+
+static json_t *list_of(const double *x, uint32_t n)
+{
+    json_t *a = json_array();
+    for (uint32_t i = 0; i < n; i++) json_array_append_new(a, json_real(isfinite(x[i]) ? x[i] : 0));
+    return a;
+}
+
+static err_code put_exits(route *r, json_t *summary, err *e)
+{
+    double bias[MASK_LAYERS], slope[MASK_LAYERS], share[MASK_LAYERS], mean[MASK_LAYERS];
+    err_code rc = calibrate_exit(r->exits, r->entropy, r->n, r->L, bias, slope, share, e);
+    if (rc) return rc;
+    mean_of(r, r->exits, mean);
+    profile_put_numbers(r->c->out, PROFILE_ROUTE, "exit_bias", bias, r->L);
+    profile_put_numbers(r->c->out, PROFILE_ROUTE, "exit_slope", slope, r->L);
+    profile_put_numbers(r->c->out, PROFILE_ROUTE, "exit_damage", mean, r->L);
+    json_object_set_new(summary, "exit_damage", list_of(mean, r->L));
+    json_object_set_new(summary, "exit_share", list_of(share, r->L));
+    json_object_set_new(summary, "exit_slope", list_of(slope, r->L));
+    return ERR_OK;
+}
+
 /* ---- what goes into the profile -------------------------------------------------------------------------------------- */
 
 static void put_means(route *r)
@@ -238,13 +280,6 @@ static void put_routers(route *r, const route_fit *f)
     profile_put_number(w, PROFILE_ROUTE, "documents", r->n);
 }
 
-static json_t *list_of(const double *x, uint32_t n)
-{
-    json_t *a = json_array();
-    for (uint32_t i = 0; i < n; i++) json_array_append_new(a, json_real(isfinite(x[i]) ? x[i] : 0));
-    return a;
-}
-
 static void summarize(const route *r, const route_fit *f, const double *mean, json_t *out)
 {
     json_t *regrets = json_array(), *order = json_array();
@@ -274,6 +309,7 @@ static err_code fit(route *r, json_t *summary, err *e)
     err_code rc = order_layers(r, mean, e);
     if (!rc) rc = calm_thetas(r, calm, e);
     route_data d = { r->n, r->L, r->D, r->feature, r->damage[PROBE_BOTH], FOLDS, DELTA };
+    if (!rc) rc = put_exits(r, summary, e);
     if (!rc) rc = route_fit_make(&f, &d, e);
     if (rc) return rc;
     put_means(r);

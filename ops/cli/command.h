@@ -50,6 +50,7 @@ err_code eval_ppl(settings *s, err *e);
 err_code eval_qa(settings *s, err *e);
 err_code eval_predict(settings *s, err *e);
 err_code eval_route(settings *s, err *e);
+err_code eval_back_off(settings *s, err *e);
 err_code eval_kv(settings *s, err *e);
 
 #define SLUICE_VERSION "0.1.0"

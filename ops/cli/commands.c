@@ -54,12 +54,12 @@ const command commands[] = {
     { "detokenize", CMD_DETOKENIZE, cmd_detokenize, "token ids to text", "[-m MODEL] -t ID,ID,... | ID ... | -f FILE | -", "",
       "sluice detokenize 411 29 1702", MODELS },
     { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, perplexity, answers, prediction, routing",
-      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]\n       sluice eval predict -f TEXT --aux MODEL [-c CTX] [-o FILE.svg]\n       sluice eval route [RULE...] -f TEXT [--questions FILE] [-o MAP.svg]\n       sluice eval kv --kv A,B,... [-f TEXT] [-o PREFIX]",
-      "logits|ppl|qa|predict|route|kv", "sluice eval ppl -m model.gguf -f text.txt -c 256",
+      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]\n       sluice eval predict -f TEXT --aux MODEL [-c CTX] [-o FILE.svg]\n       sluice eval route [RULE...] -f TEXT [--questions FILE] [-o MAP.svg]\n       sluice eval back-off RULE -f TEXT\n       sluice eval kv --kv A,B,... [-f TEXT] [-o PREFIX]",
+      "logits|ppl|qa|predict|route|back-off|kv", "sluice eval ppl -m model.gguf -f text.txt -c 256",
       "logits writes one row of 32-bit floats for each token. ppl is the perplexity of a text over windows without overlap, as "
       "llama-perplexity defines it. qa counts right answers to questions with a known answer, one JSON object a line. "
       "predict runs prompts exactly and by KV prediction, in this process, and says how far what follows goes apart (KL by distance, first "
-      "token, attention by layer) and how long each takes; -o draws it. route measures what leaving out layers costs (KL, perplexity, answers) and brings, for each --skip RULE.\n"
+      "token, attention by layer) and how long each takes; -o draws it. route measures what leaving out layers costs (KL, perplexity, answers) and brings, for each --skip RULE; back-off, which alarm sees best that its sessions go wrong.\n"
       "kv holds KV policies against the exact cache, in this process. Of a text: windows of CTX tokens are compressed and the next 256 "
       "tokens scored; mean and 99th percentile of KL(exact || policy), equal first tokens, perplexity. Of generated needles: right "
       "answers when the question is in the compressed prompt and when it comes after it; n/a where the exact cache is right in less than "

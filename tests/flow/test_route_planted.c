@@ -92,10 +92,11 @@ static void write_profile(const world *w, const gguf *g, const route_fit *f, con
 {
     err e;
     profile_writer *p;
-    double order[L] = { 1, 2, 3, 0 };
+    double order[L] = { 1, 2, 3, 0 }, exit_bias[L] = { -15, 15, -15, -15 }, exit_slope[L] = { 0 };
     cr_assert_eq(profile_writer_open(&p, w->profile, &(profile_binding){ gguf_digest(g), "", "i8b32" }, L, 1u << PROFILE_ROUTE, &e), ERR_OK, "%s", e.text);
     const struct { const char *name; const double *x; } list[] = { { "damage", mean }, { "sim_attn", mean }, { "sim_ffn", mean }, { "order", order },
-                                                                  { "bias", f->b }, { "gate_bias", f->gate_b } };
+                                                                  { "bias", f->b }, { "gate_bias", f->gate_b },
+                                                                  { "exit_bias", exit_bias }, { "exit_slope", exit_slope } };
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) profile_put_numbers(p, PROFILE_ROUTE, list[i].name, list[i].x, L);
     profile_put_number(p, PROFILE_ROUTE, "neighbours", 0);
     profile_put_number(p, PROFILE_ROUTE, "eps", ROUTE_EPS);
@@ -179,6 +180,35 @@ Test(route_planted, first_leaves_out_the_layer_that_a_prompt_does_not_need)
             if (!base) base = g;
         }
         if (g != base) rig_close(&g);
+    }
+    rig_close(&base);
+}
+
+/* Deep enough behind layer 1, says the profile: layer 2 is left out, and the last one runs. */
+Test(route_planted, exit_leaves_out_what_lies_above_a_depth)
+{
+    static world w;
+    rig_job *want = NULL;
+    rig *base = NULL;
+    uint32_t ids[TEXT];
+    plant(&w);
+    calibrate(&w);
+    text_of(ids, 2000, 0);
+    for (uint32_t stages = 1; stages <= L; stages += L - 1) {
+        rig *g = rig_open(&(rig_options){ .model = w.model, .stages = stages, .use = isa_supported() >> ISA_AVX2 & 1 ? ISA_AVX2 : ISA_PLAIN, .ctx = 128 });
+        message m = rig_generate(TEXT - PROMPT);
+        m.submit.logprobs = 4;
+        snprintf(m.submit.skip, sizeof m.submit.skip, "exit:q=0.9");
+        rig_job *j = rig_do(g, m, &(rig_input){ .ids = ids, .n = PROMPT }), *k;
+        expect_mask(j, "exit");
+        for (uint32_t i = 0; i < j->choice[0].n_tok; i++) cr_assert_eq(j->choice[0].tok[i].id, ids[PROMPT + i], "token %u", i);
+        cr_expect_float_eq(j->choice[0].end.skipped, 0.25, 1e-9);
+        snprintf(m.submit.skip, sizeof m.submit.skip, "list:2,rows=decode");
+        k = rig_do(g, m, &(rig_input){ .ids = ids, .n = PROMPT });
+        cr_expect(rig_same_choice(&j->choice[0], &k->choice[0], "the same layers by name"));
+        if (base) cr_expect(rig_same_choice(&j->choice[0], &want->choice[0], "stages"));
+        if (base) rig_close(&g);
+        else base = g, want = j;
     }
     rig_close(&base);
 }

@@ -1,5 +1,6 @@
 /* Masks as numbers and as text, and from rules to masks: what is nested stays nested, what would grow is refused. */
 #include "coordinator/route_policies.h"
+#include "ops/cli/calibrate_exit.h"
 #include "tests/support.h"
 #include <criterion/criterion.h>
 #include <math.h>
@@ -305,4 +306,43 @@ Test(route, adaskip_takes_the_halves_that_change_least)
 {
     layer_mask m = learned("adaskip:2", 0, NULL, 1);
     goes(&m, "attn=2,4 ffn=3,5");
+}
+
+/* ---- depth ---------------------------------------------------------------------------------------------------------- */
+
+Test(route, a_session_is_deep_enough_where_the_cumulated_hazard_reaches_q)
+{
+    double bias[6] = { -15, 0, 0, 0, 0, 0 }, slope[6] = { 0, 0, 0, -10, 0, 0 }, low = 0, high = 3;
+    router known = { .L = 6, .exits = true, .exit_bias = bias, .exit_slope = slope };
+    route_world w = { .L = 6, .known = &known, .entropy = &low };
+    const struct { const char *rule; double *entropy; uint32_t from; } want[] = {
+        { "exit:q=0.49", &low, 2 }, { "exit:q=0.74", &low, 3 }, { "exit:q=0.87", &low, 4 }, { "exit:q=0.87", &high, 5 }, { "exit:q=0.99", &low, 5 },
+    };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        skip_rule r;
+        layer_mask m;
+        err e = { 0 };
+        cr_assert_eq(skip_rule_parse(&r, want[i].rule, &e), ERR_OK, "%s", e.text);
+        w.entropy = want[i].entropy;
+        cr_assert_eq(route_choose(&m, &r, &w, &e), ERR_OK, "%s", e.text);
+        for (uint32_t l = 0; l < 6; l++) cr_expect_eq(m.at[l].attn == MASK_AFTER && m.at[l].ffn == MASK_AFTER, l >= want[i].from && l < 5, "%s, layer %u", want[i].rule, l);
+    }
+}
+
+/* Documents of low entropy come out at layer 1, the others at layer 3. */
+Test(route, hazards_are_learned_from_where_documents_come_out)
+{
+    enum { DOCS = 60, DEEP = 6 };
+    double damage[DOCS][DEEP], entropy[DOCS], bias[DEEP], slope[DEEP], share[DEEP];
+    err e = { 0 };
+    for (uint32_t i = 0; i < DOCS; i++) {
+        entropy[i] = (double)support_draw(support_seed(), i, 1000) / 250;
+        for (uint32_t l = 0; l < DEEP; l++) damage[i][l] = l >= (entropy[i] < 2 ? 1u : 3u) ? EXIT_DELTA / 2 : EXIT_DELTA * 2;
+    }
+    cr_assert_eq(calibrate_exit(&damage[0][0], entropy, DOCS, DEEP, bias, slope, share, &e), ERR_OK, "%s", e.text);
+    router known = { .L = DEEP, .exits = true, .exit_bias = bias, .exit_slope = slope };
+    cr_expect_float_eq(share[1] + share[3], 1, 1e-9);
+    cr_expect_lt(slope[1], 0, "the surer, the sooner");
+    cr_expect_eq(router_exit(&known, 0.2, 0.5), 1u);
+    cr_expect_eq(router_exit(&known, 3.8, 0.5), 3u);
 }
