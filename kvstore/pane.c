@@ -212,12 +212,6 @@ static void encode_by_channel(const pane_kind *k, const float *x, uint32_t n, un
 
 /* ---- encoding: codebooks ------------------------------------------------------------------------------------------- */
 
-static int farthest_first(const void *a, const void *b)
-{
-    const pane_outlier *x = a, *y = b;
-    return x->far < y->far ? 1 : x->far > y->far ? -1 : (int)x->place - (int)y->place;
-}
-
 static int ascending(const void *a, const void *b)
 {
     const float *x = a, *y = b;
@@ -292,12 +286,27 @@ static void row_range(const pane_kind *k, const float *v, const uint8_t *is_out,
     *middle = half_of((hi + lo) / 2);
 }
 
+/* The `room` farthest of m candidates to the front, the farthest first and of equal ones the one that came first: there is room for one
+ * in a hundred, so most are looked at once. */
+static uint16_t farthest_first(pane_outlier *cand, uint32_t m, uint32_t room)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < m; i++) {
+        pane_outlier x = cand[i];
+        if (n == room && !(x.far > cand[n - 1].far)) continue;
+        if (n < room) n++;
+        uint32_t at = n - 1;
+        for (; at && cand[at - 1].far < x.far; at--) cand[at] = cand[at - 1];
+        cand[at] = x;
+    }
+    return (uint16_t)n;
+}
+
 /* The outliers of a pane, the farthest first, at most as many as it has room for; w->is_out marks them. */
 static uint16_t outliers_of(const pane_kind *k, const float *x, uint32_t n, pane_work *w)
 {
     uint32_t m = k->key ? candidates_key(k, x, n, w->cand) : candidates_value(k, x, n, w->cand);
-    uint16_t count = (uint16_t)(m < pane_outliers(k->d) ? m : pane_outliers(k->d));
-    qsort(w->cand, m, sizeof *w->cand, farthest_first);
+    uint16_t count = farthest_first(w->cand, m, pane_outliers(k->d));
     memset(w->is_out, 0, (size_t)n * k->d);
     for (uint32_t i = 0; i < count; i++)
         w->is_out[(size_t)(w->cand[i].place >> CHANNEL_BITS) * k->d + (w->cand[i].place & ((1u << CHANNEL_BITS) - 1))] = 1;
