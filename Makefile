@@ -92,7 +92,7 @@ $(B)/sluice-coordinator: $(call obj,coordinator/main.c $(CO_SRC)) $(LIB)
 $(B)/sluice-stage: $(call obj,workers/stage/main.c $(ST_SRC)) $(LIB)
 $(B)/sluice-rag: $(call obj,workers/rag/main.c $(RAG_SRC)) $(LIB)
 # Of the programs only the one that talks to people edits lines; tests and tools may take parts of it.
-$(B)/sluice $(TESTS) $(TOOLS) $(BENCHES): LIBS += $(EDIT_LIBS) $(BLAS_LIBS)
+$(B)/sluice $(TESTS) $(TOOLS) $(BENCHES) $(RIG_MAIN:%.c=$(B)/%): LIBS += $(EDIT_LIBS) $(BLAS_LIBS)
 $(BINS):
 	$(Q)echo "  LD    $@"; $(LINK) $(LIBS)
 # Tests, benches and tools link the programs' parts as an archive: each takes only the objects that it names.

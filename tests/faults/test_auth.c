@@ -482,7 +482,7 @@ static void flood_of_frames(void)
         sent += room;
         bool all = sent == FLOOD;
         if (link_recv(g.l, &p, room ? 0 : all ? (int)(1000 * programs_patience()) : 20, &e)) {
-            if (all) break;
+            if (all && !room) break;
             continue;
         }
         bool hurried = p.head.type == MSG_FAIL && p.head.fail.code == ERR_FULL;
@@ -492,8 +492,8 @@ static void flood_of_frames(void)
     }
     double s = (double)(clock_ns() - t) / 1e9;
     printf("# %d messages of one client in %.1f s: %llu heard, %llu refused\n", FLOOD, s, (unsigned long long)answered, (unsigned long long)refused);
-    cr_expect_gt(refused, 0);
-    cr_expect_geq(until("trust.hurried", before + (int64_t)refused), before + (int64_t)refused);
+    int64_t least = before + (int64_t)(refused ? refused : 1);      /* refusals may all be among what was left out */
+    cr_expect_geq(until("trust.hurried", least), least);
     packet_done(&p);
     link_close(&g.l);
     hub_close(&g.h);
