@@ -33,9 +33,9 @@ static json_t *stage_json(const member *m)
 /* Bytes by kind, and what policies did; a member of a stage's object. */
 static json_t *kv_json(const msg_stats *t)
 {
-    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I}}", "exact_bytes", num(t->kv_bytes - t->kv_packed - t->kv_seen),
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:I,s:I}}", "exact_bytes", num(t->kv_bytes - t->kv_packed - t->kv_seen),
                      "packed_bytes", num(t->kv_packed), "score_bytes", num(t->kv_seen), "shared_bytes", num(t->kv_shared),
-                     "evicted_rows", num(t->kv_evicted), "read_bytes", num(t->kv_read), "prefix_rows", num(t->prefix_hits),
+                     "evicted_rows", num(t->kv_evicted), "read_bytes", num(t->kv_read), "sparse_read", num(t->kv_sparse_read), "sparse_seen", num(t->kv_sparse_seen), "prefix_rows", num(t->prefix_hits),
                      "prefix_misses", num(t->prefix_misses), "packed", "raw", num(t->kv_raw), "q8_0", num(t->kv_q8), "q4_0", num(t->kv_q4),
                      "token", num(t->kv_token), "channel", num(t->kv_channel), "nuq", num(t->kv_nuq));
 }

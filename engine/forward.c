@@ -340,6 +340,7 @@ static void attention(const worker *k)
     phase_attend(k);
     pool_barrier(r->pool);
     show(k, FORWARD_ATTENDED);
+    for (uint32_t t = k->t0; t < k->t1; t++) kv_choose(r->rows[k->s->at[t]].seq, k->l, r->rows[k->s->at[t]].slot);
     quantize(r, k->s, &r->att, any_quant(&w->wo, 1), k->t0, k->t1);
     pool_barrier(r->pool);
     phase_project(k, LORA_O, &w->wo, &r->att, w->attn_post);

@@ -3,6 +3,7 @@
  * packed bytes only. Owns the order in which floats are read; refuses to allocate or to change what others read. */
 #include "core/rope_math.h"
 #include "kvstore/attend_tile.h"
+#include "kvstore/choice.h"
 #include "kvstore/lossy.h"
 #include "kvstore/tile.h"
 #include <assert.h>
@@ -30,7 +31,10 @@ typedef struct {
     size_t ldo;
     float *runs;               /* see run_put */
     uint32_t n_runs;
-    uint64_t read;
+    const uint32_t *pick;      /* [picks] places that the row reads, ascending; NULL: all */
+    uint32_t picks;
+    kv_layer_role role;
+    uint64_t read, sparse_read, sparse_seen;
 } work;
 _Static_assert((int)KV_PAGE_ROWS == (int)PANE_ROWS, "raw rows of a page fit the tile of a pane");
 
@@ -114,20 +118,64 @@ static void dots(const work *w, const float *query, uint32_t i0, uint32_t d, uin
         w->s->vec->dot_rows_f32(x + (size_t)i * d, w->tile, ld * sizeof *x, n, d, to + i * w->stride);
 }
 
-/* n exact rows of d elements into the tile. */
-static void load_exact(const work *w, const void *rows, uint32_t n, uint32_t d)
+/* Places in front of place `at` that are read: where its score lies. */
+static uint32_t rank_of(const work *w, uint32_t at)
 {
-    if (w->s->g.format == KV_F16) w->s->vec->from_f16(w->tile, rows, n * d);
-    else memcpy(w->tile, rows, (size_t)n * d * sizeof *w->tile);
+    uint32_t lo = 0, hi = w->picks;
+    if (!w->pick) return at;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        if (w->pick[mid] < at) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo;
 }
 
-/* A pane into the tile; returns floats from a row to the next. */
-static uint32_t load_pane(const work *w, const pane_kind *k, const unsigned char *in, uint32_t n)
+/* Stretches of places [at, at + n) that are read, one after the other: {0} to begin with; n == 0: there is none any more. */
+typedef struct { uint32_t first, n, next; } stretch;
+
+static stretch stretch_next(const work *w, uint32_t at, uint32_t n, stretch s)
 {
-    uint32_t ld = k->pack.kind == KV_PACK_RAW ? k->d : pane_ld(k->d);
-    if (k->pack.kind == KV_PACK_RAW) load_exact(w, in, n, k->d);
-    else pane_decode(&w->s->reader, k, in, 0, n, w->tile);
-    return ld;
+    if (!w->pick) return (stretch){ 0, s.next ? 0 : n, 1 };
+    uint32_t i = s.next ? s.next : rank_of(w, at);
+    stretch t = { i < w->picks ? w->pick[i] - at : n, 0, i };
+    for (; t.next < w->picks && w->pick[t.next] == at + t.first + t.n && t.first + t.n < n; t.next++) t.n++;
+    return t;
+}
+
+static void load_exact(const work *w, const void *rows, uint32_t n, uint32_t d, float *to)
+{
+    if (w->s->g.format == KV_F16) w->s->vec->from_f16(to, rows, n * d);
+    else memcpy(to, rows, (size_t)n * d * sizeof *to);
+}
+
+/* Exact rows of d elements at places [at, at + n) into the tile; returns how many are read. */
+static uint32_t load_rows(const work *w, const void *rows, uint32_t at, uint32_t n, uint32_t d)
+{
+    size_t row = d * w->s->layout.elem;
+    uint32_t got = 0;
+    for (stretch s = stretch_next(w, at, n, (stretch){ 0 }); s.n; s = stretch_next(w, at, n, s)) {
+        load_exact(w, (const unsigned char *)rows + s.first * row, s.n, d, w->tile + (size_t)got * d);
+        got += s.n;
+    }
+    return got;
+}
+
+/* Floats from a row of the tile to the next. */
+static uint32_t ld_of(const pane_kind *k) { return k->pack.kind == KV_PACK_RAW ? k->d : pane_ld(k->d); }
+
+/* The rows of a pane at places [at, at + n) into the tile; returns how many are read. */
+static uint32_t load_pane(work *w, const pane_kind *k, const unsigned char *in, uint32_t at, uint32_t n)
+{
+    uint32_t got = 0;
+    if (k->pack.kind == KV_PACK_RAW) got = load_rows(w, in, at, n, k->d);
+    else
+        for (stretch s = stretch_next(w, at, n, (stretch){ 0 }); s.n; s = stretch_next(w, at, n, s)) {
+            pane_decode(&w->s->reader, k, in, s.first, s.n, w->tile + (size_t)got * ld_of(k));
+            got += s.n;
+        }
+    w->read += pane_bytes_of(k, got < n ? got : PANE_ROWS);
+    return got;
 }
 
 /* Four rows are taken at a time: those behind the last one are zeros. */
@@ -138,13 +186,14 @@ static void pad_tile(const work *w, uint32_t n, uint32_t ld)
 
 static void pane_scores(work *w, const pane *p, uint32_t at)
 {
+    uint32_t to = rank_of(w, at);
+    if (w->pick && to == rank_of(w, at + p->n)) return;
     pane_kind k = lossy_kind(w->seq, w->layer, w->head, KV_SIDE_K, p->code);
-    w->read += pane_bytes(&k);
-    uint32_t ld = load_pane(w, &k, pane_at(w->seq, p, KV_SIDE_K), p->n);
-    for (uint32_t r = 0; k.pack.kind == KV_PACK_NUQ && r < p->n; r++)
-        rotate(w, shelf_ord(w->shelf, at + r), w->tile + (size_t)r * ld);
-    pad_tile(w, p->n, ld);
-    for (uint32_t i = 0; i < w->queries; i += TILE_FOUR) dots(w, query_for(w, &k), i, k.d, ld, p->n, at);
+    uint32_t n = load_pane(w, &k, pane_at(w->seq, p, KV_SIDE_K), at, p->n), ld = ld_of(&k);
+    for (uint32_t r = 0; k.pack.kind == KV_PACK_NUQ && r < n; r++)
+        rotate(w, shelf_ord(w->shelf, w->pick ? w->pick[to + r] : at + r), w->tile + (size_t)r * ld);
+    pad_tile(w, n, ld);
+    for (uint32_t i = 0; i < w->queries; i += TILE_FOUR) dots(w, query_for(w, &k), i, k.d, ld, n, to);
 }
 
 /* Slots of the table that query i sees lie below this one. */
@@ -155,10 +204,10 @@ static void run_scores(const work *w, uint32_t first, uint32_t end, uint32_t at)
 {
     for (uint32_t slot = first, n; slot < end; slot += n, at += n) {
         n = kv_layout_run(slot, end);
-        load_exact(w, kv_row_at(w->seq, w->layer, KV_SIDE_K, w->head, slot), n, w->d);
-        pad_tile(w, n, w->d);
-        for (uint32_t i = 0; i < w->queries; i += TILE_FOUR)
-            if (slot < limit(w, i + four(w, i) - 1)) dots(w, w->turned, i, w->d, w->d, n, at);
+        uint32_t got = load_rows(w, kv_row_at(w->seq, w->layer, KV_SIDE_K, w->head, slot), at, n, w->d);
+        pad_tile(w, got, w->d);
+        for (uint32_t i = 0; got && i < w->queries; i += TILE_FOUR)
+            if (slot < limit(w, i + four(w, i) - 1)) dots(w, w->turned, i, w->d, w->d, got, rank_of(w, at));
     }
 }
 
@@ -188,7 +237,7 @@ static void hide_far(const work *w, uint32_t seen, uint32_t n, float *x)
     uint32_t window = w->s->g.look.window, base = w->seq->base;
     if (!kv_is_local(w->s, w->layer) || seen <= window) return;
     for (uint32_t j = 0; j < n; j++) {
-        uint32_t ord = j < w->shelf->rows ? shelf_ord(w->shelf, j) : base + j - w->shelf->rows;
+        uint32_t at = w->pick ? w->pick[j] : j, ord = at < w->shelf->rows ? shelf_ord(w->shelf, at) : base + at - w->shelf->rows;
         if (ord == ORD_EXTRA || ord < seen - window) x[j] = -INFINITY;
     }
 }
@@ -214,7 +263,7 @@ static float entropy_of(const vec_ops *vec, const float *x, uint32_t n)
 static void weigh(work *w, uint32_t t, uint32_t seen)
 {
     const vec_ops *vec = w->s->vec;
-    uint32_t n = w->shelf->rows + seen - w->seq->base, slot = w->slot + t;
+    uint32_t n = rank_of(w, w->shelf->rows + seen - w->seq->base), slot = w->slot + t;
     uint32_t what = w->y->policy.see;
     float *first = w->score + (size_t)t * w->g * w->stride;
     observed o = { .x = first, .ld = w->stride, .inv = w->inv + t * w->g, .g = w->g, .n = n,
@@ -227,6 +276,9 @@ static void weigh(work *w, uint32_t t, uint32_t seen)
     }
     if (what & ~(uint32_t)KV_SEE_QUERIES)
         observe_row(&w->y->see, (w->layer - w->s->g.first) * w->s->g.K + w->head, slot, &o);
+    if (w->role == KV_LAYER_SELECTS && choices_has(w->y->choices, slot))
+        choices_add(w->y->choices, slot, &(choice_weights){ o.x, o.ld, o.inv, o.g, n });
+    if (w->role == KV_LAYER_SPARSE && choices_has(w->y->choices, slot)) w->sparse_read += n, w->sparse_seen += seen;
 }
 
 /* ---- values -------------------------------------------------------------------------------------------------------- */
@@ -258,10 +310,11 @@ static void sum_four(const work *w, uint32_t i0, uint32_t n, uint32_t ld, uint32
 
 static void pane_sums(work *w, const pane *p, uint32_t at)
 {
+    uint32_t from = rank_of(w, at);
+    if (w->pick && from == rank_of(w, at + p->n)) return;
     pane_kind k = lossy_kind(w->seq, w->layer, w->head, KV_SIDE_V, p->code);
-    w->read += pane_bytes(&k);
-    uint32_t ld = load_pane(w, &k, pane_at(w->seq, p, KV_SIDE_V), p->n);
-    for (uint32_t i = 0; i < w->queries; i += TILE_FOUR) sum_four(w, i, p->n, ld, at, k.pack.hadamard);
+    uint32_t n = load_pane(w, &k, pane_at(w->seq, p, KV_SIDE_V), at, p->n);
+    for (uint32_t i = 0; i < w->queries; i += TILE_FOUR) sum_four(w, i, n, ld_of(&k), from, k.pack.hadamard);
 }
 
 /* How many of n slots from `slot` on query i sees. */
@@ -276,11 +329,11 @@ static void run_sums(const work *w, uint32_t first, uint32_t end, uint32_t at)
 {
     for (uint32_t slot = first, n; slot < end; slot += n, at += n) {
         n = kv_layout_run(slot, end);
-        load_exact(w, kv_row_at(w->seq, w->layer, KV_SIDE_V, w->head, slot), n, w->d);
-        for (uint32_t i = 0; i < w->queries; i += TILE_FOUR) {
-            uint32_t all = seen_of(w, i, slot, n);
-            sum_four(w, i, all, w->d, at, false);
-            for (uint32_t k = 1; k < four(w, i); k++) sum_one(w, i + k, all, seen_of(w, i + k, slot, n), w->d, at, false);
+        uint32_t got = load_rows(w, kv_row_at(w->seq, w->layer, KV_SIDE_V, w->head, slot), at, n, w->d);
+        for (uint32_t i = 0; got && i < w->queries; i += TILE_FOUR) {
+            uint32_t all = w->pick ? got : seen_of(w, i, slot, n);
+            sum_four(w, i, all, w->d, rank_of(w, at), false);
+            for (uint32_t k = 1; !w->pick && k < four(w, i); k++) sum_one(w, i + k, all, seen_of(w, i + k, slot, n), w->d, at, false);
         }
     }
 }
@@ -346,9 +399,11 @@ static void cut_scratch(work *w, float *f)
     w->runs = w->score + scores_of(w->s);
 }
 
-/* As many of n rows as their scores have room for. */
+/* As many of n rows as their scores have room for. In a sparse layer a row of its own, with what it chose. */
 static void set_rows(work *w, uint32_t n)
 {
+    w->pick = w->role == KV_LAYER_SPARSE ? choices_of(w->y->choices, w->slot, &w->picks) : NULL;
+    if (w->role == KV_LAYER_SPARSE) n = 1;
     for (w->n = n < TILE_ROWS ? n : TILE_ROWS;; w->n--) {
         w->queries = w->n * w->g;
         w->stride = stride_of((size_t)w->shelf->rows + w->slot + w->n - w->seq->base);
@@ -371,7 +426,7 @@ void lossy_attend(kv_seq *q, uint32_t layer, uint32_t slot, uint32_t n, const fl
 {
     kv *s = q->store;
     work w = { .seq = q, .s = s, .y = q->lossy, .layer = layer, .head = head, .g = s->g.H / s->g.K, .d = s->g.d, .ld = pane_ld(s->g.d),
-               .ldo = ldo };
+               .ldo = ldo, .role = q->lossy->choices ? kv_role_of(&q->lossy->policy, layer, kv_model_layers(s)) : KV_LAYER_FULL };
     cut_scratch(&w, scratch);
     w.shelf = shelf_of(q, layer, head);
     for (uint32_t t = 0; t < n; t++)
@@ -383,4 +438,7 @@ void lossy_attend(kv_seq *q, uint32_t layer, uint32_t slot, uint32_t n, const fl
         attend_rows(&w, query + t * ldq, ldq);
     }
     __atomic_fetch_add(&s->read, w.read, __ATOMIC_RELAXED);
+    if (!w.sparse_seen) return;
+    __atomic_fetch_add(&s->sparse_read, w.sparse_read, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&s->sparse_seen, w.sparse_seen, __ATOMIC_RELAXED);
 }

@@ -17,7 +17,7 @@ static void draw(uint64_t seed, uint64_t at, float *out, uint32_t n)
 static void fill_row(kv_seq *q, uint32_t slot, uint64_t seed, float *k, float *v)
 {
     const kv *s = q->store;
-    uint32_t width = s->g.K * s->g.d, L = s->g.n_layers > s->g.last ? s->g.n_layers : s->g.last;
+    uint32_t width = s->g.K * s->g.d, L = kv_model_layers(s);
     uint64_t words = (width + 3) / 4;
     for (uint32_t l = s->g.first; l < s->g.last; l++) {
         uint64_t at = ((uint64_t)slot * L + l) * 2 * words;

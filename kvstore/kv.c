@@ -175,6 +175,8 @@ err_code kv_seq_open_skipping(kv *s, uint64_t id, const kv_policy *p, uint32_t n
     kv_seq *q = NULL;
     err_code rc = first_pages(s, from, e);
     if (rc == ERR_OK) rc = seq_make(s, id, &q, e);
+    if (rc == ERR_OK && from && p->retrieve != KV_RETRIEVE_NONE)
+        rc = err_set(e, ERR_CONFIG, "KV policy %s: layers choose rows for others, and a session that leaves out layers has not all of them", p->name);
     if (rc == ERR_OK && from) rc = skips_open(q, from, e);
     if (rc == ERR_OK && p->lossy) rc = lossy_open(q, p, n_prompt, e);
     if (rc != ERR_OK) {
@@ -408,7 +410,9 @@ kv_seq_usage kv_seq_bytes(const kv_seq *q)
 kv_usage kv_bytes(const kv *s)
 {
     kv_usage u = { .arena = s->arena.bytes, .sequences = s->sequences, .evicted = s->evicted,
-                   .read = __atomic_load_n(&s->read, __ATOMIC_RELAXED) };
+                   .read = __atomic_load_n(&s->read, __ATOMIC_RELAXED),
+                   .sparse_read = __atomic_load_n(&s->sparse_read, __ATOMIC_RELAXED),
+                   .sparse_seen = __atomic_load_n(&s->sparse_seen, __ATOMIC_RELAXED) };
     double by_kind[KV_PACK_COUNT] = { 0 };
     count_pages(&u, &s->pages);
     uint64_t raw = u.data;

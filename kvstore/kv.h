@@ -105,6 +105,15 @@ void kv_attend_rows(kv_seq *q, uint32_t layer, uint32_t slot, uint32_t n, const 
                     uint32_t k0, uint32_t k1, float *scratch);
 size_t kv_scratch_floats(const kv *s);
 
+/* Under a policy that retrieves (TidalDecode) a row that is not the prompt's reads all rows in some layers, and in the layers behind
+ * these the rows that they chose. kv_choose: all heads of `layer` have attended for `slot` (nothing happens unless it is a layer that
+ * chooses); by any thread, one a row. kv_choice: what was chosen last, *n places among the rows that it sees, ascending; NULL: nothing.
+ * kv_choice_set: what the stage before chose, n x u32 that lie `step` bytes apart, for a row that was just reserved. ERR_INPUT: it cannot be, or n is 0 and the
+ * first layer here needs it. */
+void kv_choose(kv_seq *q, uint32_t layer, uint32_t slot);
+const uint32_t *kv_choice(const kv_seq *q, uint32_t slot, uint32_t *n);
+err_code kv_choice_set(kv_seq *q, uint32_t slot, const void *rows, size_t step, uint32_t n, err *e);
+
 /* Row `row` (tentative, or the last committed one) and its tentative ancestors become committed, the other tentative rows
  * go. Naming the last committed row (kv_last_row, KV_ROW_NONE when empty) drops every tentative one. ERR_INPUT when there
  * is no such row, ERR_STATE while an import waits for more layers. */
@@ -160,6 +169,7 @@ err_code kv_state_export(const kv_seq *q, uint32_t l0, uint32_t l1, void *buf, s
  * never above max_bytes. read: packed bytes that attention has read since the store is open; evicted: rows x heads x layers. */
 typedef struct {
     uint64_t data, packed, meta, seen, arena, pages_used, pages_free, sequences, read, evicted;
+    uint64_t sparse_read, sparse_seen;                         /* rows x heads that sparse layers have read; those there were */
     uint64_t by_kind[KV_PACK_COUNT];                           /* of packed, by how; RAW: settled rows that are kept as they were */
     uint64_t prefix_pages, prefix, prefix_hits, prefix_misses; /* shared blocks; rows taken from them; those that were gone */
 } kv_usage;

@@ -1,4 +1,5 @@
 #include "kvstore/lossy.h"
+#include "kvstore/choice.h"
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,8 +96,6 @@ err_code lossy_codes(kv_seq *q, err *e)
 static err_code tables_check(const kv *s, const kv_policy *p, err *e)
 {
     const char *lack = kv_tables_lack(s->g.tables, s->g.first, s->g.last, p);
-    if (p->retrieve != KV_RETRIEVE_NONE)
-        return err_set(e, ERR_CONFIG, "KV policy %s: change.retrieve: this store reads every row it keeps", p->name);
     return lack ? err_set(e, ERR_CONFIG, "KV policy %s needs %s, and the profile has none", p->name, lack) : ERR_OK;
 }
 
@@ -118,6 +117,7 @@ err_code lossy_open(kv_seq *q, const kv_policy *p, uint32_t n_prompt, err *e)
     q->lossy = y;
     observe_open(&y->see, p->see, p->window_queries, kv_layers(s), s->g.K, s->g.H * s->g.d, n_prompt);
     rc = lossy_codes(q, e);
+    if (!rc && p->retrieve != KV_RETRIEVE_NONE) rc = choices_open(&y->choices, p, e);
     if (rc) lossy_close(q);
     return rc;
 }
@@ -148,6 +148,7 @@ void lossy_close(kv_seq *q)
     if (!y) return;
     shelves_free(q);
     observe_close(&y->see);
+    choices_close(&y->choices);
     free(y->shelf);
     free(y->channel);
     free(y);
@@ -248,7 +249,7 @@ void lossy_by_kind(const kv_seq *q, double by_kind[KV_PACK_COUNT])
 uint64_t lossy_meta(const kv_seq *q)
 {
     const kv_lossy *y = q->lossy;
-    uint64_t n = sizeof *y + lossy_units(q->store) * (sizeof *y->shelf + (y->channel ? y->d_pruned * sizeof *y->channel : 0));
+    uint64_t n = choices_bytes(y->choices) + sizeof *y + lossy_units(q->store) * (sizeof *y->shelf + (y->channel ? y->d_pruned * sizeof *y->channel : 0));
     for (uint32_t u = 0; u < lossy_units(q->store); u++) {
         const shelf *h = &y->shelf[u];
         n += h->cap * sizeof *h->pane;
@@ -287,6 +288,8 @@ err_code lossy_reserve(kv_seq *q, err *e)
     kv_lossy *y = q->lossy;
     uint32_t entries = longest_shelf(q) + c->used - q->base + 1;    /* one more: a compensation row, when they settle */
     err_code rc = observe_reserve(&y->see, c->committed, c->used, entries, lossy_boundary(y, c->committed), e);
+    uint32_t free_rows = c->committed > y->n_prompt ? c->committed : y->n_prompt;   /* the first that is not the prompt's */
+    if (!rc && y->choices) rc = choices_reserve(y->choices, free_rows, c->used, e);
     if (rc) y->broken = true; /* half of its arrays have grown */
     return rc;
 }

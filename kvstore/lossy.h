@@ -48,6 +48,7 @@ struct kv_lossy {
     uint16_t *channel;         /* [layers][K][d_pruned] K channels that are kept, ascending; NULL: all */
     uint32_t d_pruned;         /* d when nothing is pruned */
     observe see;
+    struct kv_choices *choices;  /* choice.h; NULL: every layer reads all rows */
     uint64_t evicted;          /* rows, over heads and layers */
 };
 

@@ -53,6 +53,14 @@ size_t pane_bytes(const pane_kind *k)
     return (n + 63) / 64 * 64;
 }
 
+size_t pane_bytes_of(const pane_kind *k, uint32_t n)
+{
+    if (k->pack.kind == KV_PACK_RAW) return n * k->d * raw_elem(k);
+    if (k->turned || n >= PANE_ROWS) return pane_bytes(k);
+    size_t shared = is_scaled_by_row(k) ? 0 : codes_at(k);
+    return shared + n * (row_codes(k) + (shared ? 0 : codes_at(k) / PANE_ROWS));
+}
+
 bool pane_row_alone(const pane_kind *k) { return k->pack.kind == KV_PACK_RAW || (is_scaled_by_row(k) && !k->pack.small); }
 
 /* ---- Hadamard ------------------------------------------------------------------------------------------------------ */

@@ -46,6 +46,8 @@ static inline uint32_t pane_outliers(uint32_t d) { return (PANE_ROWS * d + 99) /
 
 /* Bytes of a pane, a multiple of 64; at most 32 * 1024 * 4. */
 size_t pane_bytes(const pane_kind *k);
+/* Bytes that n of its rows are decoded from. */
+size_t pane_bytes_of(const pane_kind *k, uint32_t n);
 /* Does encode(decode(row)) change nothing, whatever rows are beside it? */
 bool pane_row_alone(const pane_kind *k);
 

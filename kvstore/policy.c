@@ -54,8 +54,8 @@ static const key keys[] = {
     { "change", "prune", WORD, AT(prune), 0, 0, prune_names },
     { "change", "prune_share", REAL, AT(prune_share), 0, 0.9, NULL },
     { "change", "retrieve", WORD, AT(retrieve), 0, 0, retrieve_names },
-    { "change", "retrieve_rows", UINT, AT(retrieve_rows), 1, 1 << 24, NULL },
-    { "change", "retrieve_every", UINT, AT(retrieve_every), 2, 512, NULL },
+    { "change", "retrieve_rows", UINT, AT(retrieve_rows), 1, KV_RETRIEVE_MOST, NULL },
+    { "change", "retrieve_every", UINT, AT(retrieve_every), 0, 512, NULL },
 };
 enum { KEYS = sizeof keys / sizeof *keys };
 _Static_assert(sizeof(kv_score_kind) == sizeof(uint32_t), "words are set as 32 bits");
@@ -63,7 +63,7 @@ _Static_assert(sizeof(kv_score_kind) == sizeof(uint32_t), "words are set as 32 b
 kv_policy kv_policy_identity(void)
 {
     return (kv_policy){ .name = "identity", .share = 1, .window_queries = 32, .pool = 1, .tau = 0.96f, .alpha = 0.2f,
-                        .prune_share = 0.4f, .retrieve_rows = 256, .retrieve_every = 4 };
+                        .prune_share = 0.4f, .retrieve_rows = 256, .retrieve_every = 0 };
 }
 
 static bool bits_fit(unsigned bits) { return bits == 2 || bits == 3 || bits == 4 || bits == 8; }
@@ -260,6 +260,8 @@ static const char *conflict(const kv_policy *p)
         { p->residual % 32, "format.residual must be a multiple of 32, the rows of a pane" },
         { p->retrieve != KV_RETRIEVE_NONE && p->evicts,
           "change.retrieve shares one choice of rows among heads, and eviction leaves each head others" },
+        { p->retrieve != KV_RETRIEVE_NONE && p->retrieve_rows < p->sinks + p->window + 1,
+          "change.retrieve_rows must be above keep.sinks + keep.window, which are always read" },
         { p->pool % 2 == 0, "keep.pool must be odd" },
         { p->roles != KV_ROLES_NONE && p->score == KV_SCORE_NONE, "keep.roles: heads that are local need keep.score = position" },
     };

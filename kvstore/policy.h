@@ -18,6 +18,8 @@
  * rows of a pane. Part of the numerics contract: never a matter of configuration. */
 enum { KV_INTERVAL = 256 };
 enum { KV_POLICY_TEXT = 1024, KV_LEVELS = 4 };
+/* Rows that a sparse layer reads at most: their number travels with a row in 16 bits. */
+enum { KV_RETRIEVE_MOST = 65535 };
 
 /* How a row of one side of one head is packed. A pane is 32 rows of it (kvstore/pane.h).
  *   RAW      as the store's exact rows (f16 or f32)
@@ -103,7 +105,7 @@ typedef struct kv_policy {
     float alpha;               /* ADAKV: floor of a head; PYRAMID: 1/beta */
     float prune_share;         /* channels that go */
     uint32_t retrieve_rows;    /* rows a sparse layer reads */
-    uint32_t retrieve_every;   /* a layer selects anew every so many layers */
+    uint32_t retrieve_every;   /* a layer selects anew every so many layers; 0: once, before the middle of the model */
     uint64_t seed;             /* RANDOM */
     uint32_t see;              /* KV_SEE_*: derived */
     bool lossy;                /* derived: false is the identity, whose sessions take the exact path */

@@ -3,8 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t model_layers(const kv *s) { return s->g.n_layers > s->g.last ? s->g.n_layers : s->g.last; }
-
 static bool skips_any(const uint32_t *from, uint32_t n)
 {
     for (uint32_t l = 0; l < n; l++)
@@ -21,7 +19,7 @@ static void fill(kv_skips *k, const uint32_t *from)
 
 err_code skips_open(kv_seq *q, const uint32_t *from, err *e)
 {
-    uint32_t n = model_layers(q->store), here = kv_layers(q->store);
+    uint32_t n = kv_model_layers(q->store), here = kv_layers(q->store);
     if (!skips_any(from, n)) return ERR_OK;
     kv_skips *k = calloc(1, sizeof *k + n * sizeof *from + 2 * (size_t)here);
     if (!k) return err_set(e, ERR_NOMEM, "out of memory for the layers that a sequence leaves out");
@@ -92,6 +90,8 @@ err_code skips_truncate(kv_seq *q, uint32_t row, err *e)
 err_code kv_skip(kv_seq *q, const uint32_t *from, err *e)
 {
     const kv *s = q->store;
+    if (q->lossy && q->lossy->choices && skips_any(from, kv_model_layers(s)))
+        return err_set(e, ERR_STATE, "KV policy %s: layers choose rows for others, none may be left out", q->lossy->policy.name);
     uint32_t rows = q->cells.used ? q->cells.row[q->cells.used - 1].row + 1 : 0;
     for (uint32_t l = s->g.first; l < s->g.last; l++) {
         uint32_t is = from_of(q, l);

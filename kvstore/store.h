@@ -47,6 +47,7 @@ struct kv {
     pane_work *work;           /* made when first needed */
     float *books;              /* [layers][sides][KV_BOOKS], NULL without a profile's */
     uint64_t read, evicted;    /* packed bytes that attention has read; rows that went, of closed sequences too */
+    uint64_t sparse_read, sparse_seen;   /* rows, over kv heads, that sparse layers have read; that they would have without a choice */
     kv_seq *bucket[KV_BUCKETS];
     uint32_t sequences;
 };
@@ -56,6 +57,7 @@ bool kv_make_room(kv *s);
 /* Slots [from, to) of the sequence become writable (table_grow); `row` is the index of the first of these rows. */
 err_code kv_grow(kv_seq *q, uint32_t from, uint32_t to, uint32_t row, err *e);
 static inline uint32_t kv_layers(const kv *s) { return s->g.last - s->g.first; }
+static inline uint32_t kv_model_layers(const kv *s) { return s->g.n_layers > s->g.last ? s->g.n_layers : s->g.last; }
 
 static inline bool kv_is_local(const kv *s, uint32_t layer)
 {

@@ -11,7 +11,7 @@
 #define PROTO_MAJOR 4u
 #define PROTO_MINOR 0u
 #define MSG_HEADER_MAX 4096u     /* bytes of an encoded header; larger ones are refused before unpacking */
-#define MSG_FRAMES_MAX 4u        /* payload frames of the message that has most */
+#define MSG_FRAMES_MAX 5u        /* payload frames of the message that has most */
 #define MSG_NO_ROW UINT32_MAX
 
 /* 1: one struct per record, laid out as on the wire (little-endian hosts only, checked when compiled) */
@@ -52,7 +52,7 @@ typedef struct {
 } message;
 
 /* 4: payload frames by position in the table (message.c checks these names against it) */
-enum { STEP_ROWS, STEP_OPS, STEP_HOPS, STEP_HIDDEN };
+enum { STEP_ROWS, STEP_OPS, STEP_HOPS, STEP_HIDDEN, STEP_PICKS };
 enum { RESULT_ROWS, RESULT_CANDS, RESULT_FULL, RESULT_HIDDEN };
 enum { SUBMIT_PROMPT, SUBMIT_TOKENS, SUBMIT_STOP, SUBMIT_BIAS };
 enum { TOKEN_TOKENS, TOKEN_TOP, TOKEN_TEXT };

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 
 #define TRACE_MAGIC "SLUTRACE"
-#define TRACE_VERSION 1u
+#define TRACE_VERSION 2u
 #define TRACE_PARTS (1 + MSG_FRAMES_MAX)
 #define TRACE_BUFFER (1u << 16)   /* a step's small messages go out in one write */
 
@@ -21,10 +21,10 @@ typedef struct {
     uint32_t sizes[TRACE_PARTS];   /* bytes of header and payload frames, which follow in this order; 0 behind the last */
     char dir;
     uint8_t n;
-    uint16_t spare;
+    uint16_t spare[3];
     char link[16];                 /* NUL-terminated */
 } record_head;
-_Static_assert(sizeof(file_head) == 16 && sizeof(record_head) == 48, "trace records have padding");
+_Static_assert(sizeof(file_head) == 16 && sizeof(record_head) == 56, "trace records have padding");
 
 struct trace { pthread_mutex_t lock; FILE *file; bool failed; };
 struct trace_reader { FILE *file; uint64_t at, size; text bytes; };   /* at: bytes read; bytes: the current record's */

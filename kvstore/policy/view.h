@@ -69,11 +69,10 @@ size_t kv_decide_floats(const kv_layer_view *view);
 /* Must the store fill k_pre? */
 static inline bool kv_needs_pre(const kv_policy *p) { return p->merge != KV_MERGE_NONE || p->score == KV_SCORE_EXPECTED; }
 
-/* Retrieve (TidalDecode, arXiv:2410.05076): layers that select, layers that reuse. */
-static inline bool kv_selects(const kv_policy *p, uint32_t layer)
-{
-    return p->retrieve != KV_RETRIEVE_NONE && layer % p->retrieve_every == 0;
-}
+/* Retrieve (TidalDecode, arXiv:2410.05076): the first two layers read all rows, the third one too and selects, those behind it read
+ * what was selected, and a layer before the middle of the L (the 13th of the paper's 32) reads all and selects anew. */
+typedef enum { KV_LAYER_FULL, KV_LAYER_SELECTS, KV_LAYER_SPARSE } kv_layer_role;
+kv_layer_role kv_role_of(const kv_policy *p, uint32_t layer, uint32_t L);
 /* total [n]: attention of one query summed over all heads of a selecting layer, fixed point (2^32 = 1), by row index order of
  * the rows it sees. -> *n_pick indices (ascending) into it, sinks and window included. */
 void kv_select_rows(const kv_policy *p, const uint64_t *total, uint32_t n, uint32_t *pick, uint32_t *n_pick);

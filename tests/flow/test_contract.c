@@ -269,6 +269,7 @@ Test(contract, holds_for_the_bundled_model)
 static const char *const policies[] = {
     "[format]\nk=q8_0+h\nv=q4_0+h\n",
     "[format]\nk=kivi2\nv=kivi2\nresidual=32\n",
+    "[change]\nretrieve=tidal\nretrieve_rows=40\n[keep]\nsinks=2\nwindow=8\n[format]\nk=q8_0\nv=q8_0\n",
     "[format]\nk=kivi8\nv=kivi8\nlevels=8,4,2\n",
     "[keep]\nscore=position\nrows=100\nsinks=4\nwindow=16\n",
     "[keep]\nscore=random\nshare=0.4\nsinks=4\nwindow=16\n[format]\nk=kivi4\nv=q8_0\n",

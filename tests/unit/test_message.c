@@ -33,7 +33,7 @@ Test(message, frame_enums_follow_the_table)
 {
     static const struct { msg_type t; uint32_t at; const char *name; } names[] = {
         { MSG_STEP, STEP_ROWS, "rows" },         { MSG_STEP, STEP_OPS, "ops" },           { MSG_STEP, STEP_HOPS, "hops" },
-        { MSG_STEP, STEP_HIDDEN, "hidden" },     { MSG_RESULT, RESULT_ROWS, "rows" },     { MSG_RESULT, RESULT_CANDS, "cands" },
+        { MSG_STEP, STEP_HIDDEN, "hidden" },     { MSG_STEP, STEP_PICKS, "picks" },       { MSG_RESULT, RESULT_ROWS, "rows" },     { MSG_RESULT, RESULT_CANDS, "cands" },
         { MSG_RESULT, RESULT_FULL, "full" },     { MSG_RESULT, RESULT_HIDDEN, "hidden" }, { MSG_SUBMIT, SUBMIT_PROMPT, "prompt" },
         { MSG_SUBMIT, SUBMIT_TOKENS, "tokens" }, { MSG_SUBMIT, SUBMIT_STOP, "stop" },     { MSG_SUBMIT, SUBMIT_BIAS, "bias" },
         { MSG_TOKEN, TOKEN_TOKENS, "tokens" },   { MSG_TOKEN, TOKEN_TOP, "top" },         { MSG_TOKEN, TOKEN_TEXT, "text" },

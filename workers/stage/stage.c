@@ -257,6 +257,8 @@ static void on_stats_get(stage *s)
         t->kv_seen += u.seen;
         t->kv_evicted += u.evicted;
         t->kv_read += u.read;
+        t->kv_sparse_read += u.sparse_read;
+        t->kv_sparse_seen += u.sparse_seen;
         t->kv_shared += u.prefix;
         t->prefix_hits += u.prefix_hits;
         t->prefix_misses += u.prefix_misses;

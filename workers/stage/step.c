@@ -1,5 +1,6 @@
 #include "workers/stage/step.h"
 #include <inttypes.h>
+#include <stddef.h>
 #include <string.h>
 
 /* ---- in: header, rows ------------------------------------------------------------------------------------------- */
@@ -162,7 +163,22 @@ static uint32_t describe_rows(shard_state *s, uint32_t i, uint32_t j)
     return busy;
 }
 
-static void reserve_rows(shard_state *s, uint32_t n, step_out *out)
+/* What the stages before chose for rows [i, j); picks of rows in front of them are passed by. */
+static err_code take_picks(const shard_state *s, uint32_t i, uint32_t j, view picks, err *e)
+{
+    const uint8_t *at = picks.ptr, *end = at + picks.len;
+    err_code rc = ERR_OK;
+    for (; rc == ERR_OK && i < j; i++) {
+        pick_rec p;
+        uint32_t n = 0;
+        for (; at < end && (memcpy(&p, at, sizeof p), p.at < i); at += sizeof p);
+        for (const uint8_t *x = at; x < end && (memcpy(&p, x, sizeof p), p.at == i); x += sizeof p) n++;
+        rc = kv_choice_set(s->fwd[i].seq, s->slots[i], at + offsetof(pick_rec, place), sizeof p, n, e);
+    }
+    return rc;
+}
+
+static void reserve_rows(shard_state *s, uint32_t n, const view *picks, step_out *out)
 {
     for (uint32_t i = 0, j; i < n; i = j) {
         j = stretch(s, i, n);
@@ -176,7 +192,7 @@ static void reserve_rows(shard_state *s, uint32_t n, step_out *out)
             fail_session(s, n, out, s->rows[i].session, &e);
         } else if (!busy) {
             kv_release(q, s->rows[i].row);
-        } else if (kv_reserve(q, s->kv_rows + i, busy, s->slots + i, &e)) {
+        } else if (kv_reserve(q, s->kv_rows + i, busy, s->slots + i, &e) || take_picks(s, i, i + busy, *picks, &e)) {
             fail_session(s, n, out, s->rows[i].session, &e);
         }
     }
@@ -223,6 +239,24 @@ static bool set_frame(text *t, const void *p, size_t n, view *v)
     return true;
 }
 
+/* What was chosen for each row, here or before, goes with it. */
+static bool set_picks(shard_state *s, const msg_step *m, step_out *out)
+{
+    uint32_t live = 0;
+    text_clear(&out->picks);
+    out->head.step.n_picks = 0;
+    for (uint32_t i = 0; i < m->n_rows; i++) {
+        uint32_t n = 0;
+        const forward_row *f = s->rows[i].status ? NULL : &s->fwd[live++];
+        const uint32_t *row = f && f->seq ? kv_choice(f->seq, f->slot, &n) : NULL;
+        out->head.step.n_picks += n;
+        for (uint32_t k = 0; k < n; k++)
+            if (!text_add(&out->picks, &(pick_rec){ i, row[k] }, sizeof(pick_rec))) return false;
+    }
+    out->frame[STEP_PICKS] = (view){ out->picks.ptr, out->picks.len };
+    return true;
+}
+
 static err_code pass_on(shard_state *s, const msg_step *m, const view *frame, uint32_t T, step_out *out, err *e)
 {
     out->is_result = false;
@@ -233,7 +267,7 @@ static err_code pass_on(shard_state *s, const msg_step *m, const view *frame, ui
     out->next = hop_at(&frame[STEP_HOPS], m->hop + 1).stage;
     out->frame[STEP_HIDDEN] = (view){ loan_data(out->h), (size_t)T * s->model->shape.D * 4 };
     out->lent[STEP_HIDDEN] = out->h;
-    bool ok = set_frame(&out->rows, s->rows, m->n_rows * sizeof *s->rows, &out->frame[STEP_ROWS])
+    bool ok = set_picks(s, m, out) && set_frame(&out->rows, s->rows, m->n_rows * sizeof *s->rows, &out->frame[STEP_ROWS])
               && set_frame(&out->ops, frame[STEP_OPS].ptr, frame[STEP_OPS].len, &out->frame[STEP_OPS])
               && set_frame(&out->hops, frame[STEP_HOPS].ptr, frame[STEP_HOPS].len, &out->frame[STEP_HOPS]);
     return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
@@ -330,6 +364,7 @@ static err_code answer(shard_state *s, const msg_step *m, step_out *out, err *e)
     if (!s->plan.head && m->n_rows) return err_set(e, ERR_PROTO, "step %" PRIu64 " ends at a stage without the head", m->step);
     if (!answer_rows(s, m, out)) return err_set(e, ERR_NOMEM, "out of memory for the answer of step %" PRIu64, m->step);
     for (int i = 0; i < 4; i++) out->frame[i] = (view){ all[i]->ptr, all[i]->len };
+    out->frame[STEP_PICKS] = (view){ NULL, 0 };
     return ERR_OK;
 }
 
@@ -346,7 +381,7 @@ err_code step_run(shard_state *s, const message *msg, const view *frame, step_ou
     uint8_t was_dead[4096];
     for (uint32_t i = 0; i < m->n_rows; i++) was_dead[i] = s->rows[i].status != 0;
     do_ops(s, m, &frame[STEP_OPS], out);
-    reserve_rows(s, (uint32_t)m->n_rows, out);
+    reserve_rows(s, (uint32_t)m->n_rows, &frame[STEP_PICKS], out);
     float *h = loan_data(out->h);
     uint32_t T = gather(s, m, was_dead, &frame[STEP_HIDDEN], h);
     if (!m->n_hidden) runner_embed(s->runner, s->ids, T, h);
@@ -357,6 +392,6 @@ err_code step_run(shard_state *s, const message *msg, const view *frame, step_ou
 
 void step_out_free(step_out *o)
 {
-    text *all[] = { &o->rows, &o->ops, &o->hops, &o->cands, &o->full, &o->hidden };
+    text *all[] = { &o->rows, &o->ops, &o->hops, &o->cands, &o->full, &o->hidden, &o->picks };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) text_free(all[i]);
 }

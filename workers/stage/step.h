@@ -13,7 +13,7 @@ typedef struct step_out {
     loan *lent[MSG_FRAMES_MAX];         /* frames that need not be copied when they are sent */
     bool is_result;
     uint32_t next;                      /* stage index of the next hop when it is a STEP */
-    text rows, ops, hops, cands, full, hidden;   /* memory of the frames, reused */
+    text rows, ops, hops, cands, full, hidden, picks;   /* memory of the frames, reused */
     loan *h;                            /* [max_rows][D] f32, residual stream: given by whoever calls, lent to the message */
     /* a session that failed here, for a FAIL beside the row's status (one a step is told in words) */
     uint64_t failed_session;
