@@ -21,12 +21,12 @@ def run(words, strict=True):
 
 
 DEPTHS = [2048, 8192, 16384]
-DEPTH_PAIRS = [("f16", "f16"), ("q8_0", "q8_0"), ("q4_0+h", "q4_0"), ("kivi2", "q4_0")]    # ours, and the peer's nearest
+DEPTH_PAIRS = [("f16", "f16"), ("q8_0", "q8_0"), ("q4_0+h", "q4_0"), ("kivi2", "q4_0"), ("tidal", "f16")]    # ours, and the peer's nearest
 
 
 class Peer:
     def __init__(self, a):
-        self.source, self.made = a.peer_source, None
+        self.source, self.made, self.wrap = a.peer_source, None, a.wrap.split()
         self.dir, self.threads, self.extra, self.batch_flags = a.peer, a.threads, a.peer_flags.split(), a.peer_batch_flags.split()
 
     def has(self, name):
@@ -56,16 +56,16 @@ class Peer:
             self.made = tempfile.TemporaryDirectory()
             run(["gcc", "-O2", f"-I{self.source}/include", f"-I{self.source}/ggml/include", f"{here}/peer_depth.c", "-o", f"{self.made.name}/peer_depth",
                  f"-L{lib}", "-lllama", "-lggml", "-lggml-base", f"-Wl,-rpath,{lib}"])
-        p = run([f"{self.made.name}/peer_depth", model, kv, str(self.threads), str(gen), *map(str, depths)])
+        p = run([*self.wrap, f"{self.made.name}/peer_depth", model, kv, str(self.threads), str(gen), *map(str, depths)])
         return [float(l.split()[1]) for l in p.stdout.splitlines()]
 
 
 class Ours:
     def __init__(self, a):
-        self.bin, self.threads, self.flags = a.bin, a.threads, a.flags.split()
+        self.bin, self.threads, self.flags, self.wrap = a.bin, a.threads, a.flags.split(), a.wrap.split()
 
     def bench(self, *words):
-        return json.loads(run([f"{self.bin}/sluice", "bench", *words, *self.flags, "--json"]).stdout)["rows"]
+        return json.loads(run([*self.wrap, f"{self.bin}/sluice", "bench", *words, *self.flags, "--json"]).stdout)["rows"]
 
     def single(self, model, pp, tg, stages=1, threads=0, more=()):
         rows = self.bench("-m", model, "--stages", str(stages), "-t", str(threads or self.threads), "-p", str(pp), "-n", str(tg), "-r", "1", *more)
@@ -169,7 +169,7 @@ def depth(ours, peer, model, name, a):
     """Every round goes through all formats, one after the other, ours and then the peer's; a figure a depth comes of each."""
     got = {}
     for _ in range(a.runs):
-        for kv, theirs in DEPTH_PAIRS:
+        for kv, theirs in (x for x in DEPTH_PAIRS if x[0] in a.depth_kv.split(",")):
             (all0, mine0), t = busy(), time.monotonic()
             x, y = ours.deep(model, kv, a.gen, DEPTHS), peer.deep(model, theirs, a.gen, DEPTHS)
             (all1, mine1), wall = busy(), time.monotonic() - t
@@ -200,6 +200,8 @@ def main():
     p.add_argument("--gen", type=int, default=64)
     p.add_argument("--calm", type=float, default=100, help="percent of processor time that others may take (each pair is tried 10 times)")
     p.add_argument("--only", default="decode,prompt,batch,pipeline", help="of these, bf16 (prompts on path bf16amx) and depth")
+    p.add_argument("--wrap", default="", help="depth, ours: words in front of each program that measures (another scheduler, a tool that stops the others)")
+    p.add_argument("--depth-kv", default=",".join(k for k, _ in DEPTH_PAIRS), help="depth: of our formats, these")
     p.add_argument("--peer-source", help="depth: folder with the peer's include/ and ggml/include/ (llama.cpp)")
     a = p.parse_args()
     only, ours, peer, lines = a.only.split(","), Ours(a), Peer(a), []

@@ -437,6 +437,32 @@ Test(kv_lossy, pruned_channels_give_their_bytes_back)
     }
 }
 
+/* Bytes of a row's K and V, from what the formats say: 128 rows, which fill panes, and one that looks at them. */
+Test(kv_lossy, attention_reads_packed_bytes_and_of_pruned_channels_none)
+{
+    static const struct { const char *text; double row; } all[] = {
+        { "[format]\nk=q8_0\nv=q8_0\n", 2 * (64 + 2 * 2) }, { "[format]\nk=q4_0+h\nv=q4_0+h\n", 2 * (32 + 2 * 2) },
+        { "[format]\nk=kivi4\nv=kivi4\n", 32 + 4 * 64 / 32.0 + 32 + 2 * 4 }, { "[format]\nk=kivi2\nv=kivi2\n", 16 + 4 * 64 / 32.0 + 16 + 2 * 4 },
+        { "[change]\nprune=think\n[format]\nk=kivi4\nv=kivi4\n", 39 * (4 + 32 * 4 / 8.0) / 32 + 32 + 2 * 4 },    /* 25 of 64 channels go */
+        { "[change]\nprune=think\n[format]\nk=raw\nv=raw\n", 39 * 2 + 64 * 2 },
+    };
+    uint32_t tokens[ROWS];
+    pick_tokens(tokens, ROWS, 5);
+    kv_geometry g = geometry_of(64, KV_F16, ISA_PLAIN);
+    for (uint32_t i = 0; i < sizeof all / sizeof *all; i++) {
+        kv_policy p = policy(all[i].text);
+        kv *s = open_store(&g);
+        kv_seq *q = open_under(s, 1, &p, 128);
+        go_unseen(s, &g, q, tokens, 128, 64);
+        cr_expect_eq(kv_bytes(s).read, 0, "nothing was packed");
+        go_unseen(s, &g, q, tokens + 128, 1, 1);
+        double want = all[i].row * 128 * LAYERS * KH, read = (double)kv_bytes(s).read;
+        cr_expect(fabs(read / want - 1) < 0.05, "%g bytes, not %g: %s", read, want, all[i].text);
+        printf("# policy %u: %.1f bytes a row read, %.1f by the format\n", i, read / (128 * LAYERS * KH), all[i].row);
+        kv_close(&s);
+    }
+}
+
 /* What status shows of formats adds up, shared or not. */
 Test(kv_lossy, bytes_by_format_are_those_of_the_packed_pages)
 {

@@ -48,6 +48,7 @@ static message small_step(view *v)
     v[STEP_OPS] = (view){ NULL, 0 };
     v[STEP_HOPS] = (view){ hops, sizeof hops };
     v[STEP_HIDDEN] = (view){ hidden, sizeof hidden };
+    v[STEP_PICKS] = (view){ NULL, 0 };
     return m;
 }
 
@@ -96,8 +97,8 @@ static void talk_push_pull(const char *addr)
     for (int i = 0; i < 50; i++) OK(link_send(push, NULL, &m, v, WAIT_MS, &e));
     for (int i = 0; i < 50; i++) {
         OK(link_recv(pull, &p, WAIT_MS, &e));
-        cr_assert(p.head.type == MSG_STEP && p.n_frames == 4);
-        for (int k = 0; k < 4; k++)
+        cr_assert(p.head.type == MSG_STEP && p.n_frames == 5);
+        for (int k = 0; k < 5; k++)
             cr_assert(p.frame[k].len == v[k].len && (!v[k].len || !memcmp(p.frame[k].ptr, v[k].ptr, v[k].len)));
     }
     packet_done(&p);

@@ -264,9 +264,9 @@ Test(message, frame_sizes_that_overflow_are_refused)
     message m = smallest(message_desc_of(MSG_STEP));
     m.step.n_hidden = UINT64_C(1) << 62; /* a header made by hand: msg_decode would not let it pass */
     m.step.dim = 4;
-    view v[MSG_FRAMES_MAX] = { { "", 0 }, { "", 0 }, { "", sizeof(hop_rec) }, { "", 0 } };
+    view v[MSG_FRAMES_MAX] = { { "", 0 }, { "", 0 }, { "", sizeof(hop_rec) }, { "", 0 }, { "", 0 } };
     err e = { 0 };
-    cr_assert_eq(msg_check_frames(&m, v, 4, &e), ERR_PROTO);
+    cr_assert_eq(msg_check_frames(&m, v, 5, &e), ERR_PROTO);
     cr_assert(strstr(e.text, "too large"), "%s", e.text);
 }
 
