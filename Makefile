@@ -55,7 +55,7 @@ ST_SRC    := $(filter-out workers/stage/main.c,$(wildcard workers/stage/*.c))
 RAG_SRC   := $(filter-out workers/rag/main.c,$(wildcard workers/rag/*.c))
 CLI_SRC   := $(wildcard ops/cli/*.c)
 # sluice plan makes the same splits as the coordinator.
-PLAN_SRC  := coordinator/costs.c coordinator/measure.c coordinator/plan.c
+PLAN_SRC  := coordinator/costs.c coordinator/measure.c coordinator/plan.c coordinator/route_policies.c
 TOOL_SRC  := $(wildcard ops/tools/*.c)
 TEST_SRC  := $(wildcard tests/unit/test_*.c tests/flow/test_*.c tests/faults/test_*.c)
 BENCH_SRC := $(wildcard tests/bench/bench_*.c)

@@ -148,6 +148,7 @@ static err_code tell_session(session *s, err *e)
 /* What was due has come: damage by layer, or the entropy. */
 static err_code decide(coordinator *c, session *s, const double *damage, const double *entropy, err *e)
 {
+    double rho[MASK_LAYERS];
     layer_mask m;
     skip_rule r;
     knowledge k;
@@ -161,6 +162,7 @@ static err_code decide(coordinator *c, session *s, const double *damage, const d
     if (rc) return rc;
     k.w.damage = damage;
     k.w.entropy = entropy;
+    if (c->router->rho_w && s->pooled) router_rho(c->router, s->pooled->sum, rho), k.w.rho = rho;
     rc = route_choose(&m, &r, &k.w, e);
     if (!rc) rc = take(j, s->n_prompt, text_of_rule, &m, e);
     j->route_due = false;

@@ -57,11 +57,18 @@ typedef struct { const route_world *w; const double *damage; layer_mask *m; uint
 
 static bool is_out(const layer_mask *m, uint32_t l) { return m->at[l].attn != MASK_NEVER || m->at[l].ffn != MASK_NEVER; }
 
-/* What leaving out one more costs: damage is more than a sum where neighbours go. */
+/* What leaving out one more costs: damage is more than a sum where layers go that stand in for each other, neighbours above all. (Trained
+ * routers have learned it beside each other.) */
 static double price(const choice_under_way *k, uint32_t l)
 {
-    double near = k->w->known->neighbours > 0 ? k->w->known->neighbours : 0;
-    return k->damage[l] + near * (is_out(k->m, l - 1) + is_out(k->m, l + 1));
+    const router *known = k->w->known;
+    double more = 0;
+    if (k->damage == k->w->rho) return k->damage[l];
+    for (uint32_t i = 0; i < k->w->L; i++) {
+        double pair = known->pairs ? known->pairs[(size_t)l * known->L + i] : i + 1 == l || i == l + 1 ? known->neighbours : 0;
+        if (pair > 0 && is_out(k->m, i)) more += pair;
+    }
+    return k->damage[l] + more;
 }
 
 /* The cheapest inner layer of [first, last) that is still in; 0: none. */
@@ -121,6 +128,19 @@ static err_code by_damage(layer_mask *m, const skip_rule *r, const route_world *
     }
     err_code rc = how_many(r, w, &n, e);
     while (!rc && k.n < n) take_out(&k, cheapest(&k, 0, w->L));
+    return rc;
+}
+
+/* What trained routers want to keep least goes first: by number, by speed, or all that is below the paper's threshold. */
+static err_code by_rho(layer_mask *m, const skip_rule *r, const route_world *w, uint32_t from, err *e)
+{
+    uint32_t n = 0;
+    if (!w->known->rho_w) return err_set(e, ERR_CONFIG, "routers=trained needs a profile of the model with section first (sluice profile take)");
+    if (!w->rho) return ERR_OK; /* no prompt has been seen: that it can be followed is all */
+    choice_under_way k = { w, w->rho, m, r->what, from, 0, 0 };
+    if (r->speed > 0) return until_fast(&k, r->speed, e);
+    err_code rc = r->rho > 0 ? ERR_OK : how_many(r, w, &n, e);
+    for (uint32_t l; !rc && (l = cheapest(&k, 0, w->L)) && (r->rho > 0 ? w->rho[l] < r->rho : k.n < n);) take_out(&k, l);
     return rc;
 }
 
@@ -221,7 +241,7 @@ err_code route_choose(layer_mask *out, const skip_rule *r, const route_world *w,
     case SKIP_UNIFIED: by_distance(out, r, n, inner(w), from); break;
     case SKIP_FIXED: return by_order(out, r, w, from, e);
     case SKIP_ADASKIP: return by_similarity(out, r, w, from, e);
-    case SKIP_FIRST: return by_damage(out, r, w, from, e);
+    case SKIP_FIRST: return r->trained ? by_rho(out, r, w, from, e) : by_damage(out, r, w, from, e);
     case SKIP_EXIT: return by_exit(out, r, w, e);
     case SKIP_FFN_SKIP: return by_calm(out, r, w, e);
     case SKIP_SKIPDECODE: return by_schedule(out, r, w, e);

@@ -20,7 +20,7 @@
 #include <stdio.h>
 
 /* Sections and the version that this build reads and writes. Another meaning, another version. */
-#define PROFILE_SECTION_MAP(X) X(KV, "kv", 1) X(ROUTE, "route", 1) X(PREDICT, "predict", 2)
+#define PROFILE_SECTION_MAP(X) X(KV, "kv", 1) X(ROUTE, "route", 1) X(PREDICT, "predict", 2) X(FIRST, "first", 1)
 typedef enum {
 #define X(N, name, version) PROFILE_##N,
     PROFILE_SECTION_MAP(X)

@@ -6,7 +6,8 @@
 #include <string.h>
 
 enum { PARTS_MOST = 32 };        /* components at most: a few hundred documents say no more */
-static const double lambdas[] = { 0.03, 0.3, 3, 30 };
+static const double lambdas[] = { 0.003, 0.03, 0.3, 3, 30 };
+#define LOGISTIC_LAMBDA 0.3
 enum { LAMBDAS = sizeof lambdas / sizeof *lambdas };
 
 typedef struct {
@@ -76,7 +77,7 @@ static err_code hold_out(desk *k, err *e)
             predict(k, fold, b, k->guess[i]);
         }
         n = training(k, fold, k->label);
-        if (!rc) rc = linfit_logistic(k->xs, k->ys, n, k->k, lambdas[1], k->w, &b, e);
+        if (!rc) rc = linfit_logistic(k->xs, k->ys, n, k->k, LOGISTIC_LAMBDA, k->w, &b, e);
         predict(k, fold, b, k->gate);
     }
     return rc;
@@ -235,7 +236,7 @@ err_code route_fit_make(route_fit *out, const route_data *d, err *e)
         if (!rc) judge(&k, l, out, lambda);
         if (!rc) rc = linfit_ridge(k.x, k.y, d->n, k.k, out->lambda, k.w, &b, e);
         if (!rc) collapse(&k, b, out->w + (size_t)l * d->D, &out->b[l]);
-        if (!rc) rc = linfit_logistic(k.x, k.label, d->n, k.k, lambdas[1], k.w, &b, e);
+        if (!rc) rc = linfit_logistic(k.x, k.label, d->n, k.k, LOGISTIC_LAMBDA, k.w, &b, e);
         if (!rc) collapse(&k, b, out->gate_w + (size_t)l * d->D, &out->gate_b[l]);
     }
     for (uint32_t i = 0; !rc && i < 3; i++) {

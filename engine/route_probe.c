@@ -19,6 +19,9 @@ struct route_probe {
     kv_row *kv;
     uint32_t *slots;
     double nll;
+    uint32_t said;               /* tokens that the last run would have said itself */
+    const lora *adapter;         /* NULL: none */
+    float scale;
 };
 
 static const model_shape *shape(const route_probe *p) { return lab_shape(p->l); }
@@ -78,7 +81,8 @@ static err_code run(route_probe *p, const layer_mask *m, uint32_t from, float *h
     err_code rc = kv_reserve(q, p->kv, n, p->slots, e);
     for (uint32_t i = 0; i < n; i++) {
         bool calm = m && m->calm.last && from + i >= m->calm.from;
-        p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = p->path, .mask = m, .row = from + i, .calm = calm };
+        p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = p->path, .mask = m, .row = from + i, .calm = calm,
+                                    .adapter = p->adapter, .adapter_scale = p->scale };
     }
     if (!rc) runner_layers(lab_runner(p->l), p->fwd, n, h);
     return rc;
@@ -122,12 +126,14 @@ static double judge(route_probe *p, bool keep, double *kl)
     uint32_t V = shape(p)->V, D = shape(p)->D;
     double nll = 0, apart = 0;
     row_stats st[RUNNER_HEAD_ROWS];
+    p->said = 0;
     for (uint32_t at = p->prompt, n; at < p->n - 1; at += n) {
         n = p->n - 1 - at < RUNNER_HEAD_ROWS ? p->n - 1 - at : RUNNER_HEAD_ROWS;
         const float *logits = lab_logits(p->l, p->h + (size_t)at * D, n, st);
         for (uint32_t i = 0; i < n; i++) {
             const float *row = logits + (size_t)i * V;
             nll += (double)st[i].lse - (double)row[p->ids[at + i + 1]];
+            p->said += p->said == at + i - p->prompt && row[p->ids[at + i + 1]] >= st[i].max;
             if (keep) memcpy(p->full + (size_t)(at - p->prompt + i) * V, row, V * sizeof *row), p->stats[at - p->prompt + i] = st[i];
             else if (kl) apart += divergence(p, at - p->prompt + i, row, &st[i]);
         }
@@ -156,6 +162,20 @@ err_code route_probe_without(route_probe *p, const layer_mask *m, double *damage
     err_code rc = run_behind(p, &at, first, e);
     if (!rc) *damage = judge(p, false, kl) - p->nll;
     return rc;
+}
+
+err_code route_probe_cost(route_probe *p, const layer_mask *m, probe_cost *out, err *e)
+{
+    err_code rc = route_probe_without(p, m, &out->damage, &out->kl, e);
+    out->said = p->said;
+    return rc;
+}
+
+bool route_probe_begins(route_probe *p)
+{
+    row_stats st;
+    const float *logits = lab_logits(p->l, in_of(p, shape(p)->L) + (size_t)(p->prompt - 1) * shape(p)->D, 1, &st);
+    return logits[p->ids[p->prompt]] >= st.max;
 }
 
 /* ---- a text with all layers ---------------------------------------------------------------------------------------- */
@@ -201,6 +221,25 @@ static err_code damages(route_probe *p, probe_report *out, err *e)
     return rc;
 }
 
+err_code route_probe_adapt(route_probe *p, const lora *adapter, float scale, err *e)
+{
+    const model_shape *s = shape(p);
+    p->adapter = adapter;
+    p->scale = scale;
+    runner_watch(lab_runner(p->l), watch, p);
+    runner_embed(lab_runner(p->l), p->ids, p->n, p->h);
+    err_code rc = run_whole(p, NULL, e);
+    if (!rc) rc = kv_commit(kv_seq_find(lab_store(p->l), SEQUENCE), p->prompt - 1, e);     /* the prompt's rows stay */
+    runner_watch(lab_runner(p->l), NULL, NULL);
+    if (!rc) memcpy(in_of(p, s->L), p->h, (size_t)p->n * s->D * sizeof *p->h);
+    return rc;
+}
+
+void route_probe_features(const route_probe *p, float *out)
+{
+    for (uint32_t l = 0; l < shape(p)->L; l++) features(p, l, out + (size_t)l * shape(p)->D);
+}
+
 err_code route_probe_read(route_probe *p, const uint32_t *ids, uint32_t n, uint32_t prompt, probe_report *out, err *e)
 {
     const model_shape *s = shape(p);
@@ -208,13 +247,8 @@ err_code route_probe_read(route_probe *p, const uint32_t *ids, uint32_t n, uint3
     memcpy(p->ids, ids, n * sizeof *ids);
     p->n = n;
     p->prompt = prompt;
-    runner_watch(lab_runner(p->l), watch, p);
-    runner_embed(lab_runner(p->l), ids, n, p->h);
-    err_code rc = run_whole(p, NULL, e);
-    if (!rc) rc = kv_commit(kv_seq_find(lab_store(p->l), SEQUENCE), prompt - 1, e);     /* the prompt's rows stay */
-    runner_watch(lab_runner(p->l), NULL, NULL);
+    err_code rc = route_probe_adapt(p, NULL, 0, e);
     if (rc) return rc;
-    memcpy(in_of(p, s->L), p->h, (size_t)n * s->D * sizeof *p->h);
     p->nll = judge(p, true, NULL);
     if (!out) return ERR_OK;
     out->nll = p->nll;
@@ -225,8 +259,8 @@ err_code route_probe_read(route_probe *p, const uint32_t *ids, uint32_t n, uint3
         compare(p, in_of(p, l), in_of(p, l + 1), &out->sim[PROBE_BOTH][l], &out->ratio[PROBE_BOTH][l]);
         compare(p, in_of(p, l), mid_of(p, l), &out->sim[PROBE_ATTN][l], &out->ratio[PROBE_ATTN][l]);
         compare(p, mid_of(p, l), in_of(p, l + 1), &out->sim[PROBE_FFN][l], &out->ratio[PROBE_FFN][l]);
-        features(p, l, out->feature + (size_t)l * s->D);
     }
+    route_probe_features(p, out->feature);
     return damages(p, out, e);
 }
 

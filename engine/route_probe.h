@@ -28,4 +28,15 @@ err_code route_probe_without(route_probe *p, const layer_mask *m, double *damage
 /* A text through the model, its rows behind the prompt by a mask's calm rule: FFNs that those who follow it left out are added to *out, and
  * those that they had to *of. What was read before is forgotten. */
 err_code route_probe_calm(route_probe *p, const uint32_t *ids, uint32_t n, uint32_t prompt, const layer_mask *m, uint64_t *out, uint64_t *of, err *e);
+/* The same and whose tokens the model would have said itself, one after the other: how many behind the first one, which is the prompt's
+ * last row's to say (route_probe_begins). */
+typedef struct { double damage, kl; uint32_t said; } probe_cost;
+err_code route_probe_cost(route_probe *p, const layer_mask *m, probe_cost *out, err *e);
+/* Does the prompt's last row say the token behind the prompt? */
+bool route_probe_begins(route_probe *p);
+/* The features of the text that was read last, [L][D] as in a report. */
+void route_probe_features(const route_probe *p, float *out);
+/* That text once more, prompt and all, with an adapter: features and costs are its from now on, but all costs are over the model
+ * without it. Until the next read. */
+err_code route_probe_adapt(route_probe *p, const lora *adapter, float scale, err *e);
 #endif

@@ -74,6 +74,31 @@ static err_code read_order(router *r, const profile *p, err *e)
     return ok ? ERR_OK : err_set(e, ERR_MODEL, "%s: route.order does not name %u layers once each", profile_file(p), r->L);
 }
 
+/* Of no use when it is not there, as in profiles of before. */
+static err_code read_pairs(router *r, const profile *p, err *e)
+{
+    uint64_t n = (uint64_t)r->L * r->L;
+    r->pairs = malloc(n * sizeof *r->pairs);
+    if (!r->pairs) return err_set(e, ERR_NOMEM, "out of memory for pairs of %u layers", r->L);
+    if (profile_numbers(p, PROFILE_ROUTE, "pairs", r->pairs, n)) return ERR_OK;
+    free(r->pairs);
+    r->pairs = NULL;
+    return ERR_OK;
+}
+
+/* Section first: w [D] by layer, bias [L]. */
+static err_code read_trained(router *r, const profile *p, err *e)
+{
+    err_code rc = ERR_OK;
+    if (!profile_has(p, PROFILE_FIRST)) return ERR_OK;
+    r->rho_w = malloc((size_t)r->L * r->D * sizeof *r->rho_w);
+    r->rho_b = malloc(r->L * sizeof *r->rho_b);
+    if (!r->rho_w || !r->rho_b) return err_set(e, ERR_NOMEM, "out of memory for the trained routers of %u layers", r->L);
+    if (!profile_numbers(p, PROFILE_FIRST, "bias", r->rho_b, r->L)) rc = err_set(e, ERR_MODEL, "%s: first.bias has not %u numbers", profile_file(p), r->L);
+    for (uint32_t l = 0; !rc && l < r->L; l++) rc = profile_floats(p, PROFILE_FIRST, l, "w", r->D, 1, r->rho_w + (size_t)l * r->D, e);
+    return rc;
+}
+
 err_code router_open(router **out, const profile *p, uint32_t L, uint32_t D, err *e)
 {
     *out = NULL;
@@ -89,6 +114,8 @@ err_code router_open(router **out, const profile *p, uint32_t L, uint32_t D, err
     if (!rc) rc = read_order(r, p, e);
     if (!rc) rc = read_calm(r, p, e);
     if (!rc) rc = read_exits(r, p, e);
+    if (!rc) rc = read_pairs(r, p, e);
+    if (!rc) rc = read_trained(r, p, e);
     for (uint32_t l = 0; !rc && l < L; l++) {
         rc = profile_floats(p, PROFILE_ROUTE, l, "w", D, 1, r->w + (size_t)l * D, e);
         if (!rc) rc = profile_floats(p, PROFILE_ROUTE, l, "gate", D, 1, r->gate + (size_t)l * D, e);
@@ -102,18 +129,27 @@ void router_close(router **rp)
 {
     router *r = *rp;
     if (!r) return;
-    void *mem[] = { r->exit_bias, r->calm, r->damage, r->sim_attn, r->sim_ffn, r->order, r->bias, r->gate_bias, r->w, r->gate };
+    void *mem[] = { r->exit_bias, r->calm, r->damage, r->sim_attn, r->sim_ffn, r->order, r->bias, r->gate_bias, r->w, r->gate, r->rho_w, r->rho_b, r->pairs };
     for (size_t i = 0; i < sizeof mem / sizeof *mem; i++) free(mem[i]);
     free(r);
     *rp = NULL;
 }
 
+static double score(const router *r, const float *w, double b, uint32_t l, const float *pooled)
+{
+    for (uint32_t i = 0; i < r->D; i++) b += (double)w[(size_t)l * r->D + i] * (double)pooled[(size_t)l * r->D + i];
+    return b;
+}
+
 void router_look(const router *r, const float *pooled, double *damage)
 {
     for (uint32_t l = 0; l < r->L; l++) {
-        double s = r->bias[l];
-        for (uint32_t i = 0; i < r->D; i++) s += (double)r->w[(size_t)l * r->D + i] * (double)pooled[(size_t)l * r->D + i];
-        double x = exp(s < 20 ? s : 20) - r->eps;
+        double s = score(r, r->w, r->bias[l], l, pooled), x = exp(s < 20 ? s : 20) - r->eps;
         damage[l] = x > 0 ? x : 0;
     }
+}
+
+void router_rho(const router *r, const float *pooled, double *rho)
+{
+    for (uint32_t l = 0; l < r->L; l++) rho[l] = 1 / (1 + exp(-score(r, r->rho_w, r->rho_b[l], l, pooled)));
 }

@@ -1,6 +1,6 @@
 #ifndef ENGINE_ROUTER_H
 #define ENGINE_ROUTER_H
-/* Section route of a profile, for whoever chooses layers: what each costs on the whole, in which order they can go, and routers that
+/* Sections route and first of a profile, for whoever chooses layers: what each costs on the whole, in which order they can go, and routers that
  * see it in a prompt (ops/cli/calibrate_route.h says what the keys mean). Immutable once open: any thread. */
 #include "engine/profile.h"
 
@@ -16,8 +16,11 @@ typedef struct router {
     double *exit_bias, *exit_slope;   /* [L] logit of the hazard that a layer is the last that a prompt's answer needs, over the entropy at its end */
     uint32_t n_calm;             /* 0: the profile says nothing of FFNs by what they do, or ROUTER_CALM: */
     double *calm, *calm_all;     /* [n_calm] thetas that leave out a ROUTER_CALM_STEP, two of them, ... of all FFNs: one behind a calm one, all behind it */
+    double *pairs;               /* [L][L] what two layers cost more than their parts; NULL: a profile of before knows neighbours only */
     double *bias, *gate_bias;    /* [L] */
     float *w, *gate;             /* [L][D] */
+    float *rho_w;                /* [L][D], section first: routers that were trained by gradients (ops/train/first.py); NULL: there are none */
+    double *rho_b;               /* [L] */
 } router;
 
 /* ERR_CONFIG: the profile has no such section; ERR_MODEL: it is of another shape, or damaged. */
@@ -30,4 +33,6 @@ double router_calm(const router *r, bool all, double share);
 uint32_t router_exit(const router *r, double entropy, double q);
 /* Damage of each layer on a prompt with these pooled inputs [L][D] (runner: forward_row.pool / rows): damage [L], nats a token. */
 void router_look(const router *r, const float *pooled, double *damage);
+/* What trained routers think of keeping each layer, 0 to 1: rho [L] = sigmoid(w f + b), arXiv:2410.12513. r->rho_w is there. */
+void router_rho(const router *r, const float *pooled, double *rho);
 #endif

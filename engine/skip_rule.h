@@ -35,6 +35,8 @@ typedef struct {
     uint32_t cold, last, next;    /* ffn-skip: lowest and topmost layers that always run, how many FFNs go behind a calm one, 0: all */
     uint32_t back;                /* back-off: 1 + alarm_kind, 0: none; and from which score on */
     double alarm;
+    bool trained;                 /* first: by the routers that were trained, not by those that were fitted */
+    double rho;                   /* first: trained routers leave out what they want to keep less than this (the paper's 0.5); 0: by layers */
     bool ordered;                 /* skipdecode: by the profile's order, not the paper's bottom-up */
     uint8_t list[MASK_LAYERS];    /* list: SKIP_ATTN | SKIP_FFN by layer */
 } skip_rule;

@@ -11,7 +11,7 @@
 /* Section route: what leaving out each layer costs, layer by layer and half by half; which can go together; and routers that see it in a
  * prompt. A document is a prompt and what follows (documents.h). */
 
-enum { DOC_LEAST = 16, DOC_MOST = 256, DOCS_MOST = 1024, DOCS_LEAST = 10, FOLDS = 5, JOINT_DOCS = 24, JOINT_WIDTH = 6, CALM_DOCS = 16 };
+enum { DOC_LEAST = 16, DOC_MOST = 256, DOCS_MOST = 1024, DOCS_LEAST = 10, FOLDS = 5, JOINT_DOCS = 24, PAIR_DOCS = 48, JOINT_WIDTH = 6, CALM_DOCS = 16 };
 #define DELTA 0.02               /* nats a token: what a layer may cost and still be called expendable */
 
 typedef struct {
@@ -22,13 +22,14 @@ typedef struct {
     const document *doc;         /* [n] of docs */
     uint32_t n, L, D;
     /* blocks: survive an interruption */
-    uint32_t *done;              /* documents read; then steps of the joint order */
+    uint32_t *done;              /* documents read; then steps of the joint order; then documents read for pairs */
     double *damage[PROBE_PARTS]; /* [n][L] */
     double *sim[PROBE_PARTS], *ratio[PROBE_PARTS];
     float *feature;              /* [n][L][D] */
     double *entropy, *exits;     /* [n] at the prompt's end; [n][L] damage without the layers between l and the last */
     double *joint;               /* [L] of the first 1, 2, ... layers of the order */
     uint32_t *order;             /* [L] */
+    double *pairs;               /* [L][L] what two layers cost more than their parts, mean over documents; the sum so far */
 } route;
 
 /* ---- documents ----------------------------------------------------------------------------------------------------- */
@@ -77,8 +78,9 @@ static bool open_blocks(route *r)
     r->exits = calibrate_block(r->c, "exits", n * sizeof *r->exits, &found);
     r->joint = calibrate_block(r->c, "joint", r->L * sizeof *r->joint, &found);
     r->order = calibrate_block(r->c, "order", r->L * sizeof *r->order, &found);
-    r->done = calibrate_block(r->c, "done.docs", 2 * sizeof *r->done, &found);
-    return ok && r->feature && r->entropy && r->exits && r->joint && r->order && r->done;
+    r->pairs = calibrate_block(r->c, "pairs", (size_t)r->L * r->L * sizeof *r->pairs, &found);
+    r->done = calibrate_block(r->c, "done.docs", 3 * sizeof *r->done, &found);
+    return ok && r->feature && r->entropy && r->exits && r->joint && r->order && r->pairs && r->done;
 }
 
 static uint32_t joint_steps(const route *r) { return r->L > 2 ? (r->L - 2) * 2 / 3 : 0; }
@@ -95,10 +97,12 @@ static err_code exits_of(route *r, double *damage, err *e)
     return rc;
 }
 
+static uint32_t pair_docs(const route *r) { return r->n < PAIR_DOCS ? r->n : PAIR_DOCS; }
+static uint32_t total_steps(const route *r) { return r->n + joint_steps(r) + pair_docs(r); }
+
 static err_code read_all(route *r, err *e)
 {
     err_code rc = ERR_OK;
-    uint32_t total = r->n + joint_steps(r);
     for (uint32_t i = *r->done; !rc && i < r->n; i = ++*r->done) {
         probe_report out = { .feature = r->feature + (size_t)i * r->L * r->D };
         for (int k = 0; k < PROBE_PARTS; k++) {
@@ -106,7 +110,7 @@ static err_code read_all(route *r, err *e)
             out.sim[k] = r->sim[k] + (size_t)i * r->L;
             out.ratio[k] = r->ratio[k] + (size_t)i * r->L;
         }
-        rc = calibrate_tick(r->c, i, total, e);
+        rc = calibrate_tick(r->c, i, total_steps(r), e);
         if (!rc) rc = route_probe_read(r->p, r->docs.tokens.id + r->doc[i].at, r->doc[i].n, r->doc[i].prompt, &out, e);
         if (!rc) rc = exits_of(r, r->exits + (size_t)i * r->L, e);
         r->entropy[i] = out.entropy;
@@ -169,7 +173,7 @@ static err_code order_layers(route *r, const double *mean, err *e)
     for (uint32_t i = r->done[1]; !rc && i < steps; i = ++r->done[1]) {
         double best = INFINITY, x;
         uint32_t take = 0;
-        rc = calibrate_tick(r->c, r->n + i, r->n + steps, e);
+        rc = calibrate_tick(r->c, r->n + i, total_steps(r), e);
         for (uint32_t k = 0; !rc && k < JOINT_WIDTH; k++) {
             uint32_t l = candidate_at(r, mean, i, k);
             if (!l) break;
@@ -185,6 +189,35 @@ static err_code order_layers(route *r, const double *mean, err *e)
     for (uint32_t i = steps; !rc && i + 2 < r->L; i++) r->order[i] = candidate_at(r, mean, i, 0);
     r->order[r->L - 2] = r->L - 1; /* the ends go last of all */
     r->order[r->L - 1] = 0;
+    return rc;
+}
+
+/* Inner layers two at a time, on documents from all over the text. */
+static err_code pairs_of(route *r, uint32_t doc, err *e)
+{
+    const document *d = &r->doc[doc];
+    const double *alone = r->damage[PROBE_BOTH] + (size_t)doc * r->L;
+    err_code rc = route_probe_read(r->p, r->docs.tokens.id + d->at, d->n, d->prompt, NULL, e);
+    for (uint32_t a = 1; a + 2 < r->L; a++)
+        for (uint32_t b = a + 1; !rc && b + 1 < r->L; b++) {
+            layer_mask m = mask_none(r->L);
+            double x = 0;
+            m.at[a] = m.at[b] = (mask_layer){ 0, 0 };
+            rc = route_probe_without(r->p, &m, &x, NULL, e);
+            r->pairs[(size_t)a * r->L + b] += (x - alone[a] - alone[b]) / pair_docs(r);
+            r->pairs[(size_t)b * r->L + a] = r->pairs[(size_t)a * r->L + b];
+        }
+    return rc;
+}
+
+static err_code measure_pairs(route *r, err *e)
+{
+    err_code rc = ERR_OK;
+    for (uint32_t i = r->done[2]; !rc && i < pair_docs(r); i++) {
+        rc = calibrate_tick(r->c, r->n + joint_steps(r) + i, total_steps(r), e);
+        if (!rc) rc = pairs_of(r, (uint32_t)((uint64_t)i * r->n / pair_docs(r)), e);
+        if (!rc) r->done[2] = i + 1;
+    }
     return rc;
 }
 
@@ -262,6 +295,7 @@ static void put_order(route *r, const double *mean)
     profile_put_numbers(r->c->out, PROFILE_ROUTE, "order", order, r->L);
     profile_put_numbers(r->c->out, PROFILE_ROUTE, "joint", r->joint, joint_steps(r));
     profile_put_number(r->c->out, PROFILE_ROUTE, "neighbours", neighbours_cost(r, mean));
+    profile_put_numbers(r->c->out, PROFILE_ROUTE, "pairs", r->pairs, (uint64_t)r->L * r->L);
 }
 
 static void put_routers(route *r, const route_fit *f)
@@ -307,6 +341,7 @@ static err_code fit(route *r, json_t *summary, err *e)
     route_fit f;
     mean_of(r, r->damage[PROBE_BOTH], mean);
     err_code rc = order_layers(r, mean, e);
+    if (!rc) rc = measure_pairs(r, e);
     if (!rc) rc = calm_thetas(r, calm, e);
     route_data d = { r->n, r->L, r->D, r->feature, r->damage[PROBE_BOTH], FOLDS, DELTA };
     if (!rc) rc = put_exits(r, summary, e);

@@ -40,6 +40,7 @@ err_code cmd_index(settings *s, err *e);
 err_code cmd_model(settings *s, err *e);
 err_code cmd_keygen(settings *s, err *e);
 err_code cmd_profile(settings *s, err *e);
+err_code profile_take(settings *s, const char *file, err *e);
 err_code cmd_calibrate(settings *s, err *e);
 err_code cmd_config(settings *s, err *e);
 err_code cmd_completion(settings *s, err *e);
@@ -51,6 +52,7 @@ err_code eval_qa(settings *s, err *e);
 err_code eval_predict(settings *s, err *e);
 err_code eval_route(settings *s, err *e);
 err_code eval_back_off(settings *s, err *e);
+err_code eval_masks(settings *s, err *e);
 err_code eval_kv(settings *s, err *e);
 
 #define SLUICE_VERSION "0.1.0"

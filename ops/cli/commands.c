@@ -54,12 +54,12 @@ const command commands[] = {
     { "detokenize", CMD_DETOKENIZE, cmd_detokenize, "token ids to text", "[-m MODEL] -t ID,ID,... | ID ... | -f FILE | -", "",
       "sluice detokenize 411 29 1702", MODELS },
     { "eval", CMD_EVAL, cmd_eval, "measure a model: logits, perplexity, answers, prediction, routing",
-      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]\n       sluice eval predict -f TEXT --aux MODEL [-c CTX] [-o FILE.svg]\n       sluice eval route [RULE...] -f TEXT [--questions FILE] [-o MAP.svg]\n       sluice eval back-off RULE -f TEXT\n       sluice eval kv --kv A,B,... [-f TEXT] [-o PREFIX]",
-      "logits|ppl|qa|predict|route|back-off|kv", "sluice eval ppl -m model.gguf -f text.txt -c 256",
+      "logits -t ID,ID,... -o OUT.f32\n       sluice eval ppl -f TEXT [-c CTX]\n       sluice eval qa -f FILE.jsonl [--rag CORPUS]\n       sluice eval predict -f TEXT --aux MODEL [-c CTX] [-o FILE.svg]\n       sluice eval route [RULE...] -f TEXT [--questions FILE] [-o MAP.svg]\n       sluice eval back-off RULE -f TEXT\n       sluice eval masks [RULE...] -f TEXT [--questions FILE] [--lora FILE]\n       sluice eval kv --kv A,B,... [-f TEXT] [-o PREFIX]",
+      "logits|ppl|qa|predict|route|back-off|masks|kv", "sluice eval ppl -m model.gguf -f text.txt -c 256",
       "logits writes one row of 32-bit floats for each token. ppl is the perplexity of a text over windows without overlap, as "
       "llama-perplexity defines it. qa counts right answers to questions with a known answer, one JSON object a line. "
       "predict runs prompts exactly and by KV prediction, in this process, and says how far what follows goes apart (KL by distance, first "
-      "token, attention by layer) and how long each takes; -o draws it. route measures what leaving out layers costs (KL, perplexity, answers) and brings, for each --skip RULE; back-off, which alarm sees best that its sessions go wrong.\n"
+      "token, attention by layer) and how long each takes; -o draws it. route measures what leaving out layers costs (KL, perplexity, answers) and brings, for each --skip RULE; back-off, which alarm sees best that its sessions go wrong. masks holds rules against chance and against an oracle on many texts, in this process, with paired intervals.\n"
       "kv holds KV policies against the exact cache, in this process. Of a text: windows of CTX tokens are compressed and the next 256 "
       "tokens scored; mean and 99th percentile of KL(exact || policy), equal first tokens, perplexity. Of generated needles: right "
       "answers when the question is in the compressed prompt and when it comes after it; n/a where the exact cache is right in less than "
@@ -108,10 +108,11 @@ const command commands[] = {
       "predict learns KV prediction (--prefill predict) from --aux MODEL: a small model of the same vocabulary, or layers:0,2,4,... of the "
       "model itself. Each auxiliary model wants a profile of its own (-o, --profile).\n"
       "A run that is stopped leaves PROFILE.partial, and the same command goes on from there. The same model, text and options give the same file." },
-    { "profile", CMD_PROFILE, cmd_profile, "look into a model's profile", "info [FILE] [-m MODEL]", "info", "sluice profile info model.profile.gguf",
+    { "profile", CMD_PROFILE, cmd_profile, "look into a model's profile", "info [FILE] [-m MODEL]\n       sluice profile take ROUTERS.json [-m MODEL] [-o PROFILE]", "info|take", "sluice profile info model.profile.gguf",
       "The profile is what sluice calibrate found out about a model: sections with their versions, the digests of the model and of the "
       "auxiliary model they belong to, tensors by layer. Without FILE it is the one beside the model (NAME.profile.gguf); with -m it is "
-      "refused when it is another model's." },
+      "refused when it is another model's.\n"
+      "take puts routers that ops/train/first.py has trained into section first, for --skip first:4,routers=trained." },
     { "keygen", CMD_KEYGEN, cmd_keygen, "make a pair of keys for a host or a person", "-o FILE [--force]", "", "sluice keygen -o host.key",
       "FILE gets the secret key (mode 0600), FILE.pub the public one, which is printed, too. The public key goes into the list of the "
       "coordinator (--allow: a line `stage pk_... name`, or client), the coordinator's own to its workers and clients (--server-key).\n"

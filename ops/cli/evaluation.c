@@ -39,13 +39,13 @@ json_t *evaluation_stages(evaluation *v)
 
 err_code cmd_eval(settings *s, err *e)
 {
-    static const char *const words[] = { "logits", "ppl", "qa", "predict", "route", "back-off", "kv" };
-    static err_code (*const run[])(settings *, err *) = { eval_logits, eval_ppl, eval_qa, eval_predict, eval_route, eval_back_off, eval_kv };
+    static const char *const words[] = { "logits", "ppl", "qa", "predict", "route", "back-off", "masks", "kv" };
+    static err_code (*const run[])(settings *, err *) = { eval_logits, eval_ppl, eval_qa, eval_predict, eval_route, eval_back_off, eval_masks, eval_kv };
     const char *w = s->args.n ? s->args.at[0] : "";
-    if (s->args.n > 1 && strcmp(w, "route") && strcmp(w, "back-off")) return err_set(e, ERR_USAGE, "what is \"%.100s\"?", s->args.at[1]);
+    if (s->args.n > 1 && strcmp(w, "route") && strcmp(w, "back-off") && strcmp(w, "masks")) return err_set(e, ERR_USAGE, "what is \"%.100s\"?", s->args.at[1]);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (!strcmp(w, words[i])) return run[i](s, e);
     const char *near = nearest_word(w, words, sizeof words / sizeof *words);
-    return err_set(e, ERR_USAGE, "eval logits, eval ppl, eval qa, eval predict, eval route, eval back-off or eval kv, not \"%.60s\"%s%s%s", w, near ? " (did you mean " : "",
+    return err_set(e, ERR_USAGE, "eval logits, eval ppl, eval qa, eval predict, eval route, eval back-off, eval masks or eval kv, not \"%.60s\"%s%s%s", w, near ? " (did you mean " : "",
                    near ? near : "", near ? "?)" : "");
 }

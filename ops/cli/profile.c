@@ -5,7 +5,7 @@
 #include "ops/cli/show.h"
 #include <string.h>
 
-/* sluice profile info: what a profile has. It makes none; that is sluice calibrate. */
+/* sluice profile info: what a profile has. Making sections is sluice calibrate's, and profile_take.c's. */
 
 /* Without a file: the profile beside the model. */
 static err_code beside(settings *s, text *out, err *e)
@@ -41,6 +41,7 @@ static err_code info(settings *s, err *e)
 err_code cmd_profile(settings *s, err *e)
 {
     const char *w = s->args.n ? s->args.at[0] : "";
-    if (strcmp(w, "info")) return err_set(e, ERR_USAGE, "it is: sluice profile info [FILE], not \"%.60s\"", w);
+    if (!strcmp(w, "take") && s->args.n == 2) return profile_take(s, s->args.at[1], e);
+    if (strcmp(w, "info")) return err_set(e, ERR_USAGE, "it is: sluice profile info [FILE], or profile take ROUTERS.json, not \"%.60s\"", w);
     return s->args.n > 2 ? err_set(e, ERR_USAGE, "profile info looks into one file") : info(s, e);
 }

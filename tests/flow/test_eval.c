@@ -283,6 +283,63 @@ Test(eval, kv_puts_runs_together)
     }
 }
 
+static double trial(const json_t *o, size_t set, size_t i, const char *what)
+{
+    const json_t *t = json_array_get(json_object_get(json_array_get(json_object_get(o, "sets"), set), "trials"), i);
+    return json_number_value(json_array_get(json_object_get(t, what), 0));
+}
+
+/* The same documents and rule in this process and through a cluster: the same bits, so the same figures. */
+Test(eval, masks_in_this_process_cost_what_they_cost_in_a_cluster)
+{
+    static const char text_of[] = "The river runs past the mill. A cold wind came down from the hills. The market opens early in the morning.\n\n"
+                                  "Two boats lay at the quay. The bell rang twice. Nobody was on the road that day. Rain fell on the roofs of the town.\n\n"
+                                  "Question: Who is the friend of Sisre?\nAnswer:\f Mugavi and nobody else on the road.\n\n"
+                                  "Once upon a time there was a sailor named Ziborthoda. One day the tent broke, and he was sad and did not know.\n";
+    static const char asked[] = "{\"prompt\": \"Question: Who is the friend of Sisre?\\nAnswer:\", \"answer\": \"Mugavi\"}\n"
+                                "{\"prompt\": \"Question: Who is the friend of Sisre?\\nAnswer:\", \"answer\": \"Sisre\"}\n";
+    char words[160], questions[160];
+    snprintf(words, sizeof words, "%s", programs_file("words.txt"));
+    snprintf(questions, sizeof questions, "%s", programs_file("asked.jsonl"));
+    cr_assert(support_write(words, text_of, sizeof text_of - 1) && support_write(questions, asked, sizeof asked - 1));
+    ran here = program_run(0, 120, NULL, SLUICE("eval", "masks", "list:3,7,rows=decode", "random:2,rows=decode", "-m", model, "--threads", "1", "-f", words, "--questions", questions, "--json"));
+    cr_assert_eq(here.status, 0);
+    json_t *o = ran_json(&here);
+    cr_expect_eq(trial(o, 0, 0, "kl"), 0);
+    cr_expect_gt(trial(o, 0, 1, "kl"), 0);
+    cr_expect_eq(trial(o, 1, 0, "right"), 0.5, "one answer of two is right");
+    ran there = program_run(0, 120, NULL, SLUICE("eval", "route", "list:3,7,rows=decode", "-m", model, "--stages", "2", "--threads", "1", "-f", words, "--json"));
+    cr_assert_eq(there.status, 0);
+    json_t *c = ran_json(&there);
+    double kl = json_number_value(json_object_get(json_array_get(json_object_get(c, "rules"), 1), "kl"));
+    cr_expect_lt(fabs(kl - trial(o, 0, 1, "kl")), 1e-5 * kl + 1e-7, "%.9g nats a token in a cluster, %.9g here", kl, trial(o, 0, 1, "kl"));
+    json_decref(o);
+    json_decref(c);
+}
+
+Test(eval, routers_that_were_trained_go_into_a_profile_and_are_followed)
+{
+    char file[160], profile[160], bias[256] = "", *zeros = malloc(1 << 16);
+    size_t n = 0;
+    for (int l = 0; l < 12; l++) n += (size_t)snprintf(bias + n, sizeof bias - n, "%s%d", l ? "," : "", l == 4 || l == 8 ? -2 : 3);
+    n = 0;
+    for (int l = 0; l < 12; l++)
+        for (int i = 0; i < 256; i++) n += (size_t)snprintf(zeros + n, (1 << 16) - n, "%s0%s", i ? "," : l ? ",[" : "[", i == 255 ? "]" : "");
+    snprintf(file, sizeof file, "%s", programs_file("routers.json"));
+    snprintf(profile, sizeof profile, "%s", programs_file("routers.profile.gguf"));
+    FILE *out = fopen(file, "w");
+    cr_assert(out && fprintf(out, "{\"schema\":\"sluice.routers/1\",\"layers\":12,\"width\":256,\"bias\":[%s],\"weights\":[%s],\"trained\":{\"alpha\":0.5}}", bias, zeros) > 0 && !fclose(out));
+    free(zeros);
+    cr_assert_eq(program_run(0, 60, NULL, (const char *const[]){ "/bin/cp", support_root("models/sluice-tiny-Q8_0.profile.gguf"), profile, NULL }).status, 0);
+    cr_assert_eq(program_run(0, 60, NULL, SLUICE("profile", "take", file, "-m", model, "-o", profile)).status, 0);
+    ran r = program_run(0, 60, NULL, SLUICE("run", "-m", model, "--profile", profile, "-p", "Once upon a time", "-n", "3", "--skip", "first:rho=0.5,routers=trained", "--json"));
+    cr_assert_eq(r.status, 0);
+    json_t *o = ran_json(&r);
+    cr_expect_str_eq(json_string_value(json_object_get(json_object_get(o, "skip"), "mask")), "attn=4+0,8+0 ffn=4+0,8+0");
+    json_decref(o);
+    cr_expect_eq(program_run(11, 60, NULL, SLUICE("profile", "take", file, "-m", support_root("models/sluice-tiny-aux-Q8_0.gguf"), "-o", profile)).status, 11);
+}
+
 Test(eval, kv_says_what_it_cannot_try)
 {
     ran r = program_run(0, 20, NULL, SLUICE("eval", "kv", "-m", model, "--kv", "q8_0,nonsense"));

@@ -282,6 +282,50 @@ Test(route, neighbours_that_go_together_cost_more)
     goes(&m, "attn=2+0,4+0,6+0 ffn=2+0,4+0,6+0");
 }
 
+/* 2 and 4 stand in for each other: either may go, but not both. */
+Test(route, pairs_that_go_together_cost_what_was_measured)
+{
+    static double pairs[64];
+    pairs[2 * 8 + 4] = pairs[4 * 8 + 2] = 0.5;
+    pairs[6 * 8 + 2] = pairs[2 * 8 + 6] = -3;    /* that a pair costs less than its parts is no reason to take it */
+    router known = { .L = 8, .damage = damages, .order = by_order, .neighbours = 9, .pairs = pairs };
+    route_world w = { .L = 8, .known = &known };
+    skip_rule r;
+    layer_mask m;
+    err e = { 0 };
+    cr_assert_eq(skip_rule_parse(&r, "first:3", &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(route_choose(&m, &r, &w, &e), ERR_OK, "%s", e.text);
+    goes(&m, "attn=3+0,4+0,6+0 ffn=3+0,4+0,6+0");
+}
+
+static err_code trained(const char *rule, const double *rho, bool any, layer_mask *m, err *e)
+{
+    static float weights[8];
+    router known = { .L = 8, .damage = damages, .order = by_order, .neighbours = 9, .rho_w = any ? weights : NULL };
+    route_world w = { .L = 8, .known = &known, .damage = damages, .rho = rho };
+    skip_rule r;
+    err_code rc = skip_rule_parse(&r, rule, e);
+    return rc ? rc : route_choose(m, &r, &w, e);
+}
+
+Test(route, trained_routers_keep_what_they_want_to_keep)
+{
+    static const double rho[8] = { 0, 0.9, 0.45, 0.3, 0.55, 0.1, 0.99, 0 };
+    layer_mask m;
+    err e = { 0 };
+    cr_assert_eq(trained("first:2,routers=trained", rho, true, &m, &e), ERR_OK, "%s", e.text);
+    goes(&m, "attn=3+0,5+0 ffn=3+0,5+0");
+    cr_assert_eq(trained("first:rho=0.5,routers=trained", rho, true, &m, &e), ERR_OK, "%s", e.text);
+    goes(&m, "attn=2+0,3+0,5+0 ffn=2+0,3+0,5+0");
+    cr_assert_eq(trained("first:2,routers=trained", NULL, true, &m, &e), ERR_OK, "%s", e.text);
+    goes(&m, "none");
+    cr_expect_eq(trained("first:2,routers=trained", rho, false, &m, &e), ERR_CONFIG);
+    cr_expect(strstr(e.text, "section first"), "%s", e.text);
+    cr_expect_eq(trained("first:damage=0.1,routers=trained", rho, true, &m, &e), ERR_CONFIG);
+    cr_expect_eq(trained("first:rho=0.5", rho, true, &m, &e), ERR_CONFIG);
+    cr_expect(strstr(e.text, "routers=trained"), "%s", e.text);
+}
+
 Test(route, a_budget_of_damage_is_kept)
 {
     layer_mask m = learned("first:damage=0.2", 0, NULL, 1);       /* 0.01 + 0.05 + 0.1, and 0.2 more is too much */
