@@ -9,7 +9,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { SESSIONS = 6, ROWS = 8, OPS = 4, HOPS = 3, STEPS = 12, EPOCH = 7, CTX = 32 };
+enum { SESSIONS = 6, ROWS = 8, OPS = 4, HOPS = 3, PICKS = 12, STEPS = 12, EPOCH = 7, CTX = 32 };
 
 static shard_state *held[3];   /* the whole model; its first layer with the embedding; its second with the head */
 
@@ -68,7 +68,7 @@ static step_row make_row(feed *b, const step_row *before)
     return r;
 }
 
-typedef struct { step_row row[ROWS + 1]; step_op op[OPS]; hop_rec hop[HOPS]; float hidden[(ROWS + 1) * 16]; } payload;
+typedef struct { step_row row[ROWS + 1]; step_op op[OPS]; hop_rec hop[HOPS]; pick_rec pick[PICKS]; float hidden[(ROWS + 1) * 16]; } payload;
 
 static msg_step make_step(feed *b, payload *p, uint32_t stage)
 {
@@ -86,6 +86,8 @@ static msg_step make_step(feed *b, payload *p, uint32_t stage)
     for (uint32_t i = 0; i < m.n_rows; i++) row = p->row[i] = make_row(b, &row), live += !row.status;
     for (uint32_t i = 0; i < m.n_ops; i++) p->op[i] = (step_op){ take_session(b), take_byte(b) % SESSIONS, take_row(b), take_byte(b) % 5 };
     for (uint32_t i = 0; i < m.n_hops; i++) p->hop[i].stage = i == m.hop ? stage : c % 7 == 6 ? take_u32(b) : i;
+    m.n_picks = c % 16 == 14 ? take_byte(b) % (PICKS + 1) : 0;
+    for (uint32_t i = 0; i < m.n_picks; i++) p->pick[i] = (pick_rec){ take_byte(b) % (ROWS + 2), take_row(b) };
     m.n_hidden = m.hop ? live : 0;
     if (c % 64 == 63) m.n_hidden = take_byte(b) % (ROWS + 2);
     for (size_t i = 0; i < m.n_hidden * m.dim; i++) {
@@ -98,7 +100,7 @@ static msg_step make_step(feed *b, payload *p, uint32_t stage)
 static void check_result(const step_out *o)
 {
     err e;
-    kit_must(msg_check_frames(&o->head, o->frame, MSG_FRAMES_MAX, &e), &e);
+    kit_must(msg_check_frames(&o->head, o->frame, msg_frames(o->head.type), &e), &e);
     uint8_t head[MSG_HEADER_MAX];
     size_t n = sizeof head;
     kit_must(msg_encode(&o->head, head, &n, &e), &e);
@@ -128,7 +130,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         message m = { .type = MSG_STEP, .step = make_step(&b, &p, stage) };
         const msg_step *h = &m.step;
         view frame[MSG_FRAMES_MAX] = { [STEP_ROWS] = { p.row, h->n_rows * sizeof *p.row }, [STEP_OPS] = { p.op, h->n_ops * sizeof *p.op },
-                                       [STEP_HOPS] = { p.hop, h->n_hops * sizeof *p.hop }, [STEP_HIDDEN] = { p.hidden, h->n_hidden * h->dim * 4 } };
+                                       [STEP_HOPS] = { p.hop, h->n_hops * sizeof *p.hop }, [STEP_HIDDEN] = { p.hidden, h->n_hidden * h->dim * 4 },
+                                       [STEP_PICKS] = { p.pick, h->n_picks * sizeof *p.pick } };
         err e = { 0 };
         if (msg_check_frames(&m, frame, MSG_FRAMES_MAX, &e)) continue;
         err_code rc = step_run(s, &m, frame, &out, &e);

@@ -87,7 +87,7 @@ static void through_calm(const world *w, const piece *p, const layer_mask *m, fl
     for (uint32_t i = 0; i < ROWS; i++) row[i] = (kv_row){ .row = i, .pos = i, .parent = i ? i - 1 : KV_ROW_NONE };
     cr_assert_eq(kv_reserve(q, row, ROWS, slots, &e), ERR_OK, "%s", e.text);
     for (uint32_t i = 0; i < ROWS; i++)
-        rows[i] = (forward_row){ .seq = q, .slot = slots[i], .path = i % 3 ? PATH_I8B32 : PATH_F32, .mask = m, .row = i, .calm = i % 4 > 0 };
+        rows[i] = (forward_row){ .seq = q, .slot = slots[i], .path = (path_id)(i % PATH_COUNT), .mask = m, .row = i, .calm = i % 4 > 0 };
     runner_layers(p->run, rows, ROWS, h);
     kv_seq_close(p->store, 1);
 }

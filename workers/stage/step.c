@@ -173,7 +173,7 @@ static err_code take_picks(const shard_state *s, uint32_t i, uint32_t j, view pi
         uint32_t n = 0;
         for (; at < end && (memcpy(&p, at, sizeof p), p.at < i); at += sizeof p);
         for (const uint8_t *x = at; x < end && (memcpy(&p, x, sizeof p), p.at == i); x += sizeof p) n++;
-        rc = kv_choice_set(s->fwd[i].seq, s->slots[i], at + offsetof(pick_rec, place), sizeof p, n, e);
+        rc = kv_choice_set(s->fwd[i].seq, s->slots[i], n ? at + offsetof(pick_rec, place) : NULL, sizeof p, n, e);
     }
     return rc;
 }
