@@ -72,7 +72,8 @@ faults-run: $(BINS) $(RIG)
 soak: bootstrap                 ## MINUTES=30 of mixed load with a death a minute: does memory stay flat? build/soak.csv
 	+$(Q)$(SUBMAKE) soak-run
 soak-run: $(BINS) $(RIG)
-	$(Q)$(TEST_ENV) MINUTES=$(MINUTES) SEED=$(SEED) $(B)/tests/faults/soak build/soak.csv
+	$(Q)rm -f $(REPORTS).*; $(TEST_ENV) MINUTES=$(MINUTES) SEED=$(SEED) $(B)/tests/faults/soak build/soak.csv; s=$$?; \
+	if cat $(REPORTS).* 2>/dev/null; then echo "a sanitizer reported"; exit 1; fi; exit $$s
 soak-short:                     ## 75 s of it (MODE=asan or tsan: must be clean)
 	+$(Q)$(SUBMAKE) soak-run MINUTES=1.25
 
