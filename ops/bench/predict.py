@@ -9,44 +9,17 @@ T_exact / (T_aux + one decode step). --append keeps a line a round in FILE and c
 measured whenever the machine is quiet. The peer's time is llama-batched-bench's for the prompt and one token. Weights may be random: what
 a prompt costs does not depend on what a model knows.
 """
-import argparse, json, os, random, re, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, random, re, statistics, subprocess, sys, time
+from cluster import Cluster, busy
 
 
-class Cluster:
-    """`sluice up` in a folder of its own, until the block ends."""
-
-    def __init__(self, a, *words):
-        self.a, self.words = a, words
-
-    def __enter__(self):
-        self.tmp = tempfile.TemporaryDirectory()
-        self.sluice("up", *self.words, "--stages", "1", "-t", str(self.a.threads), "--ctx", str(self.a.ctx), "--journal", "none")
-        return self
-
-    def __exit__(self, *_):
-        self.sluice("down")
-        self.tmp.cleanup()
-
-    def sluice(self, *words):
-        p = subprocess.run([self.a.bin + "/sluice", *words, "--dir", self.tmp.name + "/run"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if p.returncode:
-            sys.exit(f"sluice {' '.join(words)}: status {p.returncode}\n{p.stderr[-2000:]}")
-        return p.stdout
-
-    def job(self, way, n, gen):
-        """ms to the first token, ms for one of the others."""
-        jobs, out = self.tmp.name + "/jobs", self.tmp.name + "/out"
-        tokens = [random.randrange(300, 30000) for _ in range(n)]
-        with open(jobs, "w") as f:
-            f.write(json.dumps({"custom_id": "0", "tokens": tokens, "max_tokens": gen, "prefill": way, "ignore_eos": True}) + "\n")
-        if os.path.exists(out):
-            os.remove(out)
-        self.sluice("submit", "--batch", jobs, "-o", out)
-        with open(out) as f:
-            r = json.loads(f.read())
-        if r["timings"]["prefill_mode"] != way:
-            sys.exit(f"a prompt of {n} went by {r['timings']['prefill_mode']}, not {way}")
-        return r["timings"]["ttft_ms"], 1e3 / r["timings"]["decode_tok_s"], (r.get("prediction") or {}).get("exact_from")
+def job(c, way, n, gen):
+    """ms to the first token, ms for one of the others."""
+    tokens = [random.randrange(300, 30000) for _ in range(n)]
+    r, = c.batch([{"custom_id": "0", "tokens": tokens, "max_tokens": gen, "prefill": way, "ignore_eos": True}])
+    if r["timings"]["prefill_mode"] != way:
+        sys.exit(f"a prompt of {n} went by {r['timings']['prefill_mode']}, not {way}")
+    return r["timings"]["ttft_ms"], 1e3 / r["timings"]["decode_tok_s"], (r.get("prediction") or {}).get("exact_from")
 
 
 def peer(a, n):
@@ -58,11 +31,6 @@ def peer(a, n):
     if not rows:
         sys.exit(f"{' '.join(words)}: no figures\n{p.stderr[-2000:]}")
     return 1e3 * float(rows[-1][5]) + 1e3 * float(rows[-1][7]) / 8
-
-
-def busy():
-    t = [int(x) for x in open("/proc/stat").readline().split()[1:9]]
-    return (sum(t) - t[3] - t[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def mine(roots):
@@ -83,10 +51,10 @@ def one_round(a, base, aux, n):
     roots, t = (base.tmp.name, aux.tmp.name), time.monotonic()
     all0, mine0 = busy(), mine(roots)
     r = {"prompt": n}
-    r["exact"], r["step"], _ = base.job("pipeline", n, a.gen)
-    r["aux"], _, _ = aux.job("pipeline", n, 1 if a.gen < 2 else 2)
-    r["predict"], _, _ = base.job("predict", n, 2)
-    r["hybrid"], r["behind"], r["exact_from"] = base.job("hybrid", n, a.gen)
+    r["exact"], r["step"], _ = job(base, "pipeline", n, a.gen)
+    r["aux"], _, _ = job(aux, "pipeline", n, 1 if a.gen < 2 else 2)
+    r["predict"], _, _ = job(base, "predict", n, 2)
+    r["hybrid"], r["behind"], r["exact_from"] = job(base, "hybrid", n, a.gen)
     if a.peer:
         r["peer"] = peer(a, n)
     r["others"] = max(0.0, 100 * (busy() - all0 - mine(roots) + mine0) / ((time.monotonic() - t) * os.cpu_count()))
@@ -124,9 +92,11 @@ def main():
     prompts = [int(x) for x in a.prompts.split(",")]
     a.ctx = max(prompts) + 256
     lines = [json.loads(l) for l in open(a.append)] if a.append and os.path.exists(a.append) else []
-    with Cluster(a, "-m", a.model, "--aux", a.aux, "--profile", a.profile, "--predict-newest", str(a.newest)) as base, Cluster(a, "-m", a.aux) as aux:
+    common = ("--stages", "1", "-t", str(a.threads), "--ctx", str(a.ctx))
+    predicts = ("--aux", a.aux, "--profile", a.profile, "--predict-newest", str(a.newest))
+    with Cluster(a.bin, "-m", a.model, *predicts, *common) as base, Cluster(a.bin, "-m", a.aux, *common) as aux:
         for c, way in ((base, "pipeline"), (aux, "pipeline"), (base, "predict")):
-            c.job(way, max(prompts), 2)    # nobody pages in weights, or asks for memory, in a round
+            job(c, way, max(prompts), 2)    # nobody pages in weights, or asks for memory, in a round
         for _ in range(a.rounds):
             for n in prompts:
                 lines.append(one_round(a, base, aux, n))

@@ -8,45 +8,28 @@ A line is STAGESxTHREADS:SESSIONS. --layers go evenly from the stages and evenly
 what the second brings over the first is the stage that steps go around. Every round measures both ways, the second round in the other order;
 the part of all processor time that others took meanwhile stands beside each line.
 """
-import argparse, json, os, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, statistics, sys, time
+from cluster import Cluster, busy
 
 
-class Cluster:
-    """`sluice up` in a folder of its own, until the block ends."""
+class Staged(Cluster):
+    """Knows its stages and its processes."""
 
     def __init__(self, a, model, stages, threads):
-        self.a, self.words = a, ["up", "-m", model, "--stages", str(stages), "-t", str(threads), "--journal", "none"]
+        super().__init__(a.bin, "-m", model, "--stages", str(stages), "-t", str(threads))
 
     def __enter__(self):
-        self.tmp = tempfile.TemporaryDirectory()
-        self.sluice(*self.words)
+        super().__enter__()
         status = json.loads(self.sluice("status", "--json"))
         self.stages = status["stages"]
         self.pids = [status["pid"]] + [s["pid"] for s in self.stages]
         return self
 
-    def __exit__(self, *_):
-        self.sluice("down")
-        self.tmp.cleanup()
-
-    def sluice(self, *words):
-        p = subprocess.run([self.a.bin + "/sluice", *words, "--dir", self.tmp.name + "/run"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        if p.returncode:
-            sys.exit(f"sluice {' '.join(words)}: status {p.returncode}\n{p.stderr[-2000:]}")
-        return p.stdout
-
     def rate(self, skip, sessions, gen):
         """Tokens a second of all sessions, each from its first token to its last."""
-        jobs, out = self.tmp.name + "/jobs", self.tmp.name + "/out"
-        with open(jobs, "w") as f:
-            for i in range(sessions):
-                f.write(json.dumps({"custom_id": str(i), "tokens": [1 + (7 * i + k) % 200 for k in range(16)], "max_tokens": gen, "skip": skip,
-                                    "ignore_eos": True}) + "\n")
-        if os.path.exists(out):
-            os.remove(out)
-        self.sluice("submit", "--batch", jobs, "-o", out)
-        with open(out) as f:
-            return sum(json.loads(l)["timings"]["decode_tok_s"] for l in f)
+        jobs = ({"custom_id": str(i), "tokens": [1 + (7 * i + k) % 200 for k in range(16)], "max_tokens": gen, "skip": skip, "ignore_eos": True}
+                for i in range(sessions))
+        return sum(r["timings"]["decode_tok_s"] for r in self.batch(jobs))
 
 
 def spread(first, n, k):
@@ -62,11 +45,6 @@ def by_stage(stages, k):
         out += spread(first, n, take) if take else []
         left -= take
     return "list:" + ",".join(map(str, out))
-
-
-def busy():
-    t = [int(x) for x in open("/proc/stat").readline().split()[1:9]]
-    return (sum(t) - t[3] - t[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def mine(pids):
@@ -94,7 +72,7 @@ def measure(a, name, c, ways, sessions, gen):
 
 
 def empty_stage(a):
-    with Cluster(a, a.small, 3, 1) as c:
+    with Staged(a, a.small, 3, 1) as c:
         first, last = c.stages[1]["first"], c.stages[1]["last"]
         whole, L = "list:" + ",".join(map(str, range(first, last))), c.stages[2]["last"]
         every = "list:" + ",".join(map(str, spread(1, L - 2, last - first)))
@@ -114,7 +92,7 @@ def main():
     for text in filter(None, a.lines.split(",")):
         shape, sessions = text.split(":")
         stages, threads = map(int, shape.split("x"))
-        with Cluster(a, a.model, stages, threads) as c:
+        with Staged(a, a.model, stages, threads) as c:
             skip = a.rule or by_stage(c.stages, a.layers)
             lines.append(measure(a, f"{os.path.basename(a.model)}, {stages} stages x {threads}, {sessions} sessions, {skip}", c, ["none", skip], int(sessions), a.gen))
     if a.small:
