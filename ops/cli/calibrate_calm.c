@@ -3,14 +3,17 @@
 
 enum { HALVINGS = 10 };           /* of the exponent: to 0.012, finer than documents differ */
 
-typedef struct { route_probe *p; const calm_doc *docs; uint32_t n; layer_mask mask; } bench;
+typedef struct { route_probe *p; const documents *docs; uint32_t n; layer_mask mask; } bench;
 
 static err_code share_at(bench *b, double theta, double *share, err *e)
 {
     uint64_t out = 0, of = 0;
     err_code rc = ERR_OK;
     b->mask.calm.theta = (float)theta;
-    for (uint32_t i = 0; !rc && i < b->n; i++) rc = route_probe_calm(b->p, b->docs[i].ids, b->docs[i].n, b->docs[i].prompt, &b->mask, &out, &of, e);
+    for (uint32_t i = 0; !rc && i < b->n; i++) {
+        const document *d = &b->docs->doc[(size_t)i * b->docs->n / b->n];
+        rc = route_probe_calm(b->p, b->docs->tokens.id + d->at, d->n, d->prompt, &b->mask, &out, &of, e);
+    }
     *share = of ? (double)out / (double)of : 0;
     return rc;
 }
@@ -29,7 +32,7 @@ static err_code find(bench *b, double want, double *theta, err *e)
     return rc;
 }
 
-err_code calibrate_calm(route_probe *p, uint32_t L, uint32_t count, const calm_doc *docs, uint32_t n, double *theta, err *e)
+err_code calibrate_calm(route_probe *p, uint32_t L, uint32_t count, const documents *docs, uint32_t n, double *theta, err *e)
 {
     bench b = { .p = p, .docs = docs, .n = n, .mask = mask_none(L) };
     err_code rc = ERR_OK;

@@ -3,8 +3,8 @@
 /* Section route, for ffn-skip: which cosine leaves out which share of the FFNs. Knows documents as ids; makes no policy. */
 #include "engine/route_probe.h"
 #include "engine/router.h"
+#include "ops/cli/documents.h"
 
-typedef struct { const uint32_t *ids; uint32_t n, prompt; } calm_doc;
-/* theta [ROUTER_CALM] for ROUTER_CALM_STEP of all FFNs, twice as many, ..., by bisection over the documents, when `count` go behind a calm one. */
-err_code calibrate_calm(route_probe *p, uint32_t L, uint32_t count, const calm_doc *docs, uint32_t n, double *theta, err *e);
+/* theta [ROUTER_CALM] for ROUTER_CALM_STEP of all FFNs, twice as many, ..., by bisection over n of the documents, evenly, when `count` go behind a calm one. */
+err_code calibrate_calm(route_probe *p, uint32_t L, uint32_t count, const documents *docs, uint32_t n, double *theta, err *e);
 #endif

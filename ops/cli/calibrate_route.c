@@ -240,14 +240,9 @@ static double neighbours_cost(const route *r, const double *mean)
 
 static err_code calm_thetas(route *r, double theta[2 * ROUTER_CALM], err *e)
 {
-    calm_doc docs[CALM_DOCS];
     uint32_t n = r->n < CALM_DOCS ? r->n : CALM_DOCS;
-    for (uint32_t k = 0; k < n; k++) {
-        const document *d = &r->doc[(size_t)k * r->n / n];
-        docs[k] = (calm_doc){ r->docs.tokens.id + d->at, d->n, d->prompt };
-    }
-    err_code rc = calibrate_calm(r->p, r->L, 1, docs, n, theta, e);
-    return rc ? rc : calibrate_calm(r->p, r->L, MASK_CALM_ALL, docs, n, theta + ROUTER_CALM, e);
+    err_code rc = calibrate_calm(r->p, r->L, 1, &r->docs, n, theta, e);
+    return rc ? rc : calibrate_calm(r->p, r->L, MASK_CALM_ALL, &r->docs, n, theta + ROUTER_CALM, e);
 }
 
 /* ---- how deep ------------------------------------------------------------------------------------------------------------ */
