@@ -73,7 +73,9 @@ static err_code run_chunk(prefill *p, kv_seq *q, const task *t, uint32_t first, 
         p->rows[i] = (kv_row){ .row = first + i, .pos = first + i, .parent = i ? first + i - 1 : KV_ROW_NONE, .path = (uint8_t)p->o.path };
     err_code rc = kv_reserve(q, p->rows, n, p->slots, e);
     if (rc) return rc;
-    for (uint32_t i = 0; i < n; i++) p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = (path_id)p->o.path, .mask = mask, .row = first + i, .pool = t->pool ? p->sum : NULL };
+    for (uint32_t i = 0; i < n; i++)
+        p->fwd[i] = (forward_row){ .seq = q, .slot = p->slots[i], .path = (path_id)p->o.path, .mask = mask, .row = first + i, .ends = true,
+                                   .pool = t->pool ? p->sum : NULL };
     runner_embed(p->runner, t->token + first, n, p->h);
     runner_layers(p->runner, p->fwd, n, p->h);
     return kv_commit(q, first + n - 1, e);
@@ -112,16 +114,10 @@ static err_code push(prefill *p, kv_seq *q, uint64_t session, uint32_t from, uin
 static err_code predict_chunk(prefill *p, kv_seq *q, const task *t, uint32_t first, uint32_t n, err *e)
 {
     err_code rc = first ? ERR_OK : predictor_begin(p->predictor, e);
-    uint32_t from[MASK_LAYERS];
+    uint32_t from[MASK_LAYERS], own = first < t->sinks ? t->sinks - first : 0;
     for (uint32_t l = 0; l < t->mask.n; l++) from[l] = t->mask.at[l].attn;
-    if (!rc && first < t->sinks) rc = run_chunk(p, q, t, first, n, e);
-    return rc ? rc : predictor_rows(p->predictor, first < t->sinks ? NULL : q, t->mask.n ? from : NULL, t->token + first, first, n, e);
-}
-
-static uint32_t next_chunk(const task *t, uint32_t at)
-{
-    uint32_t to = t->predict && at < t->sinks && t->sinks < t->n ? t->sinks : t->n;
-    return to - at < t->chunk ? to - at : t->chunk;
+    if (!rc && own) rc = run_chunk(p, q, t, first, own < n ? own : n, e);
+    return rc ? rc : predictor_rows(p->predictor, q, t->mask.n ? from : NULL, t->token + first, first, n, e);
 }
 
 /* All rows but the prompt's last: those that stages add up where they compute them. */
@@ -143,7 +139,7 @@ static err_code run_task(prefill *p, const task *t, err *e)
     for (uint32_t l = 0; l < t->mask.n; l++) from[l] = t->mask.at[l].attn;
     err_code rc = kv_seq_open_skipping(p->store, t->session, &t->policy, t->n_prompt, t->mask.n ? from : NULL, &q, e);
     for (uint32_t at = 0, n; !rc && at < t->n && !given_up(p, t); at += n) {
-        n = next_chunk(t, at);
+        n = t->n - at < t->chunk ? t->n - at : t->chunk;
         bool last = at + n == t->n;
         rc = t->predict ? predict_chunk(p, q, t, at, n, e) : run_chunk(p, q, t, at, n, e);
         if (!rc && (!state || last)) rc = push(p, q, t->session, state ? 0 : at, at + n, state, last, e);

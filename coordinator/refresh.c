@@ -6,6 +6,7 @@
 
 #define SHARE 5u        /* a prompt's rows take 1 of so many parts of the time while others decode: their rate stays above 70 % */
 #define TURNS 16u       /* or goes when so many steps have decoded since the last: a machine that others use keeps nobody waiting for ever */
+#define NEAR 64u        /* the session waits while its last rows are made exact: no longer than for these, however large a chunk may be */
 #define ROWS 16u        /* of such a step: a matrix product over 16 rows is nearly as fast a row as over 64 */
 
 /* ---- shadows -------------------------------------------------------------------------------------------------------- */
@@ -47,11 +48,11 @@ static bool tell(session *s)
 
 /* ---- when ------------------------------------------------------------------------------------------------------------ */
 
-/* Could the shadow catch up within a step? */
+/* Could the shadow catch up within a short step? */
 static bool is_near(const coordinator *c, const session *s)
 {
     const session *w = s->shadow;
-    return w && (w->state == SESSION_PROMPT || w->state == SESSION_WAIT) && s->cursor - w->cursor <= c->chunk;
+    return w && (w->state == SESSION_PROMPT || w->state == SESSION_WAIT) && s->cursor - w->cursor <= (c->chunk < NEAR ? c->chunk : NEAR);
 }
 
 static bool decide(coordinator *c, session *s)

@@ -189,8 +189,9 @@ static bool any_quant(const mat *w, uint32_t n)
 
 /* ---- one layer, phase by phase ----------------------------------------------------------------------------------- */
 
-/* One thread's place in it: rows [t0, t1) of the set s are its own where rows are dealt out. */
-typedef struct { runner *r; uint32_t l, tid, n, t0, t1; const layer_weights *w; const row_set *s; } worker;
+/* One thread's place in it: rows [t0, t1) of the set s are its own where rows are dealt out. Of an attention's rows those of the set
+ * `on` want more than K and V: the first ones of s. */
+typedef struct { runner *r; uint32_t l, tid, n, t0, t1; const layer_weights *w; const row_set *s, *on; } worker;
 
 static void phase_norm(const worker *k, const float *weight, bool quant)
 {
@@ -205,13 +206,13 @@ static void phase_qkv(const worker *k)
 {
     runner *r = k->r;
     const layer_weights *w = k->w;
-    const struct { const mat *w; float *y; lora_mat which; } out[] = {
-        { &w->wq, r->q, LORA_Q }, { &w->wk, r->key, LORA_K }, { &w->wv, r->val, LORA_V },
+    const struct { const row_set *s; const mat *w; float *y; lora_mat which; } out[] = {
+        { k->on, &w->wq, r->q, LORA_Q }, { k->s, &w->wk, r->key, LORA_K }, { k->s, &w->wv, r->val, LORA_V },
     };
     for (int i = 0; i < 3; i++) {
         uint32_t lo, hi, n = out[i].w->n_out;
         pool_part(n, KERNELS_GRAIN, k->tid, k->n, &lo, &hi);
-        product(r, k->s, (place){ k->l, out[i].which }, out[i].w, &r->in, out[i].y, n, lo, hi);
+        product(r, out[i].s, (place){ k->l, out[i].which }, out[i].w, &r->in, out[i].y, n, lo, hi);
     }
 }
 
@@ -239,11 +240,11 @@ static void phase_append(const worker *k)
     uint32_t hd = s->H * s->d, kd = s->K * s->d;
     for (uint32_t t = k->t0; t < k->t1; t++) {
         float *q = r->q + (size_t)t * hd, *key = r->key + (size_t)t * kd, *val = r->val + (size_t)t * kd;
-        if (w->bq) r->k->vec->add(q, w->bq, hd);
+        if (w->bq && t < k->on->n) r->k->vec->add(q, w->bq, hd);
         if (w->bk) r->k->vec->add(key, w->bk, kd);
         if (w->bv) r->k->vec->add(val, w->bv, kd);
         listen(k, k->s->at[t], key, val);
-        head_norms(r, q, s->H, w->q_norm);
+        if (t < k->on->n) head_norms(r, q, s->H, w->q_norm);
         head_norms(r, key, s->K, w->k_norm);
         const forward_row *row = &r->rows[k->s->at[t]];
         kv_append(row->seq, k->l, row->slot, key, val, 0, s->K);
@@ -320,23 +321,16 @@ void runner_watch(runner *r, forward_watch *fn, void *arg)
 static void show(const worker *k, forward_place at)
 {
     const runner *r = k->r;
-    if (!r->watch || k->tid || r->sets.masked) return;
+    if (!r->watch || k->tid || r->sets.masked || r->sets.ends) return;
     r->watch(r->watch_arg, at, &(forward_view){ .layer = k->l, .T = r->T, .rows = r->rows, .h = r->h, .q = r->q, .k = r->key,
                                                 .v = r->val, .att = r->x_att, .ld_att = r->att.ld });
 }
 
-static void attention(const worker *k)
+/* What comes of K and V, for the rows that want it. */
+static void attend(const worker *k)
 {
     runner *r = k->r;
     const layer_weights *w = k->w;
-    show(k, FORWARD_IN);
-    phase_norm(k, w->attn_norm, any_quant((mat[]){ w->wq, w->wk, w->wv }, 3));
-    pool_barrier(r->pool);
-    phase_qkv(k);
-    pool_barrier(r->pool);
-    phase_append(k);
-    pool_barrier(r->pool);
-    show(k, FORWARD_QKV);
     phase_attend(k);
     pool_barrier(r->pool);
     show(k, FORWARD_ATTENDED);
@@ -345,6 +339,29 @@ static void attention(const worker *k)
     pool_barrier(r->pool);
     phase_project(k, LORA_O, &w->wo, &r->att, w->attn_post);
     pool_barrier(r->pool);
+}
+
+static void deal_rows(worker *k, const row_set *s)
+{
+    k->s = s;
+    pool_part(s->n, 1, k->tid, k->n, &k->t0, &k->t1);
+}
+
+static void attention(worker *k)
+{
+    runner *r = k->r;
+    const layer_weights *w = k->w;
+    k->on = row_sets_on(&r->sets, k->l);
+    show(k, FORWARD_IN);
+    phase_norm(k, w->attn_norm, any_quant((mat[]){ w->wq, w->wk, w->wv }, 3));
+    pool_barrier(r->pool);
+    phase_qkv(k);
+    pool_barrier(r->pool);
+    phase_append(k);
+    pool_barrier(r->pool);
+    show(k, FORWARD_QKV);
+    deal_rows(k, k->on);
+    if (k->s->n) attend(k);
 }
 
 static void feed_forward(const worker *k)
@@ -365,8 +382,7 @@ static void feed_forward(const worker *k)
 /* The rows of this half, and this thread's part of them; false: nobody runs it. Every thread sees the same. */
 static bool take_set(worker *k, int half)
 {
-    k->s = row_sets_of(&k->r->sets, k->l, half);
-    pool_part(k->s->n, 1, k->tid, k->n, &k->t0, &k->t1);
+    deal_rows(k, row_sets_of(&k->r->sets, k->l, half));
     return k->s->n > 0;
 }
 

@@ -19,6 +19,7 @@ typedef struct {
     const layer_mask *mask;    /* NULL: no layer is left out */
     uint32_t row;              /* index in its session, for the mask */
     uint32_t calm;             /* what it carries for its mask's calm rule (core/mask.h: mask_row.state), 0: it does not follow it */
+    bool ends;                 /* only its K and V are wanted of the last layer here, and h of it means nothing afterwards */
     float *pool;               /* [last - first][D]: each layer's input, divided by its root mean square, is added; NULL: not wanted */
 } forward_row;
 

@@ -1,6 +1,6 @@
 /* engine/kernels.h for many rows of x in AVX-512 with VNNI: lanes lie across 16 outputs, and one vpdpbusd multiplies four
  * columns of all of them with four broadcast q. Signed weights go in as w + 128, whose sum is taken out again in integers.
- * Few rows, float weights and activations are the AVX2 ones: they wait for memory, not for arithmetic.
+ * Few rows and activations are the AVX2 ones: they wait for memory, not for arithmetic.
  * Unpacking and scales come from engine/kernels_types_avx2.h, two tiles of 8 rows side by side. Allocates nothing. */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include "engine/kernels_types_avx2.h"
@@ -176,23 +176,18 @@ static void matmul_quant(const mat *w, const act *a, uint32_t T, float *y, size_
     for (uint32_t o = o0; o < o1; o += WIDTH) tile16(w, a, T, y, ldy, o, o1);
 }
 
-static void matmul_float(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
-{
-    kernels_avx2.matmul_float(w, a, T, y, ldy, o0, o1);
-}
-
 static void quantize(const act *a, uint32_t t0, uint32_t t1) { kernels_avx2.quantize(a, t0, t1); }
 
 const kernels kernels_avx512vnni = {
     .isa = ISA_AVX512VNNI, .name = "avx512vnni", .vec = &vec_avx2_ops,
-    .quantize = quantize, .matmul_float = matmul_float, .matmul_quant = matmul_quant,
-    .packed_float = matmul_float, .packed_quant = kernels_packed_avx512vnni,
+    .quantize = quantize, .matmul_float = kernels_float_avx512vnni, .matmul_quant = matmul_quant,
+    .packed_float = kernels_float_avx512vnni, .packed_quant = kernels_packed_avx512vnni,
     .round_bf16 = kernels_bf16_round_avx512bf16, .matmul_bf16 = kernels_bf16_avx512bf16,
 };
 const kernels kernels_amx = {
     .isa = ISA_AMX, .name = "amx", .vec = &vec_avx2_ops,
-    .quantize = quantize, .matmul_float = matmul_float, .matmul_quant = matmul_quant,
-    .packed_float = matmul_float, .packed_quant = kernels_packed_amx,
+    .quantize = quantize, .matmul_float = kernels_float_avx512vnni, .matmul_quant = matmul_quant,
+    .packed_float = kernels_float_avx512vnni, .packed_quant = kernels_packed_amx,
     .round_bf16 = kernels_bf16_round_amx, .matmul_bf16 = kernels_bf16_amx,
 };
 #else

@@ -1,10 +1,9 @@
 /* engine/kernels.h in AVX2 and FMA: the f32 path, for every weight type. Up to 256 columns of 16 weight rows are turned to
  * floats and transposed into a panel; then x is broadcast, column by column. Quantises nothing. */
 #ifdef __AVX2__
-#include "engine/kernels_avx2.h"
+#include "engine/kernels_float.h"
 #include "engine/packed.h"
 
-typedef struct { __m256 w[CHUNK][2]; } fpanel;       /* column k of 16 outputs */
 
 /* 8x8 transpose; v[r] are rows whose halves were loaded as [0-3 | of row r+4] pairs, see pair_f32. */
 INLINE void transpose_halves(const __m256 v[8], fpanel *p, uint32_t k, uint32_t half)
@@ -127,35 +126,41 @@ static unpack_fn *const unpacks[WTYPE_COUNT] = {
 };
 
 /* acc[t] += panel * x[t], for nt rows of x and nv vectors of outputs. */
-INLINE void fma_panel(const fpanel *p, const float *x, size_t ld, uint32_t n, __m256 acc[][2], uint32_t nt, uint32_t nv)
+INLINE void fma_panel(const fpanel *p, const float *x, size_t ld, uint32_t n, fsums *acc, uint32_t nt, uint32_t nv)
 {
     __m256 s[GROUP][2];
     UNROLL for (uint32_t t = 0; t < nt; t++)
-        UNROLL for (uint32_t v = 0; v < nv; v++) s[t][v] = acc[t][v];
+        UNROLL for (uint32_t v = 0; v < nv; v++) s[t][v] = acc[t].v[v];
     for (uint32_t k = 0; k < n; k++)
         UNROLL for (uint32_t t = 0; t < nt; t++) {
             __m256 b = _mm256_broadcast_ss(x + t * ld + k);
             UNROLL for (uint32_t v = 0; v < nv; v++) s[t][v] = _mm256_fmadd_ps(p->w[k][v], b, s[t][v]);
         }
     UNROLL for (uint32_t t = 0; t < nt; t++)
-        UNROLL for (uint32_t v = 0; v < nv; v++) acc[t][v] = s[t][v];
+        UNROLL for (uint32_t v = 0; v < nv; v++) acc[t].v[v] = s[t][v];
 }
 
-INLINE void fma_rows(const fpanel *p, const float *x, size_t ld, uint32_t n, __m256 acc[][2], uint32_t T, uint32_t nv)
+INLINE void fma_rows(const fpanel *p, const float *x, size_t ld, uint32_t n, fsums *acc, uint32_t T, uint32_t nv)
 {
     uint32_t t = 0;
     for (; t + GROUP <= T; t += GROUP) fma_panel(p, x + t * ld, ld, n, acc + t, GROUP, nv);
     for (; t < T; t++) fma_panel(p, x + t * ld, ld, n, acc + t, 1, nv);
 }
 
-static void float_tile(const mat *w, const act *a, uint32_t t0, uint32_t T, float *y, size_t ldy, uint32_t o, uint32_t o1)
+static void add_products(const fpanel *p, const float *x, size_t ld, uint32_t n, fsums *acc, uint32_t T, uint32_t nv)
+{
+    if (nv == 2) fma_rows(p, x, ld, n, acc, T, 2);
+    else fma_rows(p, x, ld, n, acc, T, 1);
+}
+
+static void float_tile(float_products *add, const mat *w, const act *a, uint32_t t0, uint32_t T, float *y, size_t ldy, uint32_t o, uint32_t o1)
 {
     uint32_t nv = o1 - o > TILE ? 2 : 1;
-    __m256 acc[ROWS][2];
+    fsums acc[ROWS];
     fpanel p;
     tile f[2];
     for (uint32_t v = 0; v < nv && !w->packed; v++) f[v] = tile_at(w, o + TILE * v, o1, nv * TILE);
-    for (uint32_t t = 0; t < T; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
+    for (uint32_t t = 0; t < T; t++) acc[t].v[0] = acc[t].v[1] = _mm256_setzero_ps();
     for (uint32_t k = 0; k < w->n_in; k += CHUNK) {
         uint32_t n = min_u32(CHUNK, w->n_in - k);
         if (w->packed) unpack_packed(w, o, k, n, &p);
@@ -163,20 +168,23 @@ static void float_tile(const mat *w, const act *a, uint32_t t0, uint32_t T, floa
             if (unpacks[w->type]) unpacks[w->type](&f[v], k, n, &p, v);
             else unpack_quant(w->type, &f[v], k, n, &p, v);
         }
-        const float *x = a->x + t0 * a->ld + k;
-        if (nv == 2) fma_rows(&p, x, a->ld, n, acc, T, 2);
-        else fma_rows(&p, x, a->ld, n, acc, T, 1);
+        add(&p, a->x + t0 * a->ld + k, a->ld, n, acc, T, nv);
     }
     for (uint32_t t = 0; t < T; t++)
         UNROLL for (uint32_t v = 0; v < nv; v++)
-            store_few(y + (t0 + t) * ldy + o + TILE * v, acc[t][v], o1 - o - TILE * v);
+            store_few(y + (t0 + t) * ldy + o + TILE * v, acc[t].v[v], o1 - o - TILE * v);
+}
+
+void kernels_float_by(float_products *add, const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
+{
+    kernels_count(T < KERNELS_MANY ? KERNEL_float_few : KERNEL_float_many);
+    for (uint32_t o = o0; o < o1; o += 2 * TILE)
+        for (uint32_t t = 0; t < T; t += ROWS) float_tile(add, w, a, t, min_u32(ROWS, T - t), y, ldy, o, o1);
 }
 
 void kernels_float_avx2(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1)
 {
-    kernels_count(T < KERNELS_MANY ? KERNEL_float_few : KERNEL_float_many);
-    for (uint32_t o = o0; o < o1; o += 2 * TILE)
-        for (uint32_t t = 0; t < T; t += ROWS) float_tile(w, a, t, min_u32(ROWS, T - t), y, ldy, o, o1);
+    kernels_float_by(add_products, w, a, T, y, ldy, o0, o1);
 }
 #else
 typedef int kernels_float_avx2_absent;   /* a translation unit may not be empty */

@@ -32,6 +32,7 @@ extern const kernels kernels_plain, kernels_avx2, kernels_avx512vnni, kernels_am
     void kernels_bf16_##name(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 KERNELS_BF16(plain) KERNELS_BF16(avx2) KERNELS_BF16(avx512bf16) KERNELS_BF16(amx)
 void kernels_float_avx2(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
+void kernels_float_avx512vnni(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 void kernels_packed_avx2(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 void kernels_packed_amx(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);
 void kernels_packed_avx512vnni(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o0, uint32_t o1);

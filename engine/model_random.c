@@ -24,6 +24,7 @@ static const shape shapes[] = {
     { "tinyllama-1.1b", "llama", NULL, "TinyLlama 1.1B", 22, 2048, 32, 4, 64, 5632, 32000, 2048, 1e-5f, 1e4f, 0, 0 },
     { "tinyllama-aux", "llama", NULL, "an auxiliary of TinyLlama, a quarter of its weights", 22, 1024, 16, 4, 64, 2816, 32000, 2048, 1e-5f, 1e4f, 0, 0 },
     { "tinyllama-short", "llama", NULL, "the same, with fewer layers: less attention too", 10, 1536, 24, 4, 64, 4224, 32000, 2048, 1e-5f, 1e4f, 0, 0 },
+    { "tinyllama-shallow", "llama", NULL, "the same weights in layers as wide as the base's", 5, 2048, 32, 4, 64, 6144, 32000, 2048, 1e-5f, 1e4f, 0, 0 },
     { "llama3-8b", "llama", "llama-bpe", "Llama 3 8B", 32, 4096, 32, 8, 128, 14336, 128256, 8192, 1e-5f, 5e5f, 0, 0 },
     { "llama3.2-1b", "llama", "llama-bpe", "Llama 3.2 1B", 16, 2048, 32, 8, 64, 8192, 128256, 131072, 1e-5f, 5e5f, 32, TIED },
     { "qwen2.5-0.5b", "qwen2", "qwen2", "Qwen 2.5 0.5B", 24, 896, 14, 2, 64, 4864, 151936, 32768, 1e-6f, 1e6f, 0, TIED | BIAS_QKV },

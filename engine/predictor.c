@@ -25,7 +25,7 @@ struct predictor {
     kv_row *rows;
     forward_row *fwd;
     uint32_t *slots;
-    struct { kv_seq *base; const uint32_t *off; uint32_t first, T; } now;
+    struct { kv_seq *base; const uint32_t *off; uint32_t first, had, T; } now; /* of T rows from `first` the base had some */
 };
 
 /* ---- what the profile says ------------------------------------------------------------------------------------------------ */
@@ -273,7 +273,7 @@ static err_code run_auxiliary(predictor *p, const uint32_t *tokens, uint32_t fir
 {
     err_code rc = reserve(p, p->seq, first, n, KV_EXACT, e);
     if (rc) return rc;
-    for (uint32_t i = 0; i < n; i++) p->fwd[i] = (forward_row){ .seq = p->seq, .slot = p->slots[i], .path = p->path };
+    for (uint32_t i = 0; i < n; i++) p->fwd[i] = (forward_row){ .seq = p->seq, .slot = p->slots[i], .path = p->path, .ends = true };
     runner_embed(p->runner, tokens, n, p->h);
     runner_layers(p->runner, p->fwd, n, p->h);
     return kv_commit(p->seq, first + n - 1, e);
@@ -288,6 +288,7 @@ static void predict(void *arg, uint32_t tid, uint32_t n)
     kvmap_run run = { &p->map, k, p->path, p->at.pool, p->work, &p->tap, p->at.max_rows, p->now.T };
     uint32_t lo, hi, K = m->shape.K, d = m->shape.d;
     pool_part(p->now.T, 1, tid, n, &lo, &hi);
+    if (lo < p->now.had) lo = p->now.had;
     for (uint32_t l = 0; l < p->map.shape.L; l++) {
         const float *norm = m->layer[l].k_norm;
         uint32_t end = p->now.off && p->now.off[l] < p->now.first + p->now.T ? p->now.off[l] : UINT32_MAX; /* rows from here on are not kept */
@@ -296,7 +297,7 @@ static void predict(void *arg, uint32_t tid, uint32_t n)
         for (uint32_t t = lo; t < hi && p->now.first + t < end; t++) {
             float *key = p->key + (size_t)t * K * d;
             for (uint32_t h = 0; norm && h < K; h++) k->vec->rms_norm(key + h * d, key + h * d, norm, d, m->shape.rms_eps);
-            kv_append(p->now.base, l, p->slots[t], key, p->val + (size_t)t * K * d, 0, K);
+            kv_append(p->now.base, l, p->slots[t - p->now.had], key, p->val + (size_t)t * K * d, 0, K);
         }
     }
 }
@@ -304,12 +305,14 @@ static void predict(void *arg, uint32_t tid, uint32_t n)
 err_code predictor_rows(predictor *p, kv_seq *base, const uint32_t *off, const uint32_t *tokens, uint32_t first, uint32_t n, err *e)
 {
     err_code rc = run_auxiliary(p, tokens, first, n, e);
-    if (rc || !base) return rc;
-    rc = reserve(p, base, first, n, KV_PREDICTED, e);
+    uint32_t has = base ? kv_last_row(base) + 1 : 0; /* KV_ROW_NONE: none */
+    if (rc || !base || has >= first + n) return rc;
+    rc = reserve(p, base, has, first + n - has, KV_PREDICTED, e);
     if (rc) return rc;
     p->now.base = base;
     p->now.off = off;
     p->now.first = first;
+    p->now.had = has - first;
     p->now.T = n;
     pool_run(p->at.pool, predict, p);
     return kv_commit(base, first + n - 1, e);

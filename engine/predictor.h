@@ -38,9 +38,9 @@ void predictor_close(predictor **p);
 
 /* Another prompt. */
 err_code predictor_begin(predictor *p, err *e);
-/* The auxiliary runs rows [first, first + n) of the prompt, n <= max_rows, `first` the rows it has run since begin. Where `base` is a
- * sequence of the base with just these rows before, it gets them as committed ones of provenance KV_PREDICTED. off [base layers]: as
- * the sequence was opened (kv_seq_open_skipping), NULL: no layer leaves out rows. */
+/* The auxiliary runs rows [first, first + n) of the prompt, n <= max_rows, `first` the rows it has run since begin. A sequence `base` of
+ * the base that has committed at least the rows before `first` gets those of these that it lacks, as committed ones of provenance
+ * KV_PREDICTED. off [base layers]: as the sequence was opened (kv_seq_open_skipping), NULL: no layer leaves out rows. */
 err_code predictor_rows(predictor *p, kv_seq *base, const uint32_t *off, const uint32_t *tokens, uint32_t first, uint32_t n, err *e);
 
 /* For calibration: the section's values, and one layer's maps (w [out][width], b [out]) stored as `type`. */

@@ -4,17 +4,18 @@
 
 bool row_sets_open(row_sets *s, uint32_t first, uint32_t last, uint32_t n)
 {
-    size_t sets = (last - first) * (size_t)HALVES;
+    size_t sets = (last - first) * (size_t)HALVES, more = 1 + END_SETS;
     s->first = first;
     s->last = last;
     s->half = calloc(sets + 1, sizeof *s->half);
-    s->at_mem = malloc((sets + 1) * n * sizeof *s->at_mem);
-    s->run_mem = malloc((sets + 1) * n * sizeof *s->run_mem);
+    s->at_mem = malloc((sets + more) * n * sizeof *s->at_mem);
+    s->run_mem = malloc((sets + more) * n * sizeof *s->run_mem);
     s->carried = malloc(n * sizeof *s->carried);
     if (!s->half || !s->at_mem || !s->run_mem || !s->carried) return false;
     s->all = (row_set){ .at = s->at_mem, .run = s->run_mem };
     for (uint32_t t = 0; t < n; t++) s->all.at[t] = t;
     for (size_t i = 0; i < sets; i++) s->half[i] = (row_set){ .at = s->at_mem + (i + 1) * n, .run = s->run_mem + (i + 1) * n };
+    for (size_t i = 0; i < END_SETS; i++) s->end[i] = (row_set){ .at = s->at_mem + (sets + 1 + i) * n, .run = s->run_mem + (sets + 1 + i) * n };
     return true;
 }
 
@@ -50,13 +51,35 @@ static bool runs_half(const forward_row *row, uint32_t layer, int half)
     return row->row < (half == HALF_ATTN ? l->attn : l->ffn);
 }
 
+/* A policy that scores by attention needs every row's. */
+static bool ends(const forward_row *row) { return row->ends && !(row->seq && kv_scores_attention(row->seq)); }
+
+static void add_rows(const row_sets *s, row_set *to, const row_set *from, bool ending)
+{
+    for (uint32_t i = 0; i < from->n; i++)
+        if (ends(&s->rows[from->at[i]]) == ending) to->at[to->n++] = from->at[i];
+}
+
+static void find_ends(row_sets *s)
+{
+    const row_set *attn = row_sets_of(s, s->last - 1, HALF_ATTN), *ffn = row_sets_of(s, s->last - 1, HALF_FFN);
+    for (int i = 0; i < END_SETS; i++) s->end[i].n = 0;
+    add_rows(s, &s->end[END_QKV], attn, false);
+    add_rows(s, &s->end[END_ATTEND], attn, false);
+    add_rows(s, &s->end[END_QKV], attn, true);
+    add_rows(s, &s->end[END_FFN], ffn, false);
+    for (int i = 0; i < END_SETS; i++) find_runs(s, &s->end[i]);
+}
+
 void row_sets_find(row_sets *s, const forward_row *rows, uint32_t T)
 {
     row_sets_all(s, rows, T);
-    s->masked = s->calm = false;
+    s->masked = s->calm = s->ends = false;
+    bool some = false;
     for (uint32_t t = 0; t < T; t++) {
         s->carried[t] = (mask_row){ rows[t].calm, 0 };
         s->masked = s->masked || rows[t].mask;
+        some = some || ends(&rows[t]);
         s->calm = s->calm || (rows[t].mask && rows[t].calm);
     }
     for (uint32_t i = 0; s->masked && i < (s->last - s->first) * HALVES; i++) {
@@ -66,10 +89,18 @@ void row_sets_find(row_sets *s, const forward_row *rows, uint32_t T)
             if (runs_half(&rows[t], s->first + i / HALVES, i % HALVES)) set->at[set->n++] = t;
         find_runs(s, set);
     }
+    if (some && !s->calm) find_ends(s);
+    s->ends = some && !s->calm;
+}
+
+const row_set *row_sets_on(const row_sets *s, uint32_t layer)
+{
+    return s->ends && layer == s->last - 1 ? &s->end[END_ATTEND] : row_sets_of(s, layer, HALF_ATTN);
 }
 
 const row_set *row_sets_of(const row_sets *s, uint32_t layer, int half)
 {
+    if (s->ends && layer == s->last - 1) return &s->end[half == HALF_ATTN ? END_QKV : END_FFN];
     return s->masked ? &s->half[(layer - s->first) * HALVES + (uint32_t)half] : &s->all;
 }
 

@@ -211,6 +211,8 @@ err_code kv_seq_open_watch(kv *s, uint64_t id, uint32_t see, uint32_t window, ui
     return rc;
 }
 
+bool kv_scores_attention(const kv_seq *q) { return q->lossy && q->lossy->policy.see; }
+
 uint32_t kv_boundary(const kv_seq *q)
 {
     return q->lossy ? lossy_boundary(q->lossy, q->cells.committed) : UINT32_MAX;

@@ -85,6 +85,8 @@ uint32_t kv_boundary(const kv_seq *q);
 uint32_t kv_policy_boundary(const kv_policy *p, uint32_t n_prompt, uint32_t committed);
 /* An empty sequence gets another prompt, or a watching one a longer one. ERR_STATE when it holds rows. */
 err_code kv_seq_prompt(kv_seq *q, uint32_t n_prompt, err *e);
+/* Does its policy score by attention? Then every row has to attend in every layer. */
+bool kv_scores_attention(const kv_seq *q);
 kv_seq *kv_seq_find(kv *s, uint64_t id);                  /* NULL when absent */
 uint64_t kv_seq_id(const kv_seq *q);
 void kv_seq_close(kv *s, uint64_t id);                    /* absent ids are fine */

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """When the first token comes: exact, auxiliary alone, predict, hybrid and a peer, in turns; the lines of docs/kv-prediction.md.
 
-usage: ops/bench/predict.py MODEL --aux AUX --profile MAPS [--peer DIR] [--prompts 512,2048] [--rounds 3] [--append FILE] [--bin build/release]
+usage: ops/bench/predict.py MODEL --aux AUX --profile MAPS [--peer DIR] [--prompts 512,2048] [--rounds 3] [--chunk 512] [--append FILE] [--bin build/release]
 
 Two clusters of one stage: the model with its auxiliary, and the auxiliary (a file) by itself. Every round sends each prompt to each way, tokens
 drawn anew, so that no rows are shared. T_aux is the auxiliary's own time for a prompt; `bound` is what no prediction can beat,
@@ -86,13 +86,13 @@ def main():
     p.add_argument("--append", default="")
     p.add_argument("--prompts", default="512,2048")
     p.add_argument("--newest", type=int, default=32, help="rows at the prompt's end that the model computes itself")
-    for name, value in (("rounds", 3), ("gen", 24), ("threads", len(os.sched_getaffinity(0)))):
+    for name, value in (("rounds", 3), ("gen", 24), ("chunk", 512), ("threads", len(os.sched_getaffinity(0)))):
         p.add_argument("--" + name, type=int, default=value)
     a = p.parse_args()
     prompts = [int(x) for x in a.prompts.split(",")]
     a.ctx = max(prompts) + 256
     lines = [json.loads(l) for l in open(a.append)] if a.append and os.path.exists(a.append) else []
-    common = ("--stages", "1", "-t", str(a.threads), "--ctx", str(a.ctx))
+    common = ("--stages", "1", "-t", str(a.threads), "--ctx", str(a.ctx), "--chunk", str(a.chunk))
     predicts = ("--aux", a.aux, "--profile", a.profile, "--predict-newest", str(a.newest))
     with Cluster(a.bin, "-m", a.model, *predicts, *common) as base, Cluster(a.bin, "-m", a.aux, *common) as aux:
         for c, way in ((base, "pipeline"), (aux, "pipeline"), (base, "predict")):

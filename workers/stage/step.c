@@ -155,6 +155,7 @@ static uint32_t describe_rows(shard_state *s, uint32_t i, uint32_t j)
         f.calm = r->calm;
         s->slots[t] = 0;
         s->fwd[t] = f;
+        s->fwd[t].ends = s->model->part.head && !r->want && r->target == MSG_NO_ROW;
         bool sum = sums && r->row == sums->seen && r->row < sums->rows; /* a row that is sent again is added once */
         if (sum) s->fwd[t].pool = sums->sum, sums->seen++;
         if (u && r->row >= u->rows) u->rows = r->row + 1;
