@@ -321,7 +321,7 @@ void runner_watch(runner *r, forward_watch *fn, void *arg)
 static void show(const worker *k, forward_place at)
 {
     const runner *r = k->r;
-    if (!r->watch || k->tid || r->sets.masked || r->sets.ends) return;
+    if (!r->watch || k->tid || r->sets.masked) return;
     r->watch(r->watch_arg, at, &(forward_view){ .layer = k->l, .T = r->T, .rows = r->rows, .h = r->h, .q = r->q, .k = r->key,
                                                 .v = r->val, .att = r->x_att, .ld_att = r->att.ld });
 }
@@ -445,6 +445,7 @@ void runner_layers(runner *r, const forward_row *rows, uint32_t T, float *h)
     r->pooled = false;
     for (uint32_t t = 0; t < T && !r->pooled; t++) r->pooled = rows[t].pool != NULL;
     row_sets_find(&r->sets, rows, T);
+    if (r->watch) r->sets.ends = false;
     pool_run(r->pool, all_layers, r);
 }
 

@@ -66,7 +66,7 @@ typedef struct {
     size_t ld_att;
 } forward_view;
 typedef void forward_watch(void *arg, forward_place at, const forward_view *v);
-/* fn NULL: nobody watches (and nothing is slower). */
+/* Rows that would end (forward_row.ends) go on while it watches. fn NULL: nobody watches (and nothing is slower). */
 void runner_watch(runner *r, forward_watch *fn, void *arg);
 
 /* h [T][D] through layers [first,last) of the shard, in place. */

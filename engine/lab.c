@@ -129,7 +129,7 @@ static err_code step(lab *l, kv_seq *q, const uint32_t *ids, uint32_t n, lab_row
         l->ids[i] = (kv_row){ .row = row + i, .pos = have + i, .parent = i ? row + i - 1 : KV_ROW_NONE, .path = (uint8_t)l->o.path };
     err_code rc = kv_reserve(q, l->ids, n, l->slots, e);
     if (rc) return rc;
-    for (uint32_t i = 0; i < n; i++) l->rows[i] = (forward_row){ .seq = q, .slot = l->slots[i], .path = l->o.path };
+    for (uint32_t i = 0; i < n; i++) l->rows[i] = (forward_row){ .seq = q, .slot = l->slots[i], .path = l->o.path, .ends = !fn };
     runner_embed(l->run, ids, n, l->h);
     runner_layers(l->run, l->rows, n, l->h);
     if (fn) rc = fn(arg, have, n, l->h, e);

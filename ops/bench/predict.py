@@ -86,7 +86,7 @@ def main():
     p.add_argument("--append", default="")
     p.add_argument("--prompts", default="512,2048")
     p.add_argument("--newest", type=int, default=32, help="rows at the prompt's end that the model computes itself")
-    for name, value in (("rounds", 3), ("gen", 24), ("chunk", 512), ("threads", len(os.sched_getaffinity(0)))):
+    for name, value in (("rounds", 3), ("gen", 96), ("chunk", 512), ("threads", len(os.sched_getaffinity(0)))):
         p.add_argument("--" + name, type=int, default=value)
     a = p.parse_args()
     prompts = [int(x) for x in a.prompts.split(",")]

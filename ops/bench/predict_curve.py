@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What predicted prompts cost and give, auxiliary by auxiliary: the tables and the chart of docs/kv-prediction.md.
 
-usage: ops/bench/predict_curve.py MODEL TEXT QA_DIR --aux NAME=FILE|layers:... [--aux ...] --maps DIR --log FILE.jsonl [--prose FILE] [--svg FILE]
+usage: ops/bench/predict_curve.py MODEL TEXT QA_DIR --aux NAME=FILE|layers:...[@INPUTS] [--aux ...] --maps DIR --log FILE.jsonl [--prose FILE] [--svg FILE]
        [--newest 32,8] [--limit N] [--seconds N] [--bin build/release]
 
 TEXT is what maps are fitted on (DIR/NAME.gguf, made where it is missing); PROSE what `sluice eval predict` reads. QA_DIR has qa_context.jsonl and
@@ -57,9 +57,10 @@ def measure(a, log):
 
     exact = {w: qa("exact", w, "-m", a.model) for w in ("context", "closed")}
     for name, aux in a.aux:
-        maps, r = f"{a.maps}/{name}.gguf", {"aux": aux}
+        aux, inputs = (aux.rsplit("@", 1) + [a.inputs])[:2]
+        maps, r = f"{a.maps}/{name}.gguf", {"inputs": inputs}
         out[name] = r
-        if not os.path.exists(maps) and log.get(f"{name} maps", [program, "calibrate", "--only", "predict", "-m", a.model, "--aux", aux, "-f", a.text, "--inputs", a.inputs,
+        if not os.path.exists(maps) and log.get(f"{name} maps", [program, "calibrate", "--only", "predict", "-m", a.model, "--aux", aux, "-f", a.text, "--inputs", inputs,
                                                                 "--map-type", a.map_type, "-c", "256", "-o", maps, "--json"]) is None:
             continue
         base = ["-m", a.model, "--aux", aux, "--profile", maps]
@@ -96,23 +97,31 @@ def tables(a, exact, out):
 
 def chart(a, exact, out):
     """Share of right answers from the context against the time to the first token."""
-    points = [("exact", 1.0, exact["context"])] + [(n, r["kl"]["predicted_ms"] / r["kl"]["exact_ms"], r.get(f"predict {a.newest[0]} context")) for n, r in out.items() if r.get("kl")]
-    points = [(n, x, q["right"] / q["total"]) for n, x, q in points if q]
+    points = [("exact", 1.0, exact["context"], a.inputs)]
+    points += [(n, r["kl"]["predicted_ms"] / r["kl"]["exact_ms"], r.get(f"predict {a.newest[0]} context"), r["inputs"]) for n, r in out.items() if r.get("kl")]
+    points = [(n.removesuffix("-" + i), x, q["right"] / q["total"], i) for n, x, q, i in points if q]
     if not points:
         return
-    most = 1.1 * max(x for _, x, _ in points)
+    ticks = 1 + int(max(x for _, x, *_ in points) / 0.25)
 
     def at(x, y):
-        return 60 + 520 * x / most, 320 - 280 * y
+        return 60 + 520 * x / (0.25 * ticks), 320 - 280 * y
     s = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 380" font-family="sans-serif" font-size="12">', '<rect width="640" height="380" fill="white"/>',
          '<text x="320" y="20" text-anchor="middle" font-size="14">KV prediction: answers from the context against the time to the first token</text>']
     for i in range(6):
-        x, y = at(most * i / 5, i / 5)
-        s.append(f'<path d="M60 {y:.0f}H580M{x:.0f} 40V320" stroke="#ddd" fill="none"/>')
-        s.append(f'<text x="52" y="{y + 4:.0f}" text-anchor="end">{20 * i} %</text><text x="{x:.0f}" y="336" text-anchor="middle">{most * i / 5:.2f}</text>')
-    for name, px, py in points:
-        x, y = at(px, py)
-        s.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#1f77b4"/><text x="{x - 7:.1f}" y="{y - 7:.1f}" text-anchor="end">{name}</text>')
+        y = at(0, i / 5)[1]
+        s.append(f'<path d="M60 {y:.0f}H580" stroke="#ddd"/><text x="52" y="{y + 4:.0f}" text-anchor="end">{20 * i} %</text>')
+    for i in range(ticks + 1):
+        x = at(0.25 * i, 0)[0]
+        s.append(f'<path d="M{x:.0f} 40V320" stroke="#ddd"/><text x="{x:.0f}" y="336" text-anchor="middle">{0.25 * i:.2f}</text>')
+    colour = {x: c for x, c in zip(sorted({x for *_, x in points}), ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3"))}
+    for i, (name, px, py, inputs) in enumerate(points):
+        (x, y), c = at(px, py), colour[inputs]
+        side = f'x="{x + 7:.1f}"' if i % 3 == 0 and i else f'x="{x - 7:.1f}" text-anchor="end"'    # so that names seldom meet
+        place = f'{side} y="{y - 7 if c == "#1f77b4" else y + 14:.1f}"'
+        s.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{c}"/><text {place} fill="{c}">{name}</text>')
+    for i, (inputs, c) in enumerate(sorted(colour.items())):
+        s.append(f'<text x="70" y="{58 + 16 * i}" fill="{c}">maps from inputs "{inputs}"</text>')
     s.append('<text x="320" y="364" text-anchor="middle">time to the first token, that of the exact prompt is 1</text></svg>')
     with open(a.svg, "w") as f:
         f.write("\n".join(s) + "\n")
@@ -125,7 +134,7 @@ def main():
     p.add_argument("--aux", action="append", required=True)
     for name in ("maps", "log"):
         p.add_argument("--" + name, required=True)
-    for name, value in (("bin", "build/release"), ("prose", ""), ("svg", ""), ("newest", "32,8"), ("inputs", "near"), ("map-type", "q8_0")):
+    for name, value in (("bin", "build/release"), ("prose", ""), ("svg", ""), ("newest", "32,8"), ("inputs", "near"), ("map-type", "f16")):
         p.add_argument("--" + name, default=value)
     for name, value in (("limit", 0), ("seconds", 1 << 30)):
         p.add_argument("--" + name, type=int, default=value)
