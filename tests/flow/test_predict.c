@@ -59,17 +59,46 @@ static rig_job *run(rig *r, message m)
 }
 
 /* Token k of an answer as an exact prompt of all tokens before it gives it: the same id, log-probability and neighbours. */
-static void check_exact(rig *exact, const rig_choice *c, uint32_t k)
+static void check_exact(rig *exact, const char *mask, const rig_choice *c, uint32_t k)
 {
     uint32_t ids[PROMPT + NEW];
     memcpy(ids, prompt(), PROMPT * sizeof *ids);
     for (uint32_t i = 0; i < k; i++) ids[PROMPT + i] = c->tok[i].id;
-    rig_job *j = rig_do(exact, ask(1), &(rig_input){ .ids = ids, .n = PROMPT + k });
+    message m = ask(1);
+    snprintf(m.submit.skip, sizeof m.submit.skip, "%s", mask);
+    rig_job *j = rig_do(exact, m, &(rig_input){ .ids = ids, .n = PROMPT + k });
     cr_assert_eq(j->fail.code, ERR_OK, "%s", j->fail.text);
     cr_assert_eq(j->choice[0].tok[0].id, c->tok[k].id, "token %u", k);
     cr_assert_eq(memcmp(&j->choice[0].tok[0].logprob, &c->tok[k].logprob, 4), 0, "token %u: %.9g, exact rows give %.9g", k,
                  (double)c->tok[k].logprob, (double)j->choice[0].tok[0].logprob);
     cr_assert_eq(memcmp(j->choice[0].top, c->top + (size_t)k * TOP, TOP * sizeof *c->top), 0, "token %u: another distribution", k);
+}
+
+/* The same of tokens [from, n) behind the prompt, each on the path of its own role, for jobs with a mask or a KV policy (`how`): what a scoring
+ * job, which is never predicted, says of them. */
+static void check_forced(rig *exact, message how, const rig_choice *c, uint32_t from, uint32_t n)
+{
+    uint32_t ids[PROMPT + LONG];
+    message m = rig_score(0);
+    memcpy(ids, prompt(), PROMPT * sizeof *ids);
+    for (uint32_t i = 0; i < n; i++) ids[PROMPT + i] = c->tok[i].id;
+    memcpy(m.submit.skip, how.submit.skip, sizeof m.submit.skip);
+    memcpy(m.submit.kv, how.submit.kv, sizeof m.submit.kv);
+    memcpy(m.submit.kv_policy, how.submit.kv_policy, sizeof m.submit.kv_policy);
+    m.submit.prompt_rows = PROMPT;
+    rig_job *j = rig_do(exact, m, &(rig_input){ .ids = ids, .n = PROMPT + n });
+    cr_assert_eq(j->fail.code, ERR_OK, "%s", j->fail.text);
+    for (uint32_t k = from; k < n; k++) {
+        const score_rec *r = &j->score[PROMPT - 1 + k];
+        candidate best[TOP];
+        forward_top(j->full + (size_t)(PROMPT - 1 + k) * j->vocab, j->vocab, best, TOP);
+        float is = r->target_logit - r->lse;
+        cr_assert(support_same(&c->tok[k].logprob, &is, 1, "log-probability"), "%s%s: token %u", m.submit.skip, m.submit.kv, k);
+        for (uint32_t i = 0; i < TOP; i++) {
+            cand_rec want = { best[i].id, best[i].logit - r->lse };
+            cr_assert_eq(memcmp(&want, &c->top[(size_t)k * TOP + i], sizeof want), 0, "%s%s: token %u, place %u", m.submit.skip, m.submit.kv, k, i);
+        }
+    }
 }
 
 static bool same_logprob(const rig_choice *a, const rig_choice *b, uint32_t k) { return !memcmp(&a->tok[k].logprob, &b->tok[k].logprob, 4); }
@@ -115,10 +144,63 @@ Test(predict, behind_a_refresh_every_bit_is_the_exact_ones)
     cr_expect_eq(got->end.prefill_mode, 3);
     cr_expect_eq(got->end.predicted, AT);
     for (uint32_t k = 0; k < AT; k++) cr_expect(same_logprob(got, lossy_one, k), "token %u came before the refresh", k);
-    for (uint32_t k = AT; k < AT + 6; k++) check_exact(exact, got, k);
+    for (uint32_t k = AT; k < AT + 6; k++) check_exact(exact, "", got, k);
     rig_close(&exact);
     rig_close(&r);
 }
+
+/* ---- masks ---- */
+
+static const char *const masks[] = { "none", "list:2,3", "list:0a,7f,10", "list:2,3,4,5,6,7,rows=decode", "skipdecode:max=10,min=3,over=12",
+                                     "ffn-skip:theta=0.99,warm=2" };
+enum { MASKS = sizeof masks / sizeof *masks };
+
+static message masked(uint32_t n, const char *rule)
+{
+    message m = ask(n);
+    snprintf(m.submit.skip, sizeof m.submit.skip, "%s", rule);
+    return m;
+}
+
+Test(predict, under_a_mask_the_same_bits_from_one_two_and_three_stages)
+{
+    static const uint32_t chunks[] = { 64, 7, 64 };
+    rig_choice want[MASKS];
+    rig *first = NULL;
+    for (uint32_t n = 1; n <= 3; n++) {
+        rig *r = cluster("predict", n, chunks[n - 1]);
+        for (uint32_t i = 0; i < MASKS; i++) {
+            const rig_choice *c = &run(r, masked(NEW, masks[i]))->choice[0];
+            cr_expect(c->end.prefill_mode == 2 && c->end.predicted == NEW, "%s", masks[i]);
+            if (n == 1) want[i] = *c;
+            else cr_expect(rig_same_choice(c, &want[i], masks[i]), "%u stages", n);
+            if (i) cr_expect_neq(memcmp(c->top, want[0].top, NEW * TOP * sizeof *c->top), 0, "%s changed nothing", masks[i]);
+        }
+        if (n == 1) first = r;
+        else rig_close(&r);
+    }
+    rig_close(&first);
+}
+
+/* list: in all rows, so that an exact prompt of all tokens says the same; the others leave nothing out of a prompt. */
+Test(predict, behind_a_refresh_under_a_mask_every_bit_is_the_exact_ones)
+{
+    rig *r = cluster("hybrid", 3, 16), *exact = rig_open(&(rig_options){ .model = base, .use = fast(), .prefill = "local" });
+    for (uint32_t i = 0; i < MASKS; i++) {
+        message m = masked(AT + 12, masks[i]), lossy = masked(AT + 12, masks[i]);
+        m.submit.refresh_at = AT;
+        lossy.submit.prefill = 3;
+        const rig_choice *got = &run(r, m)->choice[0], *before = &run(r, lossy)->choice[0];
+        cr_expect_eq(got->end.predicted, AT, "%s", masks[i]);
+        for (uint32_t k = 0; k < AT; k++) cr_expect(same_logprob(got, before, k), "%s: token %u came before the refresh", masks[i], k);
+        check_forced(exact, m, got, AT, AT + 12);
+        for (uint32_t k = AT; i < 3 && k < AT + 12; k += 5) check_exact(exact, masks[i], got, k);
+    }
+    rig_close(&exact);
+    rig_close(&r);
+}
+
+/* ---- the log, choices, company ---- */
 
 Test(predict, a_refresh_is_in_the_log_and_a_replay_has_the_same_bits)
 {

@@ -92,25 +92,32 @@ static float *rows_of(const base *b, const kv_seq *q, uint32_t from, size_t *n)
     return x;
 }
 
-static float *predicted(base *b, const char *aux, const char *file, uint32_t chunk, const uint32_t *token, size_t *n)
+/* Sequence 9, its layers left out from rows off [L] on (NULL: none is). */
+static kv_seq *predict_rows(base *b, const char *aux, const char *file, uint32_t chunk, const uint32_t *token, const uint32_t *off)
 {
     predictor *p;
     kv_seq *q;
     err e = { 0 };
+    const kv_policy none = kv_policy_identity();
     predictor_source from = { .aux = aux, .profile = file, .base = b->file, .path = PATH_I8B32 };
     predictor_place at = { .base = b->m, .pool = b->pool, .isa = here(), .n_ctx = 128, .max_rows = 64, .format = KV_F32 };
     cr_assert_eq(predictor_open(&p, &from, &at, &e), ERR_OK, "%s", e.text);
     for (int again = 0; again < 2; again++) { /* a prompt leaves nothing to the next */
         kv_seq_close(b->store, 9);
-        cr_assert_eq(kv_seq_open(b->store, 9, &q, &e), ERR_OK);
+        cr_assert_eq(kv_seq_open_skipping(b->store, 9, &none, PROMPT, off, &q, &e), ERR_OK, "%s", e.text);
         cr_assert_eq(predictor_begin(p, &e), ERR_OK);
         for (uint32_t t = 0, k; t < PROMPT; t += k) {
             k = PROMPT - t < chunk ? PROMPT - t : chunk;
-            cr_assert_eq(predictor_rows(p, q, NULL, token + t, t, k, &e), ERR_OK, "%s", e.text);
+            cr_assert_eq(predictor_rows(p, q, off, token + t, t, k, &e), ERR_OK, "%s", e.text);
         }
     }
     predictor_close(&p);
-    return rows_of(b, q, KVLEARN_SINKS, n);
+    return q;
+}
+
+static float *predicted(base *b, const char *aux, const char *file, uint32_t chunk, const uint32_t *token, size_t *n)
+{
+    return rows_of(b, predict_rows(b, aux, file, chunk, token, NULL), KVLEARN_SINKS, n);
 }
 
 static double relative(const float *got, const float *want, size_t n)
@@ -189,6 +196,47 @@ Test(predictor, predicted_rows_say_so)
     cr_assert(all && !kv_export(q, 0, 1, 0, PROMPT, all, len, NULL));
     for (uint32_t i = 0; i < PROMPT; i++) cr_assert_eq(all[head + i * 16 + 14], KV_PREDICTED, "row %u", i);
     free(all);
+    free(token);
+    base_close(&b);
+}
+
+/* A layer's rows, as they are exported. */
+static void *layer_of(const kv_seq *q, uint32_t l, size_t *n)
+{
+    *n = kv_export_bytes(q, l, l + 1, 0, PROMPT);
+    void *all = malloc(*n);
+    cr_assert(all && !kv_export(q, l, l + 1, 0, PROMPT, all, *n, NULL));
+    return all;
+}
+
+/* A layer that is left out, from the start or from a row in the middle of a chunk on, gets no row from there; all others get those that
+ * they get without a mask. */
+Test(predictor, only_layers_that_are_left_on_are_predicted)
+{
+    enum { HALF = 20, SOME = 3 };
+    static const uint32_t off[12] = { UINT32_MAX, UINT32_MAX, 0, 0, UINT32_MAX, HALF, UINT32_MAX, UINT32_MAX, 0, UINT32_MAX, UINT32_MAX, UINT32_MAX };
+    base b;
+    predictor_notes notes;
+    err e = { 0 };
+    char file[200];
+    void *want[12];
+    size_t n[12], m;
+    base_open(&b, 2);
+    const char *aux = support_root("models/sluice-tiny-aux-Q8_0.gguf");
+    cr_assert_eq(learn(&b, aux, KVMAP_BOTH, WTYPE_F16, file_in(file, sizeof file, "masked.gguf"), &notes, &e), ERR_OK, "%s", e.text);
+    uint32_t *token = made_tokens(PROMPT, 80), pages = (uint32_t)kv_bytes(b.store).pages_used;
+    kv_seq *q = predict_rows(&b, aux, file, 16, token, NULL);
+    uint32_t each = ((uint32_t)kv_bytes(b.store).pages_used - pages) / 12;
+    for (uint32_t l = 0; l < 12; l++) want[l] = layer_of(q, l, &n[l]);
+    q = predict_rows(&b, aux, file, 16, token, off);
+    cr_expect_eq(kv_bytes(b.store).pages_used - pages, each * (12 - SOME - 1), "%u pages a layer", each);
+    for (uint32_t l = 0; l < 12; l++) {
+        if (off[l] != UINT32_MAX) continue;
+        void *got = layer_of(q, l, &m);
+        cr_expect(m == n[l] && !memcmp(got, want[l], m), "layer %u", l);
+        free(got);
+    }
+    for (uint32_t l = 0; l < 12; l++) free(want[l]);
     free(token);
     base_close(&b);
 }
