@@ -313,6 +313,33 @@ Test(predict, a_lossy_policy_waits_for_exact_rows)
     rig_close(&r);
 }
 
+/* Policies that pack, evict, merge and choose what is read, beyond the row at which decoding rows settle too: up to the refresh the answer is
+ * that of no policy at all, and from it on the one of a session that had the policy from its first row on. */
+Test(predict, no_policy_touches_predicted_rows_and_exact_ones_settle_as_ever)
+{
+    enum { LATE = 200, ALL = LATE + 12 };
+    static const char *const some[] = { "[format]\nk = kivi3\nv = kivi2\n", "[keep]\nscore = h2o\nrows = 24\nsinks = 4\nwindow = 8\n",
+                                        "[keep]\nscore = position\nshare = 0.25\nsinks = 4\nwindow = 8\n[change]\nmerge = nearest\n",
+                                        "[change]\nretrieve = tidal\nretrieve_rows = 16\n" };
+    rig *r = cluster("hybrid", 2, 16), *exact = rig_open(&(rig_options){ .model = base, .use = fast() });
+    message m = ask(ALL);
+    m.submit.prefill = 3;
+    const rig_choice *plain = &run(r, m)->choice[0];
+    m.submit.prefill = 4;
+    m.submit.refresh_at = LATE;
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        snprintf(m.submit.kv, sizeof m.submit.kv, "p%zu", i);
+        snprintf(m.submit.kv_policy, sizeof m.submit.kv_policy, "[policy]\nname = p%zu\n%s", i, some[i]);
+        const rig_choice *got = &run(r, m)->choice[0];
+        cr_expect_eq(got->end.predicted, LATE, "%s", some[i]);
+        for (uint32_t k = 0; k < LATE; k++) cr_assert(same_logprob(got, plain, k), "%s: token %u", some[i], k);
+        check_forced(exact, m, got, LATE, ALL);
+        cr_expect_neq(memcmp(got->top + LATE * TOP, plain->top + LATE * TOP, (ALL - LATE) * TOP * sizeof *got->top), 0, "%s changed nothing", some[i]);
+    }
+    rig_close(&exact);
+    rig_close(&r);
+}
+
 /* Nothing but the first answer depends on how fast this machine is: 1 ms is never enough, and 10 hours are. */
 Test(predict, a_time_or_a_quality_chooses_by_what_was_measured)
 {
