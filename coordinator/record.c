@@ -174,8 +174,10 @@ err_code record_recall(coordinator *c, uint64_t id, job **out, err *e)
     err_code rc = journal_get(c->journal, id, c->shape.V, out, e);
     if (rc) return rc;
     if ((*out)->state != JOB_DONE) { /* it waits for a cluster of another shape */
+        err why = { 0 };
+        job_follow(c, *out, &why);
         job_free(*out);
-        return err_set(e, ERR_STATE, "job %" PRIu64 " waits for a cluster that computes as its log says", id);
+        return err_set(e, ERR_STATE, "job %" PRIu64 " waits for a cluster that computes as its log says%s%s", id, why.text[0] ? ": " : "", why.text);
     }
     (*out)->recorded = (*out)->archived = true;
     job_list_put(&c->jobs, *out);

@@ -329,15 +329,26 @@ Test(survival, a_stage_killed_while_the_coordinator_fills_its_kv)
 
 /* A predicted prompt whose exact rows are on their way behind it: they go with the stage, and the answer is the same. The row at
  * which they come in is the job's own here; where it is decided, the log has it (test_predict). */
+static char small[512];                /* the auxiliary model */
+
+/* Maps by their inputs, as a file of the test. */
+static const char *maps_of(kvmap_inputs inputs, const char *name)
+{
+    err e = { 0 };
+    const char *file = programs_file(name);
+    snprintf(small, sizeof small, "%s", support_root("models/sluice-tiny-aux-Q8_0.gguf"));
+    predict_made made = { base, small, inputs, WTYPE_F16, KV_F16 };
+    cr_assert(predict_make(&made, file, NULL, &e), "%s", e.text);
+    return file;
+}
+
+#define HYBRID(chunk, maps) UP("--stages", "2", "--chunk", chunk, "--prefix-mem", "0", "--prefill", "hybrid", "--aux", small, "--profile", maps, "--log-level", "info")
+
 Test(survival, a_stage_killed_while_exact_rows_come_in)
 {
-    char aux[512], maps[200];
-    err e = { 0 };
-    snprintf(aux, sizeof aux, "%s", support_root("models/sluice-tiny-aux-Q8_0.gguf"));
-    snprintf(maps, sizeof maps, "%s", programs_file("aux.profile.gguf"));
-    predict_made made = { base, aux, KVMAP_OWN, WTYPE_F16, KV_F16 };
-    cr_assert(predict_make(&made, maps, NULL, &e), "%s", e.text);
-    standing c = up(UP("--stages", "2", "--chunk", "4", "--prefix-mem", "0", "--prefill", "hybrid", "--aux", aux, "--profile", maps));
+    char maps[200];
+    snprintf(maps, sizeof maps, "%s", maps_of(KVMAP_OWN, "aux.profile.gguf"));
+    standing c = up(HYBRID("4", maps));
     const char *const *words = ASK("-f", long_prompt(500), "-n", "60", "--refresh-at", "40", "--ignore-eos", "--temp", "0.9", "--logprobs", "2");
     char *want = ask(&c, words);
     for (unsigned i = 0; i < 2; i++) {
@@ -517,10 +528,15 @@ static const char *const *kind_words(unsigned kind, bool detached)
     return words;
 }
 
-static void kill_coordinator(standing *c)
+/* clients: that wait for an answer meanwhile. */
+static void kill_coordinator(standing *c, uint32_t clients)
 {
     hit(c->pid, SIGKILL);
-    cr_assert(programs_ended(10), "children stay when their coordinator is gone");
+    uint64_t end = clock_ns() + (uint64_t)(10 * programs_patience() * 1e9);
+    while (programs_alive(NULL) > clients && clock_ns() < end) usleep(5000);
+    text who = { 0 };
+    cr_assert_eq(programs_alive(&who), clients, "children stay when their coordinator is gone: %s", who.len ? who.ptr : "");
+    text_free(&who);
 }
 
 static void check_jobs_list(const standing *c, const receipt *all, size_t n)
@@ -566,11 +582,123 @@ Test(survival, acknowledged_jobs_outlive_a_coordinator_that_is_killed_anywhere)
     for (unsigned round = 0; round < ROUNDS; round++) {
         for (unsigned k = 0; k < BURST; k++) all[n++] = (receipt){ detach(&c, kind_words(k, true)), k };
         usleep((useconds_t)support_draw(seed, round, 400) * 1000);
-        kill_coordinator(&c);
+        kill_coordinator(&c, 0);
         up_again(&c, options);
     }
     check_receipts(&c, want, all, n);
     for (unsigned k = 0; k < BURST; k++) free(want[k]);
+    down(&c);
+}
+
+/* So many of its sessions have had their rows replaced, by its log. */
+static unsigned refreshed(const standing *c)
+{
+    text log = { 0 };
+    unsigned n = 0;
+    text_read_file(&log, c->log, 1 << 24, NULL);
+    for (const char *at = log.len ? log.ptr : ""; (at = strstr(at, "KV-REFRESHED")); at++) n++;
+    text_free(&log);
+    return n;
+}
+
+/* It is over once: listed once, at a moment that does not change. */
+static void expect_one_end(const standing *c, uint64_t id, int64_t *ended)
+{
+    ran r = program_run(0, SECONDS, NULL, SLUICE("jobs", "--dir", c->dir, "--json"));
+    json_t *o = ran_json(&r), *j;
+    size_t i;
+    unsigned seen = 0;
+    json_array_foreach(json_object_get(o, "jobs"), i, j) {
+        if (json_number_at(j, "id") != (int64_t)id) continue;
+        seen++;
+        int64_t at = json_number_at(j, "ended_ms");
+        cr_expect(at > 0 && (!*ended || *ended == at), "job %llu ended at %lld and at %lld", (unsigned long long)id, (long long)*ended, (long long)at);
+        *ended = at;
+    }
+    cr_expect_eq(seen, 1, "job %llu is listed %u times", (unsigned long long)id, seen);
+    json_decref(o);
+}
+
+static void until_refreshed(const standing *c)
+{
+    uint64_t end = clock_ns() + (uint64_t)(SECONDS * programs_patience() * 1e9);
+    while (!refreshed(c) && clock_ns() < end) usleep(5000);
+    cr_assert(refreshed(c), "no exact rows came in");
+}
+
+/* The coordinator dies while exact rows are on their way, and again when they are in and tokens behind them were shown; what comes back has other
+ * chunks, so that it would decide otherwise. With its row fixed by the job the answer is that of a run that nobody disturbed (want). Else the log
+ * decides: a client that listens through both deaths, the answer that is fetched, and a replay by the log say the same. */
+static unsigned die_while_refreshing(const char *const options[], const char *const others[], const char *const words[], const char *want)
+{
+    standing c = up(options);
+    int64_t ended = 0;
+    program p = start(&c, words);
+    until(&c, "pump.prompt_rows", 60);
+    kill_coordinator(&c, 1);
+    unsigned in_time = !refreshed(&c);
+    up_again(&c, options);
+    until_refreshed(&c);
+    kill_coordinator(&c, 1);
+    up_again(&c, others);
+    char *got = result_of(&c, 1);
+    expect_answer(&p, &c, got, "a client that listened through two deaths");
+    if (want) expect_same(got, want, "two deaths of the coordinator");
+    expect_one_end(&c, 1, &ended);
+    ran r = program_run(0, SECONDS, NULL, SLUICE("replay", "--dir", c.dir, "1"));
+    cr_expect_eq(r.status, 0, "%s", ran_errs(&r));
+    ran_free(&r);
+    kill_coordinator(&c, 0);
+    up_again(&c, others);
+    expect_one_end(&c, 1, &ended);
+    free(got);
+    down(&c);
+    return in_time;
+}
+
+Test(survival, a_coordinator_killed_while_exact_rows_come_in)
+{
+    char maps[200], prompt[128];
+    snprintf(maps, sizeof maps, "%s", maps_of(KVMAP_OWN, "aux.profile.gguf"));
+    snprintf(prompt, sizeof prompt, "%s", long_prompt(300));
+    const char *const *slow = HYBRID("16", maps), *const *fast = HYBRID("128", maps);
+    standing c = up(slow);
+    char *want = ask(&c, ASK("-f", prompt, "-n", "600", "--refresh-at", "300", "--ignore-eos", "--temp", "0.9"));
+    down(&c);
+    unsigned n = die_while_refreshing(slow, fast, ASK("-f", prompt, "-n", "600", "--refresh-at", "300", "--ignore-eos", "--temp", "0.9", "--reconnect", "100"), want);
+    n += die_while_refreshing(slow, fast, ASK("-f", prompt, "-n", "800", "--ignore-eos", "--temp", "0.9", "--reconnect", "100"), NULL);
+    printf("# %u of 2 deaths before the refresh\n", n);
+    cr_expect_gt(n, 0);
+    free(want);
+}
+
+/* The job of a coordinator that died does not go on with other maps, nor without any: it waits, and ends with its own text where its own
+ * maps are again. */
+Test(survival, a_predicted_job_waits_for_its_own_maps)
+{
+    char maps[200], others[200], prompt[128];
+    snprintf(maps, sizeof maps, "%s", maps_of(KVMAP_OWN, "aux.profile.gguf"));
+    snprintf(others, sizeof others, "%s", maps_of(KVMAP_BOTH, "others.profile.gguf"));
+    snprintf(prompt, sizeof prompt, "%s", long_prompt(500));
+    standing c = up(HYBRID("4", maps));
+    char *want = ask(&c, ASK("-f", prompt, "-n", "150", "--refresh-at", "100", "--ignore-eos", "--temp", "0.9"));
+    int64_t rows = standing_number(&c, "pump.prompt_rows");
+    uint64_t id = detach(&c, ASK("-f", prompt, "-n", "150", "--refresh-at", "100", "--ignore-eos", "--temp", "0.9", "--detach"));
+    until(&c, "pump.prompt_rows", rows + 60);
+    kill_coordinator(&c, 0);
+    for (int i = 0; i < 2; i++) {
+        up_again(&c, i ? UP("--stages", "2") : HYBRID("4", others));
+        ran r = program_run(-1, SECONDS, NULL, SLUICE("result", "--dir", c.dir, "2"));
+        cr_expect(r.status > 0 && strstr(ran_errs(&r), "waits for a cluster that computes as its log says"), "status %d: %s", r.status, ran_errs(&r));
+        cr_expect(strstr(ran_errs(&r), i ? "no auxiliary model (--aux)" : "is predicted by auxiliary"), "it does not say why: %s", ran_errs(&r));
+        ran_free(&r);
+        kill_coordinator(&c, 0);
+    }
+    up_again(&c, HYBRID("4", maps));
+    char *got = result_of(&c, id);
+    expect_same(got, want, "with its own maps again");
+    free(got);
+    free(want);
     down(&c);
 }
 
@@ -581,7 +709,7 @@ Test(survival, a_start_that_fails_in_between_loses_no_job)
     char *want = ask(&c, ASK("-p", "A cat", "-n", "900", "--ignore-eos", "--temp", "0.9", "--seed", "11")), *got;
     uint64_t id = detach(&c, DETACHED);
     until(&c, "jobs.running", 1);
-    kill_coordinator(&c);
+    kill_coordinator(&c, 0);
     for (unsigned i = 0; i < 2; i++) {
         ran r = i ? program_run(-1, SECONDS, NULL, SLUICE("up", "--dir", c.dir, "-m", base, "--stages", "2", "--rag", "/nowhere/corpus"))
                   : program_run(-1, SECONDS, NULL, SLUICE("up", "--dir", c.dir, "-m", base, "--stages", "2", "--bind", "core:99"));
