@@ -1,4 +1,5 @@
 #include "kvstore/choice.h"
+#include "core/rng.h"
 #include "kvstore/lossy.h"
 #include <stdlib.h>
 #include <string.h>
@@ -87,12 +88,23 @@ static uint32_t seen_by(const kv_seq *q, uint32_t slot)
     return r.at + r.n;
 }
 
+/* What a choice by attention has to beat: anew for every row and layer that selects. Rows of a system segment come first, so that an
+ * evaluation can name those that an answer needs; by then the prompt is committed. */
+static void draw(const kv_seq *q, const kv_policy *p, uint32_t layer, uint32_t n, uint64_t *total)
+{
+    for (uint32_t j = 0; j < n; j++) {
+        bool first = j < q->cells.committed && q->cells.row[j].segment == KV_SEGMENT_SYSTEM;
+        total[j] = first ? UINT64_MAX : rng_u64(p->seed + layer, (uint64_t)n << 32 | j) >> 1;
+    }
+}
+
 void kv_choose(kv_seq *q, uint32_t layer, uint32_t slot)
 {
     kv_choices *c = choices_in(q, slot);
     if (!c || kv_role_of(&c->policy, layer, kv_model_layers(q->store)) != KV_LAYER_SELECTS) return;
     uint32_t i = slot - c->lane0, n = seen_by(q, slot);
     uint64_t *total = c->total + (size_t)i * c->stride;
+    if (c->policy.retrieve == KV_RETRIEVE_RANDOM) draw(q, &c->policy, layer, n, total);
     kv_select_rows(&c->policy, total, n, c->row + (size_t)i * c->most, &c->n[i]);
     memset(total, 0, n * sizeof *total);
 }

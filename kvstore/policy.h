@@ -51,7 +51,7 @@ void kv_pack_name(kv_pack p, char out[16]);
 #define KV_SELECT_MAP(X) X(TOP, "top") X(TWO_STAGE, "two-stage")
 #define KV_MERGE_MAP(X) X(NONE, "none") X(NEAREST, "nearest") X(COMPENSATE, "compensate")
 #define KV_PRUNE_MAP(X) X(NONE, "none") X(THINK, "think")
-#define KV_RETRIEVE_MAP(X) X(NONE, "none") X(TIDAL, "tidal")
+#define KV_RETRIEVE_MAP(X) X(NONE, "none") X(TIDAL, "tidal") X(RANDOM, "random")
 #define KV_ROLES_MAP(X) X(NONE, "none") X(RAZOR, "razor") X(ALPHA, "alpha")
 #define X(N, name) KV_SCORE_##N,
 typedef enum { KV_SCORE_MAP(X) KV_SCORE_COUNT } kv_score_kind;
@@ -106,7 +106,7 @@ typedef struct kv_policy {
     float prune_share;         /* channels that go */
     uint32_t retrieve_rows;    /* rows a sparse layer reads */
     uint32_t retrieve_every;   /* a layer selects anew every so many layers; 0: once, before the middle of the model */
-    uint64_t seed;             /* RANDOM */
+    uint64_t seed;             /* RANDOM, of score and of retrieve */
     uint32_t see;              /* KV_SEE_*: derived */
     bool lossy;                /* derived: false is the identity, whose sessions take the exact path */
     bool evicts;               /* derived */

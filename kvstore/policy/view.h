@@ -70,7 +70,8 @@ size_t kv_decide_floats(const kv_layer_view *view);
 static inline bool kv_needs_pre(const kv_policy *p) { return p->merge != KV_MERGE_NONE || p->score == KV_SCORE_EXPECTED; }
 
 /* Retrieve (TidalDecode, arXiv:2410.05076): the first two layers read all rows, the third one too and selects, those behind it read
- * what was selected, and a layer before the middle of the L (the 13th of the paper's 32) reads all and selects anew. */
+ * what was selected, and a layer before the middle of the L (the 13th of the paper's 32) reads all and selects anew. Random is the
+ * baseline: the same layers select as many rows, drawn. */
 typedef enum { KV_LAYER_FULL, KV_LAYER_SELECTS, KV_LAYER_SPARSE } kv_layer_role;
 kv_layer_role kv_role_of(const kv_policy *p, uint32_t layer, uint32_t L);
 /* total [n]: attention of one query summed over all heads of a selecting layer, fixed point (2^32 = 1), by row index order of

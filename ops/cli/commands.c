@@ -64,8 +64,9 @@ const command commands[] = {
       "tokens scored; mean and 99th percentile of KL(exact || policy), equal first tokens, perplexity. Of generated needles: right "
       "answers when the question is in the compressed prompt and when it comes after it; n/a where the exact cache is right in less than "
       "80 of 100. Of blocks of random tokens: how much of a copy is predicted, near and far. Bytes are all there are: data, scales, "
-      "positions, index, scores. -o writes PREFIX.md, .csv, .json and charts PREFIX-kl.svg and PREFIX-needles.svg; the policy named "
-      "oracle draws rows but keeps those that an answer needs." },
+      "positions, index, scores. -o writes PREFIX.md, .csv, .json and charts PREFIX-kl.svg and PREFIX-needles.svg; rows read: of "
+      "those there were in layers with a choice. The policy named oracle draws rows but keeps those that an answer needs, NAME+oracle is "
+      "NAME on prompts that mark these rows as never to go." },
     { "bench", CMD_BENCH, cmd_bench, "measure speed: prompts, tokens, batches, a served load, memory",
       "[pp/tg] [-p N,...] [-n N,...] [-d N,...] [-r N]\n       sluice bench batch [-p N,...] [-n N,...] [-b N,...]\n"
       "       sluice bench serve [--clients N | --rate X] [--requests N]\n       sluice bench footprint [--idle SECONDS]",

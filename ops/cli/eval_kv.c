@@ -10,8 +10,17 @@
 
 enum { SCORED_WINDOW = 256, POLICIES_MAX = KVLAB_ROWS / KV_ASKED };
 
-/* The choice that no rule can beat on needles and copies: a quarter of the rows, those of the answer among them. */
-static const char oracle_text[] = "[keep]\nscore=random\nshare=0.25\nsinks=4\nwindow=32\n";
+/* The choice that no rule can beat on needles and copies: NAME+oracle is NAME on prompts whose answer lies in rows that never go;
+ * alone it is a quarter of the rows, drawn. */
+static const char oracle_word[] = "oracle", oracle_text[] = "[keep]\nscore=random\nshare=0.25\nsinks=4\nwindow=32\n";
+
+/* "NAME+oracle": the length of NAME, "oracle": 0, others: all. */
+static size_t before_oracle(const char *name)
+{
+    size_t n = strlen(name), end = sizeof oracle_word - 1;
+    if (n < end || strcmp(name + n - end, oracle_word)) return n;
+    return n == end ? 0 : name[n - end - 1] == '+' ? n - end - 1 : n;
+}
 
 void eval_kv_step(kv_eval *v) { progress_set(&v->bar, ++v->done, v->steps); }
 
@@ -31,10 +40,13 @@ static err_code add(kv_eval *v, const char *name, err *e)
     kv_trial *t = &v->trial[v->n];
     if (v->n == POLICIES_MAX) return err_set(e, ERR_USAGE, "--kv: more than %d policies at once", POLICIES_MAX - 1);
     if (strlen(name) >= sizeof t->name) return err_set(e, ERR_USAGE, "--kv: \"%.60s\" is too long for a name", name);
-    *t = (kv_trial){ .oracle = !strcmp(name, "oracle") };
+    size_t n = before_oracle(name);
+    char base[sizeof t->name];
+    *t = (kv_trial){ .oracle = n < strlen(name) };
     snprintf(t->name, sizeof t->name, "%s", name);
-    err_code rc = t->oracle ? kv_policy_parse(&t->policy, oracle_text, sizeof oracle_text - 1, name, e)
-                  : !strcmp(name, "f16") ? (t->policy = kv_policy_identity(), ERR_OK) : kv_policy_load(&t->policy, name, e);
+    snprintf(base, sizeof base, "%.*s", (int)n, name);
+    err_code rc = !n ? kv_policy_parse(&t->policy, oracle_text, sizeof oracle_text - 1, name, e)
+                  : !strcmp(base, "f16") ? (t->policy = kv_policy_identity(), ERR_OK) : kv_policy_load(&t->policy, base, e);
     if (rc == ERR_OK) v->policy[v->n++] = t->policy;
     return rc;
 }

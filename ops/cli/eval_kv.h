@@ -22,6 +22,7 @@ typedef struct {
     uint8_t *right[KV_ASKED];  /* [needles] */
     uint32_t copied[2];        /* by distance, of eval.copies */
     double bytes[3];           /* data, meta, seen: summed over prompts, of `rows` rows */
+    uint64_t read, there;      /* rows x heads that layers with a choice read while the text was scored; those there were */
     uint64_t rows;
     double prefill, decode;    /* tokens in a second of processor time */
 } kv_trial;

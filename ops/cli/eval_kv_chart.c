@@ -14,6 +14,7 @@ static int kind_of(const kv_policy *p, bool oracle)
 {
     if (oracle) return ORACLE;
     if (p->evicts && (p->score == KV_SCORE_RANDOM || p->score == KV_SCORE_POSITION) && !p->roles) return BLIND;
+    if (p->retrieve) return p->retrieve == KV_RETRIEVE_RANDOM ? BLIND : MIXED;
     if (p->prune || p->levels[0] || p->k2.kind || p->roles || (p->evicts && p->k.kind)) return MIXED;
     if (p->evicts) return SCORED;
     return p->k.kind == KV_PACK_CHANNEL ? KIVI : p->k.kind == KV_PACK_NUQ ? KVQUANT : PLAIN;

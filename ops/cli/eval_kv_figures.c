@@ -54,6 +54,7 @@ static err_code put_text(json_t *row, const kv_eval *v, const kv_trial *t, err *
     for (uint32_t i = 0; ok && i < v->scored; i++) ok = samples_add(&all, t->kl[i]);
     json_object_set_new(row, "kl_99", real(samples_quantile(&all, 0.99)));
     json_object_set_new(row, "same_top", real(100.0 * (double)t->top_same / v->scored));
+    if (t->there) json_object_set_new(row, "rows_read", real(100.0 * (double)t->read / (double)t->there));
     samples_free(&all);
     if (rc == ERR_OK && !ok) rc = err_set(e, ERR_NOMEM, "out of memory");
     return rc == ERR_OK ? put_perplexity(row, v, t, e) : rc;

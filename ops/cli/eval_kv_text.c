@@ -55,6 +55,7 @@ static void compare(void *me, uint32_t i, const float *logits, const row_stats *
 static err_code run_one(kv_eval *v, window *w, size_t trial, kv_seq *prompt, const uint32_t *ids, uint32_t n, uint32_t at, err *e)
 {
     kv_seq *q = NULL;
+    kv_usage before = kv_bytes(v->lab.store), after;
     w->t = &v->trial[trial];
     w->at = at * n;
     w->nll = w->sum = 0;
@@ -62,6 +63,9 @@ static err_code run_one(kv_eval *v, window *w, size_t trial, kv_seq *prompt, con
     if (rc == ERR_OK) eval_kv_count(w->t, q);
     if (rc == ERR_OK) rc = kvlab_feed(&v->lab, q, ids, n, NULL, &(kvlab_sink){ trial ? compare : keep_exact, w, 0 }, e);
     kvlab_drop(&v->lab, &q);
+    after = kv_bytes(v->lab.store);
+    w->t->read += after.sparse_read - before.sparse_read;
+    w->t->there += after.sparse_seen - before.sparse_seen;
     w->t->kl_window[at] = w->sum / n;
     w->t->nll_window[at] = w->nll / n;
     if (rc == ERR_OK && !trial) w->t->top_same += n;

@@ -217,7 +217,7 @@ Test(eval, kv_policies_are_held_against_the_exact_cache)
     const char *words = support_root("docs/PROTOCOL.md");
     char prefix[128], file[160];
     snprintf(prefix, sizeof prefix, "%s", programs_file("kv"));
-    ran r = program_run(0, 120, NULL, SLUICE("eval", "kv", "-m", model, "--threads", "1", "--kv", "q8_0,token2+h,window,oracle", "-f", words,
+    ran r = program_run(0, 120, NULL, SLUICE("eval", "kv", "-m", model, "--threads", "1", "--kv", "q8_0,token2+h,window,oracle,tidal,tidal-random,tidal-random+oracle", "-f", words,
                                              "--windows", "2", "-c", "128", "--needles", "10", "--seed", "3", "-o", prefix, "--json"));
     cr_assert_eq(r.status, 0);
     json_t *o = ran_json(&r);
@@ -230,6 +230,13 @@ Test(eval, kv_policies_are_held_against_the_exact_cache)
     cr_expect(half > 8.5 / 16 * 6144 && half < 0.6 * 6144, "%g bytes", half);
     cr_expect_geq(figure(o, "oracle", "after"), figure(o, "window", "after"));
     cr_expect_gt(figure(o, "oracle", "inside"), figure(o, "window", "inside"));
+    double there = 0, read = 0;             /* by rows 129 to 384, each of which reads 192 at most */
+    for (int n = 129; n <= 384; n++) there += n, read += n < 192 ? n : 192;
+    cr_expect_float_eq(figure(o, "tidal", "rows_read"), 100 * read / there, 1e-6);
+    cr_expect_float_eq(figure(o, "tidal-random", "rows_read"), 100 * read / there, 1e-6);
+    cr_expect_gt(figure(o, "tidal", "kl"), 0);
+    cr_expect_lt(figure(o, "tidal", "kl"), figure(o, "tidal-random", "kl"), "choosing is worth something");
+    cr_expect_gt(figure(o, "tidal-random+oracle", "after"), figure(o, "tidal-random", "after"));
     json_decref(o);
     static const char *const ends[] = { ".md", ".csv", ".json", "-kl.svg", "-needles.svg" };
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {

@@ -8,6 +8,8 @@ TestSuite(kv_retrieve, .timeout = 60);
 
 enum { L = 6, H = 4, KH = 2, D = 32, PROMPT = 150, ROWS = 180, MOST = 24 };
 static const char tidal[] = "[change]\nretrieve=tidal\nretrieve_rows=24\nretrieve_every=3\n[keep]\nsinks=2\nwindow=4\n";   /* 2 and 5 choose */
+static const char drawn[] = "[change]\nretrieve=random\nretrieve_rows=24\nretrieve_every=3\n[keep]\nsinks=2\nwindow=4\n";
+static const char *how = tidal;
 
 static kv *store_of(uint32_t first, uint32_t last, kv_format f, isa i)
 {
@@ -23,7 +25,7 @@ static kv_seq *seq_of(kv *s, const char *more)
     kv_policy p;
     err e = { 0 };
     kv_seq *q;
-    snprintf(text, sizeof text, "%s%s", tidal, more);
+    snprintf(text, sizeof text, "%s%s", how, more);
     cr_assert_eq(kv_policy_parse(&p, text, strlen(text), "test", &e), ERR_OK, "%s", e.text);
     cr_assert_eq(kv_seq_open_policy(s, 1, &p, PROMPT, &q, &e), ERR_OK, "%s", e.text);
     return q;
@@ -85,7 +87,7 @@ static float *whole(uint32_t cut, uint32_t chunk, kv_format f, isa i, const char
     return out;
 }
 
-Test(kv_retrieve, stages_chunks_and_isas_give_the_same_bits)
+static void same_however_cut(void)
 {
     static const char *const more[] = { "", "[format]\nk=kivi2\nv=kivi2\n", "[format]\nk=q8_0+h\nv=q4_0+h\nresidual=32\n", "[format]\nk=kivi4\nv=raw\n" };
     for (uint32_t i = 0; i < 4; i++) {
@@ -98,6 +100,15 @@ Test(kv_retrieve, stages_chunks_and_isas_give_the_same_bits)
         }
         free(want);
     }
+}
+
+Test(kv_retrieve, stages_chunks_and_isas_give_the_same_bits) { same_however_cut(); }
+
+Test(kv_retrieve, so_does_a_choice_that_is_drawn)
+{
+    how = drawn;
+    same_however_cut();
+    how = tidal;
 }
 
 /* ---- plain f64 ------------------------------------------------------------------------------------------------------------ */
@@ -231,6 +242,38 @@ Test(kv_retrieve, rows_that_answer_are_found_and_few_are_read)
     free(out);
     kv_close(&s);
     make = fill;
+}
+
+/* Rows of a system segment are read, of the others each about as often as any other, whatever attention says. */
+Test(kv_retrieve, a_choice_that_is_drawn_has_no_favourites_but_the_system)
+{
+    enum { DRAWS = CTX - PROMPT, SYSTEM = 3 };
+    kv_row rows[PROMPT];
+    uint32_t slots[PROMPT], often[CTX] = { 0 }, n;
+    double each = 0;
+    err e = { 0 };
+    how = drawn;
+    kv *s = store_of(0, L, KV_F16, ISA_PLAIN);
+    kv_seq *q = seq_of(s, "");
+    how = tidal;
+    for (uint32_t i = 0; i < PROMPT; i++) rows[i] = (kv_row){ i, i, i ? i - 1 : KV_ROW_NONE, i >= 50 && i < 50 + SYSTEM ? KV_SEGMENT_SYSTEM : KV_SEGMENT_USER, 0, 0 };
+    cr_assert_eq(kv_reserve(q, rows, PROMPT, slots, &e), ERR_OK, "%s", e.text);
+    cr_assert_eq(kv_commit(q, PROMPT - 1, &e), ERR_OK, "%s", e.text);
+    for (uint32_t at = PROMPT; at < CTX; at++) {
+        kv_row r = { at, at, at - 1, 0, 0, 0 };
+        cr_assert_eq(kv_reserve(q, &r, 1, slots, &e), ERR_OK, "%s", e.text);
+        kv_choose(q, at % 2 ? 2 : 5, slots[0]);
+        const uint32_t *row = kv_choice(q, slots[0], &n);
+        cr_assert_eq(n, MOST);
+        for (uint32_t k = 0; k < n; k++) often[row[k]]++;
+        each += (double)(MOST - 2 - 4 - SYSTEM) / (at + 1 - 2 - 4 - SYSTEM);
+        cr_assert_eq(kv_commit(q, at, &e), ERR_OK, "%s", e.text);
+    }
+    for (uint32_t i = 0; i < PROMPT - 4; i++) {
+        bool always = i < 2 || (i >= 50 && i < 50 + SYSTEM);
+        cr_expect(always ? often[i] == DRAWS : fabs(often[i] - each) < 5 * sqrt(each), "row %u was read %u times, others %.1f", i, often[i], each);
+    }
+    kv_close(&s);
 }
 
 Test(kv_retrieve, choices_that_cannot_be_are_refused)
