@@ -244,6 +244,40 @@ Test(jobs, a_replay_follows_the_log_and_finds_the_first_difference)
     down(&c);
 }
 
+/* TidalDecode: what layers chose is in no log, it is computed again, in stages that are cut elsewhere. */
+Test(jobs, a_job_whose_layers_chose_rows_replays_to_the_same_text)
+{
+    static const char text_of[] = "[change]\nretrieve = tidal\nretrieve_rows = 40\n[keep]\nsinks = 2\nwindow = 8\n";
+    char policy[160], prompt[1024] = "";
+    snprintf(policy, sizeof policy, "%s", programs_file("tidal.ini"));
+    cr_assert(support_write(policy, text_of, strlen(text_of)));
+    for (int i = 0; i < 20; i++) strcat(prompt, i % 2 ? "The bell rang twice. " : "Two boats lay at the quay. ");
+    standing c = up(UP("--stages", "3"));
+    json_t *exact = json_of(0, SLUICE("submit", "--dir", c.dir, "--json", "-p", prompt, "-n", "60", "--ignore-eos")),
+           *few = json_of(0, SLUICE("submit", "--dir", c.dir, "--json", "-p", prompt, "-n", "60", "--ignore-eos", "--kv", policy));
+    cr_expect_str_neq(json_string_at(exact, "text"), json_string_at(few, "text"), "the choice made no difference");
+    int64_t read = 0, seen = 0;
+    for (int i = 0; i < 3; i++) {
+        char path[40];
+        snprintf(path, sizeof path, "stages.%d.kv.sparse_read", i);
+        read += standing_number(&c, path);
+        snprintf(path, sizeof path, "stages.%d.kv.sparse_seen", i);
+        seen += standing_number(&c, path);
+    }
+    cr_expect(read > 0 && read < seen / 2, "%lld of %lld rows", (long long)read, (long long)seen);
+    expect_replay(&c, "2", 60);
+    ran r = program_run(0, SECONDS, NULL, SLUICE("down", "--dir", c.dir));
+    ran_free(&r);
+    json_decref(c.status);
+    cr_assert(programs_ended(20));
+    c = up(UP("--stages", "2"));
+    expect_replay(&c, "2", 60);
+    unlink(policy);
+    json_decref(exact);
+    json_decref(few);
+    down(&c);
+}
+
 /* Within a while. */
 static bool log_says(const standing *c, const char *words)
 {
