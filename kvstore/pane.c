@@ -95,11 +95,14 @@ static void put_code(uint8_t *g, uint32_t bits, uint32_t i, uint32_t code)
     }
 }
 
-/* round((x - m) / s) within the codes; s 0: all the same. */
+/* round((x - m) / s) within the codes; s 0: all the same. Floats from 2^23 on are whole numbers, so adding that much rounds as rintf
+ * does, to even, without a call. */
 static uint32_t code_of(float x, float s, float m, uint32_t bits)
 {
-    float top = (float)((1u << bits) - 1), q = s > 0 || s < 0 ? rintf((x - m) / s) : 0;
-    return (uint32_t)(q > 0 ? q < top ? q : top : 0);
+    const float whole = 0x1.8p23f;
+    float top = (float)((1u << bits) - 1), q = s > 0 || s < 0 ? (x - m) / s : 0;
+    q = q > 0 ? q < top ? q : top : 0;
+    return (uint32_t)(int32_t)((q + whole) - whole);
 }
 
 typedef struct { float lo, hi, far; } extent;   /* far: the one with the largest magnitude */
@@ -152,11 +155,12 @@ static uint8_t small_above(float x)
     return lo;
 }
 
+/* A small scale has 3 bits of mantissa behind the point and a minimum is a multiple of a sixteenth of it, so code * s + m is exact. */
 static float squared_error(const float *x, uint32_t n, size_t step, line l, uint32_t bits)
 {
     float sum = 0;
     for (uint32_t i = 0; i < n; i++) {
-        float d = fmaf((float)code_of(x[i * step], l.s, l.m, bits), l.s, l.m) - x[i * step];
+        float d = (float)code_of(x[i * step], l.s, l.m, bits) * l.s + l.m - x[i * step];
         sum += d * d;
     }
     return sum;
@@ -173,7 +177,7 @@ static line small_line(const float *x, uint32_t n, size_t step, const extent *e,
         float s = small_scale(b), z = s > 0 ? rintf(((e->hi + e->lo) / 2 - s * top / 2) / (s * unit)) : 0;
         int8_t zero = (int8_t)(z > 127 ? 127 : z < -127 ? -127 : z);
         line l = { s, small_min(s, bits, zero) };
-        float error = squared_error(x, n, step, l, bits);
+        float error = tried > 1 ? squared_error(x, n, step, l, bits) : 0;
         if (error < best) best = error, out = l, *scale = b, *min = zero;
         if (!b) break;
     }
