@@ -24,11 +24,14 @@ static interval mean_of(const stretch *s, const float *a, const float *minus)
     return bootstrap_mean(s->x, n, BOOT_SEED, &out, &quiet) ? (interval){ NAN, NAN, NAN } : out;
 }
 
-/* The one that others of its budget are compared with: the first router among them. */
+/* What a line is compared with: with the adapter, the same rule without it; without, its budget's first router. */
 static const mask_trial *reference(const mask_results *m, const mask_trial *t)
 {
-    for (uint32_t i = 0; i < m->n_trials; i++)
-        if (m->trial[i].layers == t->layers && m->trial[i].adapted == t->adapted && !strncmp(m->trial[i].name, "first", 5)) return &m->trial[i];
+    for (uint32_t i = 0; i < m->n_trials; i++) {
+        const mask_trial *r = &m->trial[i];
+        if (r->adapted) continue;
+        if (t->adapted ? !strcmp(r->name, t->name) : t->layers && r->layers == t->layers && !strncmp(r->name, "first", 5)) return r;
+    }
     return NULL;
 }
 
@@ -40,7 +43,7 @@ static void print_difference(const stretch *s, const float *router, const float 
 
 static void print_row(const stretch *s, const mask_trial *t, bool asked)
 {
-    const mask_trial *r = t->layers ? reference(s->m, t) : NULL;
+    const mask_trial *r = reference(s->m, t);
     interval kl = mean_of(s, t->kl, NULL), nats = mean_of(s, t->nats, NULL);
     printf("| `%s`%s | %.0f %% | %.4f ± %.4f | %.3f |", t->name, t->adapted ? " and LoRA" : "", 100 * t->skipped, kl.mean, (kl.hi - kl.lo) / 2, nats.mean);
     if (asked) printf(" %.1f |", 100 * mean_of(s, t->right, NULL).mean);
@@ -56,8 +59,9 @@ static void print_row(const stretch *s, const mask_trial *t, bool asked)
 
 static void print_set(const stretch *s, const char *name, bool asked)
 {
-    printf("\n%s, %zu items; differences: the budget's first router less this one, 95 %% interval, * outside\n\n", name, s->to - s->from);
-    printf("| rule | left out | KL | nats an answer |%s KL, router less | nats, router less |%s\n", asked ? " right, % |" : "", asked ? " right, points |" : "");
+    printf("\n%s, %zu items; differences: the budget's first router less this one, or with an adapter the same rule without it less this one; 95 %% interval, * outside\n\n",
+           name, s->to - s->from);
+    printf("| rule | left out | KL | nats an answer |%s KL, less | nats, less |%s\n", asked ? " right, % |" : "", asked ? " right, points |" : "");
     printf("|---|---|---|---|%s---|---|%s\n", asked ? "---|" : "", asked ? "---|" : "");
     for (uint32_t i = 0; i < s->m->n_trials; i++) print_row(s, &s->m->trial[i], asked);
 }
