@@ -169,7 +169,15 @@ void coordinator_fail(coordinator *c, const err *why);
 /* ERR_CONFIG: the policy needs something that the profile does not have. */
 err_code profile_fits(const coordinator *c, const kv_policy *p, err *e);
 
-/* fleet.c: children, HELLO, PLAN, READY, deaths */
+/* children.c: workers of our own. Start one; a dead one again, later, unless it dies too often; what is due, who has ended (fleet_lost
+ * hears why); end them all. */
+err_code child_start(coordinator *c, member *m, err *e);
+void child_again_later(coordinator *c, member *m, const err *why);
+void children_start_due(coordinator *c);
+void children_reap(coordinator *c);
+void children_stop(coordinator *c);
+
+/* fleet.c: HELLO, PLAN, READY, deaths */
 err_code fleet_start(coordinator *c, err *e);
 void fleet_message(coordinator *c, link_t *from);
 void fleet_tick(coordinator *c);

@@ -1,8 +1,7 @@
-/* Who is here: starts children, hears HELLO, makes and sends the PLAN, waits for READY, notices deaths. Does not know jobs:
+/* Who is here: has children started, hears HELLO, makes and sends the PLAN, waits for READY, notices deaths. Does not know jobs:
  * what a death means for them is lifecycle.c's business. */
 #include "coordinator/coordinator.h"
 #include "coordinator/plan_file.h"
-#include "coordinator/spawn.h"
 #include "coordinator/trust.h"
 #include "core/clock.h"
 #include "core/log.h"
@@ -10,22 +9,14 @@
 #include <inttypes.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #define PING_NS 1000000000u   /* joined workers wonder after 3 s of silence (workers/stage/stage.c) */
 #define AWAY_NS 500000000u    /* a round of the loop takes no longer unless we were stopped, or busy with a file */
 #define LATE_NS 200000000u    /* a poll may make a round of PINGs so much later than it is due */
-#define BACKOFF_NS 50000000u  /* first wait before a dead child is started again; doubles with every death in a row ... */
-#define QUICK_NS 1000000000u  /* ... that came so soon after it was ready */
-#define CRASH_NS_S 60u        /* --crash-loop deaths of one child within a minute are a crash loop */
-#define CRASH_NS (CRASH_NS_S * 1000000000ull)
 #define GRACE_NS 2000000000u  /* a spare or a worker that comes back has so long before the others take its layers */
 #define SPIN_US 20            /* results of small models come back within this */
-#define STOP_MS 3000          /* a child gets this long between SIGTERM and SIGKILL */
 
 err_code fleet_send(coordinator *c, member *m, const message *msg, const view *frames, err *e)
 {
@@ -60,96 +51,13 @@ bool fleet_stats_fresh(const coordinator *c)
     return true;
 }
 
-/* ---- children ----------------------------------------------------------------------------------------------------- */
-
-/* The i-th of a list with separators; "" when there is none, the only one for every i when there is just one. */
-static void nth(const char *list, char sep, uint32_t i, char *out, size_t cap)
-{
-    const char *at = list ? list : "";
-    if (!strchr(at, sep)) i = 0;
-    for (; i && at; i--) at = strchr(at, sep) ? strchr(at, sep) + 1 : NULL;
-    snprintf(out, cap, "%.*s", at ? (int)strcspn(at, (char[]){ sep, 0 }) : 0, at ? at : "");
-}
+/* ---- members ------------------------------------------------------------------------------------------------------ */
 
 static member *add_member(coordinator *c)
 {
     member *m = c->n_members < MAX_MEMBERS ? &c->member[c->n_members++] : NULL;
     if (m) *m = (member){ .stage = STAGE_NONE, .slot = JOINED };
     return m;
-}
-
-typedef struct { string_list l; bool ok; } args;
-static void arg(args *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void arg(args *a, const char *fmt, ...)
-{
-    char word[4096];
-    va_list ap;
-    va_start(ap, fmt);
-    int n = vsnprintf(word, sizeof word, fmt, ap);
-    va_end(ap);
-    a->ok = a->ok && n >= 0 && (size_t)n < sizeof word && string_list_add(&a->l, word);
-}
-
-static void common_args(coordinator *c, args *a, const member *m)
-{
-    arg(a, "--connect=%s", link_addr(c->control));
-    arg(a, "--name=%s", m->name);
-    arg(a, "--cookie=%" PRIu64, (uint64_t)(m - c->member) + 1);
-    arg(a, "--die-with-parent");
-    if (c->set->log_level) arg(a, "--log-level=%s", c->set->log_level);
-    if (c->set->no_sandbox) arg(a, "--no-sandbox");
-}
-
-static err_code start_child(coordinator *c, member *m, const char *program, args *a, const char *env, err *e)
-{
-    char path[4096];
-    err_code rc = a->ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory, or an argument of %s is too long", program);
-    if (!rc) rc = spawn_find(c->set->bin_dir, program, path, sizeof path, e);
-    if (!rc) rc = spawn_child(path, &a->l, env, &m->pid, e);
-    string_list_free(&a->l);
-    if (!rc) LOG(LOG_INFO, "CHILD-START", "name=%s pid=%d", m->name, (int)m->pid);
-    return rc;
-}
-
-static err_code start_stage(coordinator *c, member *m, err *e)
-{
-    const settings *s = c->set;
-    uint32_t i = m->slot;
-    char bind[256], use[32], env[64];
-    nth(s->bind, ';', i, bind, sizeof bind);
-    nth(s->stage_isa, ',', i, use, sizeof use);
-    snprintf(env, sizeof env, "SLUICE_ISA=%s", use);
-    args a = { .ok = true };
-    common_args(c, &a, m);
-    arg(&a, "--model=%s", gguf_path(c->file));
-    arg(&a, "--profile=%s", c->profile ? profile_file(c->profile) : "none");
-    arg(&a, "--share=%u/%" PRIu64, i, s->stages);
-    arg(&a, "--threads=%" PRIu64, s->threads);
-    if (s->no_pack) arg(&a, "--no-pack");
-    if (s->pack_dir) arg(&a, "--pack-dir=%s", s->pack_dir);
-    arg(&a, "--pack-cap=%" PRIu64, s->pack_cap);
-    if (bind[0]) arg(&a, "--bind=%s", bind);
-    if (!s->listen) arg(&a, "--data-dir=%s", c->dir);
-    else arg(&a, "--address=%s", c->host);
-    if (s->listen && hub_has_keys(c->hub)) arg(&a, "--server-key=%s", hub_key(c->hub)); /* its own pair it makes itself */
-    if (s->insecure) arg(&a, "--insecure");
-    if (s->trace) arg(&a, "--trace=%s.stage-%u", s->trace, i);
-    return start_child(c, m, "sluice-stage", &a, use[0] ? env : NULL, e);
-}
-
-static err_code start_rag(coordinator *c, member *m, err *e)
-{
-    args a = { .ok = true };
-    common_args(c, &a, m);
-    arg(&a, "--rag=%s", c->set->rag);
-    arg(&a, "--rag-min-share=%.17g", c->set->rag_min_share);
-    return start_child(c, m, "sluice-rag", &a, NULL, e);
-}
-
-static err_code start_member(coordinator *c, member *m, err *e)
-{
-    m->t_again = m->progress = 0;
-    return m->rag ? start_rag(c, m, e) : start_stage(c, m, e);
 }
 
 err_code fleet_start(coordinator *c, err *e)
@@ -165,7 +73,7 @@ err_code fleet_start(coordinator *c, err *e)
         m->slot = i;
         if (m->rag) snprintf(m->name, sizeof m->name, "rag");
         else snprintf(m->name, sizeof m->name, "stage-%u", i);
-        rc = start_member(c, m, e);
+        rc = child_start(c, m, e);
     }
     return rc;
 }
@@ -443,23 +351,6 @@ void fleet_message(coordinator *c, link_t *from)
 
 bool fleet_is_whole(const coordinator *c) { return c->whole; }
 
-static void start_again_later(coordinator *c, member *m, const err *why)
-{
-    uint64_t now = clock_ns();
-    uint32_t loop = (uint32_t)c->set->crash_loop;
-    uint64_t first = loop && m->deaths + 1 >= loop ? loop == 1 ? now : m->t_died[(m->deaths + 1 - loop) % CRASH_MAX] : 0;
-    m->t_died[m->deaths++ % CRASH_MAX] = now;
-    if (first && now - first < CRASH_NS) { /* so many deaths in so short a time: starting it again does not help */
-        err e = *why;
-        err_wrap(&e, "%s died %u times within %u s", m->name, loop, CRASH_NS_S);
-        coordinator_fail(c, &e);
-        return;
-    }
-    m->quick = m->t_ready && now - m->t_ready > QUICK_NS ? 0 : m->quick + 1;
-    m->t_ready = 0;
-    m->t_again = now + (BACKOFF_NS << (m->quick > 7 ? 6 : m->quick ? m->quick - 1 : 0)); /* 0.05 s, 0.1 s, ... 3.2 s */
-}
-
 void fleet_lost(coordinator *c, member *m, const err *why)
 {
     if (c->state == COORD_STOPPED || (!m->hello_seen && !m->pid && m->t_again)) return;
@@ -473,8 +364,8 @@ void fleet_lost(coordinator *c, member *m, const err *why)
     m->control = NULL;
     if (m->rag && c->rag) c->rag = NULL, retrieve_again(c);
     bool child = m->slot != JOINED;
-    if (m->pid) kill(m->pid, SIGKILL); /* hung or unreachable: reap() comes back here when it is gone */
-    else if (child) start_again_later(c, m, why);
+    if (m->pid) kill(m->pid, SIGKILL); /* hung or unreachable: children_reap comes back here when it is gone */
+    else if (child) child_again_later(c, m, why);
     if (!seated) return;
     m->stage = STAGE_NONE;
     if (c->whole) c->t_broken = clock_ns(), c->repairs++;
@@ -493,52 +384,6 @@ void fleet_again(coordinator *c, const err *why)
     c->plan_due = true;
     sessions_break(c);
     make_plan(c);
-}
-
-/* A killed child leaves its ipc sockets behind. */
-static void unlink_sockets(const coordinator *c, const member *m, pid_t pid)
-{
-    char path[256];
-    for (int i = 0; i < 2; i++) { /* one that died before it said where they are */
-        snprintf(path, sizeof path, "%s/%s.%d.%s", c->dir, m->name, (int)pid, i ? "bulk" : "data");
-        unlink(path);
-    }
-    if (!strncmp(m->hello.data_addr, "ipc://", 6)) unlink(m->hello.data_addr + 6);
-    if (!strncmp(m->hello.bulk_addr, "ipc://", 6)) unlink(m->hello.bulk_addr + 6);
-}
-
-static err_code code_of_status(int status)
-{
-    for (int c = ERR_OK + 1; WIFEXITED(status) && c < ERR_COUNT; c++)
-        if (err_exit_status((err_code)c) == WEXITSTATUS(status)) return (err_code)c;
-    return ERR_GONE;
-}
-
-static void reap(coordinator *c)
-{
-    int status;
-    pid_t pid;
-    char how[64];
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-        for (uint32_t i = 0; i < c->n_members; i++) {
-            member *m = &c->member[i];
-            if (m->pid != pid) continue;
-            m->pid = 0;
-            unlink_sockets(c, m, pid);
-            spawn_status_text(status, how, sizeof how);
-            err e;
-            err_code code = code_of_status(status); /* a child that could not start says why on stderr, and by its status */
-            if (code == ERR_GONE) err_set(&e, code, "%s (pid %d) %s", m->name, (int)pid, how);
-            else err_set(&e, code, "%s (pid %d) %s: %s (its own message says more)", m->name, (int)pid, how, err_name(code));
-            fleet_lost(c, m, &e);
-        }
-}
-
-static void start_due(coordinator *c)
-{
-    err e;
-    for (uint32_t i = 0; i < c->n_members; i++)
-        if (c->member[i].t_again && clock_ns() >= c->member[i].t_again && start_member(c, &c->member[i], &e)) coordinator_fail(c, &e);
 }
 
 /* Nobody came for the place of a lost worker: the others share its layers. */
@@ -584,9 +429,9 @@ static void check_time(coordinator *c)
 
 void fleet_tick(coordinator *c)
 {
-    reap(c);
+    children_reap(c);
     leave_tick(c);
-    start_due(c);
+    children_start_due(c);
     if (!c->whole && !c->fatal.code) {
         make_plan(c);
         plan_over_survivors(c);
@@ -606,8 +451,7 @@ void fleet_tick(coordinator *c)
 void fleet_stop(coordinator *c)
 {
     leave_all(c);
-    for (uint32_t i = 0; i < c->n_members; i++)
-        if (c->member[i].pid) spawn_stop(c->member[i].pid, STOP_MS), unlink_sockets(c, &c->member[i], c->member[i].pid);
+    children_stop(c);
     leave_wait(c);
     free(c->member);
     c->member = NULL;
