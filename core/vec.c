@@ -7,7 +7,8 @@ const vec_ops *vec_for(isa i)
 {
     assert(i < ISA_COUNT);
 #if defined(__x86_64__)
-    if (i >= ISA_AVX2) return &vec_avx2_ops;   /* wider ones bring kernels, not another vector arithmetic */
+    if (i >= ISA_AVX512VNNI) return &vec_avx512vnni_ops;   /* tiles bring kernels, not another vector arithmetic */
+    if (i == ISA_AVX2) return &vec_avx2_ops;
 #endif
     return &vec_plain_ops;
 }

@@ -7,7 +7,7 @@
 #include <string.h>
 
 extern const vec_ops vec_plain_ops;
-extern const vec_ops vec_avx2_ops;   /* x86-64 only */
+extern const vec_ops vec_avx2_ops, vec_avx512vnni_ops;   /* x86-64 only */
 
 enum { VEC_LANES = 16 };             /* the virtual lanes of a reduction */
 

@@ -179,13 +179,13 @@ static void matmul_quant(const mat *w, const act *a, uint32_t T, float *y, size_
 static void quantize(const act *a, uint32_t t0, uint32_t t1) { kernels_avx2.quantize(a, t0, t1); }
 
 const kernels kernels_avx512vnni = {
-    .isa = ISA_AVX512VNNI, .name = "avx512vnni", .vec = &vec_avx2_ops,
+    .isa = ISA_AVX512VNNI, .name = "avx512vnni", .vec = &vec_avx512vnni_ops,
     .quantize = quantize, .matmul_float = kernels_float_avx512vnni, .matmul_quant = matmul_quant,
     .packed_float = kernels_float_avx512vnni, .packed_quant = kernels_packed_avx512vnni,
     .round_bf16 = kernels_bf16_round_avx512bf16, .matmul_bf16 = kernels_bf16_avx512bf16,
 };
 const kernels kernels_amx = {
-    .isa = ISA_AMX, .name = "amx", .vec = &vec_avx2_ops,
+    .isa = ISA_AMX, .name = "amx", .vec = &vec_avx512vnni_ops,
     .quantize = quantize, .matmul_float = kernels_float_avx512vnni, .matmul_quant = matmul_quant,
     .packed_float = kernels_float_avx512vnni, .packed_quant = kernels_packed_amx,
     .round_bf16 = kernels_bf16_round_amx, .matmul_bf16 = kernels_bf16_amx,

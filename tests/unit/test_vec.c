@@ -43,15 +43,17 @@ static void fill_half(f16 *x, size_t n)
     for (size_t i = 0; i < n; i++) x[i] = vec_f16(value());
 }
 
-static bool have_avx2(void)
+static const vec_ops *wide;   /* the table that is held against the plain one */
+/* The next wider table of this machine from *i on; false: no more. */
+static bool next_wide(isa *i)
 {
-    if (isa_supported() >> ISA_AVX2 & 1) return true;
-    cr_skip("no AVX2 on this machine");
-    return false;
+    while (*i < ISA_COUNT && !(isa_supported() >> *i & 1)) ++*i;
+    if (*i < ISA_COUNT) wide = vec_for(*i);
+    else if (!wide) cr_skip("no wide registers on this machine");
+    return *i < ISA_COUNT;
 }
 
 #define PLAIN vec_for(ISA_PLAIN)
-#define AVX2 vec_for(ISA_AVX2)
 #define CHECK_SAME(a, b, bytes, what, n) \
     cr_assert_eq(memcmp(a, b, bytes), 0, "%s differs at n = %u, seed %llu", what, n, (unsigned long long)seed)
 
@@ -65,49 +67,51 @@ static void check_rows(uint32_t d, uint32_t n)
     fill_half(h, n * ld);
     fill(q, MAX_N);
     PLAIN->dot_rows_f32(q, x, ld * 4, n, d, a);
-    AVX2->dot_rows_f32(q, x, ld * 4, n, d, b);
+    wide->dot_rows_f32(q, x, ld * 4, n, d, b);
     CHECK_SAME(a, b, n * 4, "dot_rows_f32", d);
     PLAIN->dot_rows_f16(q, h, ld * 2, n, d, a);
-    AVX2->dot_rows_f16(q, h, ld * 2, n, d, b);
+    wide->dot_rows_f16(q, h, ld * 2, n, d, b);
     CHECK_SAME(a, b, n * 4, "dot_rows_f16", d);
     fill(a, MAX_N + PAD);
     memcpy(b, a, sizeof a);
     PLAIN->axpy_rows_f32(q, x, ld * 4, n, d, a);
-    AVX2->axpy_rows_f32(q, x, ld * 4, n, d, b);
+    wide->axpy_rows_f32(q, x, ld * 4, n, d, b);
     CHECK_SAME(a, b, sizeof a, "axpy_rows_f32", d);
     PLAIN->axpy_rows_f16(q, h, ld * 2, n, d, a);
-    AVX2->axpy_rows_f16(q, h, ld * 2, n, d, b);
+    wide->axpy_rows_f16(q, h, ld * 2, n, d, b);
     CHECK_SAME(a, b, sizeof a, "axpy_rows_f16", d);
 }
 
 Test(vec, products_of_rows_have_the_same_bits_on_every_isa)
 {
-    for (uint32_t d = 1; have_avx2() && d <= MAX_N; d++) check_rows(d, 1 + d % MAX_ROWS);
+    for (isa i = ISA_AVX2; next_wide(&i); i++)
+        for (uint32_t d = 1; d <= MAX_N; d++) check_rows(d, 1 + d % MAX_ROWS);
 }
 
 static void check_reductions(uint32_t n)
 {
     fill(x, n);
-    float u[3] = { PLAIN->max(x, n), PLAIN->sum_sq(x, n), 0 }, v[3] = { AVX2->max(x, n), AVX2->sum_sq(x, n), 0 };
+    float u[3] = { PLAIN->max(x, n), PLAIN->sum_sq(x, n), 0 }, v[3] = { wide->max(x, n), wide->sum_sq(x, n), 0 };
     CHECK_SAME(u, v, sizeof u, "max or sum_sq", n);
     for (uint32_t i = 0; i < n; i++) x[i] = i % 7 == 3 ? -INFINITY : fminf(fmaxf(x[i] * 20, -300), 300);
     float m = PLAIN->max(x, n), xs[2];
     u[0] = PLAIN->exp_stats(x, n, m, &xs[0]);
-    v[0] = AVX2->exp_stats(x, n, m, &xs[1]);
+    v[0] = wide->exp_stats(x, n, m, &xs[1]);
     CHECK_SAME(&u[0], &v[0], 4, "exp_stats", n);
     CHECK_SAME(&xs[0], &xs[1], 4, "exp_stats xs", n);
     cr_assert(isfinite(xs[0]) || n < 8, "an -inf leaks into the sum");
     memcpy(a, x, (MAX_N + PAD) * 4);
     memcpy(b, x, (MAX_N + PAD) * 4);
     u[0] = PLAIN->exp_sum(a, n, m);
-    v[0] = AVX2->exp_sum(b, n, m);
+    v[0] = wide->exp_sum(b, n, m);
     CHECK_SAME(&u[0], &v[0], 4, "exp_sum", n);
     CHECK_SAME(a, b, sizeof a, "exp_sum x", n);
 }
 
 Test(vec, reductions_have_the_same_bits_on_every_isa)
 {
-    for (uint32_t n = 1; have_avx2() && n <= MAX_N; n++) check_reductions(n);
+    for (isa i = ISA_AVX2; next_wide(&i); i++)
+        for (uint32_t n = 1; n <= MAX_N; n++) check_reductions(n);
 }
 
 static void check_elementwise(uint32_t n)
@@ -117,44 +121,45 @@ static void check_elementwise(uint32_t n)
     memset(a, 0, sizeof a);
     memset(b, 0, sizeof b);
     PLAIN->rms_norm(a, x, w, n, 1e-5f);
-    AVX2->rms_norm(b, x, w, n, 1e-5f);
+    wide->rms_norm(b, x, w, n, 1e-5f);
     CHECK_SAME(a, b, sizeof a, "rms_norm", n);
     PLAIN->silu_mul(a, x, w, n);
-    AVX2->silu_mul(b, x, w, n);
+    wide->silu_mul(b, x, w, n);
     CHECK_SAME(a, b, sizeof a, "silu_mul", n);
     PLAIN->gelu_mul(a, x, w, n);
-    AVX2->gelu_mul(b, x, w, n);
+    wide->gelu_mul(b, x, w, n);
     CHECK_SAME(a, b, sizeof a, "gelu_mul", n);
     memcpy(a, x, sizeof a);
     memcpy(b, x, sizeof a);
     PLAIN->soft_cap(a, n, 1.5f);
-    AVX2->soft_cap(b, n, 1.5f);
+    wide->soft_cap(b, n, 1.5f);
     CHECK_SAME(a, b, sizeof a, "soft_cap", n);
     PLAIN->add(a, x, n);
-    AVX2->add(b, x, n);
+    wide->add(b, x, n);
     PLAIN->scale(a, n, 1.7f);
-    AVX2->scale(b, n, 1.7f);
+    wide->scale(b, n, 1.7f);
     CHECK_SAME(a, b, sizeof a, "add or scale", n);
     f16 hb[MAX_N + PAD] = { 0 }, ha[MAX_N + PAD] = { 0 };
     PLAIN->to_f16(ha, x, n);
-    AVX2->to_f16(hb, x, n);
+    wide->to_f16(hb, x, n);
     CHECK_SAME(ha, hb, sizeof ha, "to_f16", n);
     PLAIN->from_f16(a, ha, n);
-    AVX2->from_f16(b, hb, n);
+    wide->from_f16(b, hb, n);
     CHECK_SAME(a, b, sizeof a, "from_f16", n);
     for (int neox = 0; neox < 2; neox++) {
         fill(q, MAX_N);
         fill(a, MAX_N);                                      /* no inf from above: the sign of a NaN is not promised */
         memcpy(b, a, sizeof a);
         PLAIN->rope(a, q, w, n / 2 * 2, neox);
-        AVX2->rope(b, q, w, n / 2 * 2, neox);
+        wide->rope(b, q, w, n / 2 * 2, neox);
         CHECK_SAME(a, b, sizeof a, neox ? "rope neox" : "rope", n);
     }
 }
 
 Test(vec, elementwise_work_has_the_same_bits_on_every_isa)
 {
-    for (uint32_t n = 1; have_avx2() && n <= MAX_N; n++) check_elementwise(n);
+    for (isa i = ISA_AVX2; next_wide(&i); i++)
+        for (uint32_t n = 1; n <= MAX_N; n++) check_elementwise(n);
 }
 
 /* The order as core/vec.h states it, written down a second time. */
@@ -194,9 +199,9 @@ Test(vec, exp_is_within_two_ulp_and_equal_on_every_isa)
         for (uint32_t j = 0; j < 64; j++) in[j] = i < 1u << 20 ? sweep(i + j, 4093) : (float)(i + j) * 0x1.8p-14f - 240.0f;
         memcpy(u, in, sizeof u);
         PLAIN->exp_sum(u, 64, 0);
-        if (isa_supported() >> ISA_AVX2 & 1) {
+        for (isa k = ISA_AVX2; next_wide(&k); k++) {
             memcpy(v, in, sizeof v);
-            AVX2->exp_sum(v, 64, 0);
+            wide->exp_sum(v, 64, 0);
             for (int j = 0; j < 64; j++)
                 cr_assert(memcmp(&u[j], &v[j], 4) == 0 || (isnan(u[j]) && isnan(v[j])), "exp(%a)", (double)in[j]);
         }
@@ -223,7 +228,8 @@ Test(vec, tanh_is_within_two_ulp_and_the_same_on_every_isa)
     for (uint32_t i = 0; i < 1u << 20; i += 8) {
         for (uint32_t j = 0; j < 8; j++) in[j] = u[j] = v[j] = ((float)(i + j) - 0x1p19f) * 0x1p-15f;   /* -16 to 16 */
         PLAIN->soft_cap(u, 8, 1);
-        if (isa_supported() >> ISA_AVX2 & 1) AVX2->soft_cap(v, 8, 1);
+        isa k = ISA_AVX2;
+        if (next_wide(&k)) wide->soft_cap(v, 8, 1);
         else memcpy(v, u, sizeof u);
         for (uint32_t j = 0; j < 8; j++) {
             double want = tanh((double)in[j]), ulp = ldexp(1, want ? ilogb(want) - 23 : -149);
@@ -239,14 +245,13 @@ Test(vec, tanh_is_within_two_ulp_and_the_same_on_every_isa)
     cr_assert_eq(u[0], 50);
 }
 
-Test(vec, halves_convert_as_the_hardware_does)
+static void check_halves(void)
 {
-    if (!have_avx2()) return;
     f16 in[8], out[8];
     float f[8];
     for (uint32_t i = 0; i < 65536; i += 8) {
         for (uint32_t j = 0; j < 8; j++) in[j] = (f16)(i + j);
-        AVX2->from_f16(f, in, 8);
+        wide->from_f16(f, in, 8);
         for (uint32_t j = 0; j < 8; j++) {
             float s = vec_f32(in[j]);
             cr_assert_eq(memcmp(&s, &f[j], 4), 0, "half %04x", in[j]);
@@ -254,14 +259,19 @@ Test(vec, halves_convert_as_the_hardware_does)
     }
     for (uint32_t i = 0; i < 1u << 22; i += 8) {
         for (uint32_t j = 0; j < 8; j++) f[j] = sweep(i + j, 1021);      /* odd step: reaches every kind of tail */
-        AVX2->to_f16(out, f, 8);
+        wide->to_f16(out, f, 8);
         for (uint32_t j = 0; j < 8; j++) cr_assert_eq(vec_f16(f[j]), out[j], "%a", (double)f[j]);
     }
     static const float edge[8] = { 65504, 65519.996f, 65520, 0x1p-24f, 0x1p-25f, 0x1.000002p-25f, 0x1.ffcp-15f, 0x1.ffep-15f };
-    AVX2->to_f16(out, edge, 8);
+    wide->to_f16(out, edge, 8);
     for (uint32_t j = 0; j < 8; j++) cr_assert_eq(vec_f16(edge[j]), out[j], "%a", (double)edge[j]);
     cr_assert_eq(vec_f16(65520), 0x7c00);
     cr_assert_eq(vec_f16(0x1p-25f), 0);
+}
+
+Test(vec, halves_convert_as_the_hardware_does)
+{
+    for (isa i = ISA_AVX2; next_wide(&i); i++) check_halves();
 }
 
 Test(vec, norm_and_gate_compute_what_their_papers_say)
