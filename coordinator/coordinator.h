@@ -113,6 +113,7 @@ typedef struct coordinator {
     uint32_t n_ctx, max_rows, chunk;
     kv_format kv;               /* of exact rows */
     kv_policy kv_policy;        /* of jobs that ask for none */
+    struct stand_ins *stand;    /* likewise, of all layers */
     struct router *router;      /* of the model's profile, NULL: there is none */
     char skip[SKIP_TEXT + 1];   /* likewise the rule by which layers are left out, "": none are */
     path_id path, prompt_path;  /* of decode rows, and of prompt rows */

@@ -174,7 +174,7 @@ void session_open(coordinator *c, session *s)
     mask_rec recs[MASK_LAYERS];
     m.session_open.n_mask = route_records(s, recs);
     m.session_open.pool_rows = route_pool_rows(s);
-    route_say_calm(s, &m.session_open);
+    route_say_more(s, &m.session_open);
     m.session_open.fill_rows = session_filled_rows(s);
     m.session_open.fill_seed = a->seed;
     fleet_send_all(c, &m, &(view){ recs, m.session_open.n_mask * sizeof *recs });

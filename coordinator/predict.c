@@ -1,4 +1,5 @@
 #include "coordinator/predict.h"
+#include "coordinator/route.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -96,9 +97,12 @@ static prefill_way wanted(const coordinator *c, job *j)
     return j->ask.prefill ? (prefill_way)(j->ask.prefill - 1) : way_named(c->set->prefill);
 }
 
-/* Every row of a scored prompt must bring its answer; the coordinator's own engine holds no adapters, and has one path
+/* Every row of a scored prompt must bring its answer; the coordinator's own engine holds no adapters and no stand-ins, and has one path
  * for prompts. */
-static bool must_be_pipeline(const coordinator *c, const job *j) { return j->ask.kind == 1 || j->ask.lora[0] || j->prompt_path != c->prompt_path; }
+static bool must_be_pipeline(const coordinator *c, const job *j)
+{
+    return j->ask.kind == 1 || j->ask.lora[0] || j->prompt_path != c->prompt_path || route_stands_in_prompt(j);
+}
 
 static err_code check_prediction(const coordinator *c, const job *j, err *e)
 {

@@ -61,6 +61,8 @@ static err_code know(const coordinator *c, knowledge *k, err *e)
 {
     double head = 0;
     k->w = (route_world){ .L = c->shape.L, .known = c->router, .cost = k->cost, .stage = k->stage, .stage_more = k->more, .n_stages = c->n_stages };
+    k->w.low_order = stand_ins_order(c->stand);
+    for (int i = 0; i < MASK_STANDS; i++) k->w.stand_id[i] = stand_ins_id(c->stand, (mask_stand)i);
     err_code rc = plan_costs(c->file, &c->shape, k->cost, &head, e);
     for (uint32_t i = 0; i < c->n_stages; i++) {
         k->stage[i] = c->by_stage[i] ? c->by_stage[i]->part.first : 0;
@@ -120,10 +122,15 @@ err_code route_fix(coordinator *c, job *j, bool has_log, err *e)
 err_code route_open(coordinator *c, err *e)
 {
     bool any = c->profile && profile_has(c->profile, PROFILE_ROUTE);
-    return any ? router_open(&c->router, c->profile, c->shape.L, c->shape.D, e) : ERR_OK;
+    err_code rc = any ? router_open(&c->router, c->profile, c->shape.L, c->shape.D, e) : ERR_OK;
+    return rc || !c->profile ? rc : stand_ins_open(&c->stand, c->profile, &c->shape, 0, c->shape.L, e);
 }
 
-void route_close(coordinator *c) { router_close(&c->router); }
+void route_close(coordinator *c)
+{
+    router_close(&c->router);
+    stand_ins_close(&c->stand);
+}
 
 /* The prompt's last row goes through the pipeline whoever computes the others, so it is left out. */
 uint32_t route_pool_rows(const session *s)
@@ -226,9 +233,10 @@ uint32_t route_records(const session *s, mask_rec *recs)
     return s->mask ? s->mask->n : 0;
 }
 
-void route_say_calm(const session *s, msg_session_open *m)
+void route_say_more(const session *s, msg_session_open *m)
 {
     const mask_calm *c = s->mask ? &s->mask->calm : NULL;
+    if (c) m->stand = s->mask->stand, m->stand_id = s->mask->stand_id;
     if (!c || !c->last) return;
     m->calm_first = c->first;
     m->calm_last = c->last;
@@ -286,7 +294,16 @@ double route_share(const coordinator *c, const job *j, uint32_t index)
     mask_bind(&m, &m, n, 0);
     double attn = 2.0 * (s->H + s->K) * s->d, ffn = 3.0 * s->F; /* x D */
     uint32_t masked = back_off_at(j, index) ? back_off_at(j, index) : rows;
-    return mask_share(&m, n, n + masked, attn, ffn) * masked / rows + (double)j->choice[index].calm * ffn / (s->L * (attn + ffn) * rows);
+    double read = m.stand == MASK_LOW_RANK ? 2.0 * stand_ins_rank(c->stand) : 0; /* of an FFN's stand-in */
+    return (mask_share(&m, n, n + masked, attn, ffn) - mask_share(&m, n, n + masked, 0, 1) * read / (attn + ffn)) * masked / rows
+           + (double)j->choice[index].calm * (ffn - read) / (s->L * (attn + ffn) * rows);
+}
+
+bool route_stands_in_prompt(const job *j)
+{
+    bool any = false;
+    for (uint32_t l = 0; j->mask && j->mask->stand && l < j->mask->n; l++) any = any || !j->mask->at[l].attn || !j->mask->at[l].ffn;
+    return any;
 }
 
 bool route_prompt_text(const job *j, text *out)

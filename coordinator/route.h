@@ -19,8 +19,8 @@ void route_pooled(coordinator *c);
 void route_entropy(coordinator *c, session *s, float entropy);
 /* The mask as SESSION_OPEN carries it, into recs [MASK_LAYERS]; returns n_mask. */
 uint32_t route_records(const session *s, mask_rec *recs);
-/* Its calm rule likewise. */
-void route_say_calm(const session *s, msg_session_open *m);
+/* Its calm rule, and what stands in, likewise. */
+void route_say_more(const session *s, msg_session_open *m);
 /* Operations that tell stages a session's mask anew (its context has slid); `ops` has room for 2 a layer. */
 uint32_t route_tell(const session *s, step_op *ops);
 /* Has stage i anything to do in a step with these sessions and rows? */
@@ -31,6 +31,8 @@ uint32_t route_layers(const job *j, uint32_t first, uint32_t last);
 double route_share(const coordinator *c, const job *j, uint32_t index);
 /* What is left out by prompt rows, for keys of shared rows; "": nothing. */
 bool route_prompt_text(const job *j, text *out);
+/* Is there something in place of what prompt rows leave out? The coordinator's own engine has no such things. */
+bool route_stands_in_prompt(const job *j);
 /* Name of the policy in force and the mask, from the job's log; empty views: none. */
 void route_said(const job *j, view *rule, view *mask);
 #endif

@@ -51,6 +51,15 @@ static err_code needs_profile(const char *what, err *e)
     return err_set(e, ERR_CONFIG, "%s needs a profile of the model with section route (sluice calibrate --only route)", what);
 }
 
+/* What the profile says leaves out this share of the layers, mean over prompts. */
+static err_code limit_for(const route_world *w, router_limit which, double share, double *out, err *e)
+{
+    if (!w->known || !w->known->limit[which])
+        return err_set(e, ERR_CONFIG, "%s needs a profile of the model with its limits (sluice calibrate --only limits)", which == LIMIT_EXIT ? "exit:share=" : "first:mean=");
+    *out = router_limit_at(w->known, which, share);
+    return ERR_OK;
+}
+
 /* ---- by what calibration found ---------------------------------------------------------------------------------------- */
 
 typedef struct { const route_world *w; const double *damage; layer_mask *m; uint32_t what, from, n; double spent; } choice_under_way;
@@ -121,12 +130,15 @@ static err_code by_damage(layer_mask *m, const skip_rule *r, const route_world *
 {
     choice_under_way k = { w, w->damage ? w->damage : w->known->damage, m, r->what, from, 0, 0 };
     uint32_t n = 0, l;
+    double most = r->damage;
+    err_code rc = ERR_OK;
     if (r->speed > 0) return until_fast(&k, r->speed, e);
-    if (r->damage > 0) {
-        while ((l = cheapest(&k, 0, w->L)) && k.spent + price(&k, l) <= r->damage) take_out(&k, l);
+    if (r->mean > 0) rc = limit_for(w, LIMIT_DAMAGE, r->mean, &most, e);
+    if (!rc && (r->damage > 0 || r->mean > 0)) {
+        while ((l = cheapest(&k, 0, w->L)) && k.spent + price(&k, l) <= most) take_out(&k, l);
         return ERR_OK;
     }
-    err_code rc = how_many(r, w, &n, e);
+    if (!rc) rc = how_many(r, w, &n, e);
     while (!rc && k.n < n) take_out(&k, cheapest(&k, 0, w->L));
     return rc;
 }
@@ -135,12 +147,14 @@ static err_code by_damage(layer_mask *m, const skip_rule *r, const route_world *
 static err_code by_rho(layer_mask *m, const skip_rule *r, const route_world *w, uint32_t from, err *e)
 {
     uint32_t n = 0;
+    double least = r->rho;
     if (!w->known->rho_w) return err_set(e, ERR_CONFIG, "routers=trained needs a profile of the model with section first (sluice profile take)");
+    if (r->mean > 0 && limit_for(w, LIMIT_RHO, r->mean, &least, e)) return e->code;
     if (!w->rho) return ERR_OK; /* no prompt has been seen: that it can be followed is all */
     choice_under_way k = { w, w->rho, m, r->what, from, 0, 0 };
     if (r->speed > 0) return until_fast(&k, r->speed, e);
-    err_code rc = r->rho > 0 ? ERR_OK : how_many(r, w, &n, e);
-    for (uint32_t l; !rc && (l = cheapest(&k, 0, w->L)) && (r->rho > 0 ? w->rho[l] < r->rho : k.n < n);) take_out(&k, l);
+    err_code rc = least > 0 ? ERR_OK : how_many(r, w, &n, e);
+    for (uint32_t l; !rc && (l = cheapest(&k, 0, w->L)) && (least > 0 ? w->rho[l] < least : k.n < n);) take_out(&k, l);
     return rc;
 }
 
@@ -154,12 +168,22 @@ static err_code by_order(layer_mask *m, const skip_rule *r, const route_world *w
     return rc;
 }
 
-/* Halves of layers whose output is most like their input go, two for each layer of the budget: arXiv:2501.02336 section 3.2. What the
- * paper scales by afterwards, the ratio of norms, is near 1 for such halves and left out. */
+/* The profile's stand-ins of a kind are what this mask wants. */
+static void stands(layer_mask *m, const route_world *w, mask_stand kind)
+{
+    m->stand = kind;
+    m->stand_id = w->stand_id[kind];
+}
+
+/* Halves of layers whose output is most like their input go, two for each layer of the budget, and the ratio of norms takes their place:
+ * arXiv:2501.02336 section 3.2. */
 static err_code by_similarity(layer_mask *m, const skip_rule *r, const route_world *w, uint32_t from, err *e)
 {
     uint32_t n = 0;
     err_code rc = how_many(r, w, &n, e);
+    if (!rc && !r->bare && !w->stand_id[MASK_SCALED])
+        rc = err_set(e, ERR_CONFIG, "adaskip scales by ratios of norms, and the profile has none (sluice calibrate --only route; or scale=off)");
+    if (!rc && !r->bare) stands(m, w, MASK_SCALED);
     for (uint32_t i = 0; !rc && i < 2 * n; i++) {
         uint32_t best = 0, what = SKIP_ATTN;
         double top = -2;
@@ -169,6 +193,17 @@ static err_code by_similarity(layer_mask *m, const skip_rule *r, const route_wor
         }
         leave_out(m, best, what, from);
     }
+    return rc;
+}
+
+/* FFNs go whose low ranks cost least beside each other. */
+static err_code by_low_rank(layer_mask *m, const skip_rule *r, const route_world *w, err *e)
+{
+    uint32_t n = 0;
+    if (!w->low_order) return err_set(e, ERR_CONFIG, "duo needs a profile of the model with section stand (sluice calibrate --only stand)");
+    err_code rc = how_many(r, w, &n, e);
+    for (uint32_t i = 0; !rc && i < n; i++) leave_out(m, w->low_order[i], SKIP_FFN, MASK_AFTER);
+    stands(m, w, MASK_LOW_RANK);
     return rc;
 }
 
@@ -204,8 +239,10 @@ static err_code by_schedule(layer_mask *m, const skip_rule *r, const route_world
 static err_code by_exit(layer_mask *m, const skip_rule *r, const route_world *w, err *e)
 {
     if (!w->known || !w->known->exits) return needs_profile("exit", e);
+    double q = r->q;
+    if (r->share > 0 && limit_for(w, LIMIT_EXIT, r->share, &q, e)) return e->code;
     if (!w->entropy) return ERR_OK;
-    for (uint32_t l = router_exit(w->known, *w->entropy, r->q) + 1; l + 1 < w->L; l++) leave_out(m, l, SKIP_BOTH, MASK_AFTER);
+    for (uint32_t l = router_exit(w->known, *w->entropy, q) + 1; l + 1 < w->L; l++) leave_out(m, l, SKIP_BOTH, MASK_AFTER);
     return ERR_OK;
 }
 
@@ -222,6 +259,8 @@ static err_code by_calm(layer_mask *m, const skip_rule *r, const route_world *w,
     if (c.first >= c.last) return err_set(e, ERR_INPUT, "ffn-skip: %u layers, %u of them cold and %u at the end on: none is left", w->L, c.first, w->L - c.last);
     if (r->share > 0 && (!w->known || !w->known->n_calm)) return needs_profile("ffn-skip by share", e);
     if (r->share > 0) c.theta = (float)router_calm(w->known, !r->next, r->share);
+    if (r->patch && !w->low_order) return err_set(e, ERR_CONFIG, "patch=on needs a profile of the model with section stand (sluice calibrate --only stand)");
+    if (r->patch) stands(m, w, MASK_LOW_RANK);
     m->calm = c;
     return ERR_OK;
 }
@@ -242,6 +281,7 @@ err_code route_choose(layer_mask *out, const skip_rule *r, const route_world *w,
     case SKIP_FIXED: return by_order(out, r, w, from, e);
     case SKIP_ADASKIP: return by_similarity(out, r, w, from, e);
     case SKIP_FIRST: return r->trained ? by_rho(out, r, w, from, e) : by_damage(out, r, w, from, e);
+    case SKIP_DUO: return by_low_rank(out, r, w, e);
     case SKIP_EXIT: return by_exit(out, r, w, e);
     case SKIP_FFN_SKIP: return by_calm(out, r, w, e);
     case SKIP_SKIPDECODE: return by_schedule(out, r, w, e);

@@ -11,6 +11,8 @@ typedef struct {
     const double *damage;         /* [L] of each layer on this prompt; NULL: the profile's mean */
     const double *entropy;        /* behind the prompt's last token; NULL: not seen yet */
     const double *rho;            /* [L] how much trained routers want to keep each on this prompt; NULL: nobody has seen one */
+    uint32_t stand_id[MASK_STANDS];   /* what the profile has in place of halves, 0: nothing of this kind (engine/stand_in.h) */
+    const uint32_t *low_order;    /* [L] FFNs, the one whose low rank costs least first; NULL: there are none */
     const double *cost;           /* [L] time of a layer, any unit, for budgets of speed */
     const uint32_t *stage;        /* [n_stages + 1] first layer of each stage, L at the end */
     const double *stage_more;     /* [n_stages] time of what a stage has beside its layers */

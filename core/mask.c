@@ -36,6 +36,8 @@ static uint32_t bind(uint32_t from, uint32_t n_prompt, uint32_t made)
 void mask_bind(layer_mask *out, const layer_mask *job, uint32_t n_prompt, uint32_t made)
 {
     out->n = job->n;
+    out->stand = job->stand;
+    out->stand_id = job->stand_id;
     out->calm = job->calm;
     out->calm.from = bind(job->calm.from, n_prompt, made);
     for (uint32_t l = 0; l < job->n; l++)
@@ -45,7 +47,7 @@ void mask_bind(layer_mask *out, const layer_mask *job, uint32_t n_prompt, uint32
 uint32_t mask_idle(const layer_mask *m, uint32_t first, uint32_t last)
 {
     uint32_t from = 0;
-    if (first < last && last > m->n) return MASK_NEVER;
+    if (first < last && (last > m->n || m->stand)) return MASK_NEVER;
     for (uint32_t l = first; l < last; l++) {
         if (m->at[l].attn > from) from = m->at[l].attn;
         if (m->at[l].ffn > from) from = m->at[l].ffn;
@@ -131,6 +133,7 @@ bool mask_print(const layer_mask *m, text *out)
     bool ok = put_half(m, 0, out) && put_half(m, 1, out);
     if (c->last) /* nine digits bring a float back */
         ok = ok && text_addf(out, "%scalm=%.9g,%u-%u,%u%c%u", out->len ? " " : "", (double)c->theta, c->first, c->last, c->count, c->from & MASK_AFTER ? '+' : '@', c->from & ~MASK_AFTER);
+    if (m->stand && out->len) ok = ok && text_addf(out, " stand=%u,%u", (unsigned)m->stand, m->stand_id);
     return ok && (out->len || text_adds(out, "none"));
 }
 
@@ -173,14 +176,22 @@ static bool read_calm(layer_mask *m, const char **s)
     return ok;
 }
 
+static bool read_stand(layer_mask *m, const char **s)
+{
+    uint32_t kind;
+    bool ok = number(s, MASK_STANDS, &kind) && kind && *(*s)++ == ',' && number(s, UINT32_MAX, &m->stand_id) && m->stand_id;
+    m->stand = ok ? (mask_stand)kind : MASK_BARE;
+    return ok;
+}
+
 static bool read_part(layer_mask *m, const char **at)
 {
-    static const char *const names[] = { "attn=", "ffn=", "calm=" };
-    for (int i = 0; i < 3; i++) {
+    static const char *const names[] = { "attn=", "ffn=", "calm=", "stand=" };
+    for (int i = 0; i < 4; i++) {
         size_t n = strlen(names[i]);
         if (strncmp(*at, names[i], n)) continue;
         *at += n;
-        return i < 2 ? read_list(m, i, at) : read_calm(m, at);
+        return i < 2 ? read_list(m, i, at) : i == 2 ? read_calm(m, at) : read_stand(m, at);
     }
     return false;
 }

@@ -19,7 +19,17 @@ typedef struct { uint32_t first, last, count, from; float theta; } mask_calm;   
 /* What a row carries from layer to layer: 0 it does no such thing, 1 it looks, more: it leaves out the next so many - 1. */
 typedef struct { uint32_t state, out; } mask_row;       /* out: how many it has left out so far */
 
-typedef struct { uint32_t n; mask_layer at[MASK_LAYERS]; mask_calm calm; } layer_mask;   /* n 0: nothing is left out */
+/* What is there in place of a half that is left out: nothing, an FFN's low-rank stand-in, or the half's input times a number (engine/stand_in.h).
+ * id says which of them: of a profile (stand_ins_id). */
+typedef enum { MASK_BARE, MASK_LOW_RANK, MASK_SCALED, MASK_STANDS } mask_stand;
+
+typedef struct {
+    uint32_t n;                   /* 0: nothing is left out */
+    mask_layer at[MASK_LAYERS];
+    mask_calm calm;
+    mask_stand stand;
+    uint32_t stand_id;            /* 0 for MASK_BARE */
+} layer_mask;
 
 layer_mask mask_none(uint32_t n);
 bool mask_is_none(const layer_mask *m);
@@ -28,7 +38,7 @@ bool mask_is_constant(const layer_mask *m);
 /* The job's mask for a session whose prompt has n_prompt rows and that has made `made` tokens before them (after a slide the
  * schedule goes on where it was). */
 void mask_bind(layer_mask *out, const layer_mask *job, uint32_t n_prompt, uint32_t made);
-/* The first row from which layers [first, last) do nothing; MASK_NEVER: there is none. No layers: 0. */
+/* The first row from which layers [first, last) do nothing; MASK_NEVER: there is none, or something stands in. No layers: 0. */
 uint32_t mask_idle(const layer_mask *m, uint32_t first, uint32_t last);
 /* May `to` follow `from` when `rows` rows have been computed? ERR_STATE names layer and rows when a row of those would have been
  * computed otherwise. */
@@ -43,8 +53,8 @@ bool mask_calm_rests(const mask_calm *c, uint32_t layer, mask_row *row);
 /* The FFN has done `like` to it. */
 void mask_calm_saw(const mask_calm *c, uint32_t layer, float like, mask_row *row);
 
-/* "attn=3,7,12+40 ffn=3,12+40 calm=0.95,2-11,65534+4": layer 12 is left out from 40 rows behind the prompt's end on; calm FFNs as above:
- * theta, layers, count and rows. Nothing: "none". */
+/* "attn=3,7,12+40 ffn=3,12+40 calm=0.95,2-11,65534+4 stand=1,305419896": layer 12 is left out from 40 rows behind the prompt's end on; calm
+ * FFNs as above: theta, layers, count and rows; what stands in, and its id. Nothing: "none". */
 bool mask_print(const layer_mask *m, text *out);
 /* ERR_INPUT quotes what cannot be read, or a layer that a model of n layers does not have. */
 err_code mask_parse(layer_mask *out, uint32_t n, const char *s, size_t len, err *e);

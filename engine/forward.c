@@ -35,6 +35,7 @@ struct runner {
     uint32_t T;
     float *h;                                   /* [T][D] */
     struct { const uint32_t *pick; uint32_t n; row_stats *stats; const float *h; } head;
+    const stand_ins *stand;                     /* NULL: none */
     forward_watch *watch;                       /* NULL: nobody */
     void *watch_arg;
 };
@@ -149,12 +150,10 @@ static void adapt(const runner *r, const row_set *s, const place *p, uint32_t t,
     if (pair) lora_apply(pair, r->k->vec, row->adapter_scale, a->x + t * a->ld, y, o0, o1);
 }
 
-/* y [n][ldy], outputs [o0,o1): one product for each run of rows with the same path, then what adapters add. The weights are
- * read once for rows with different adapters. */
-static void product(const runner *r, const row_set *s, place p, const mat *w, const act *a, float *y, size_t ldy, uint32_t o0, uint32_t o1)
+/* y [n][ldy], outputs [o0,o1): one product for each run of rows with the same path. */
+static void multiply(const runner *r, const row_set *s, const mat *w, const act *a, float *y, size_t ldy, uint32_t o0, uint32_t o1)
 {
-    if (o0 == o1) return;
-    for (uint32_t i = 0; i < s->n_runs; i++) {
+    for (uint32_t i = 0; o0 < o1 && i < s->n_runs; i++) {
         const row_run *u = &s->run[i];
         act b = *a;
         b.x += u->lo * a->ld;
@@ -164,8 +163,14 @@ static void product(const runner *r, const row_set *s, place p, const mat *w, co
         b.z += u->lo * (a->ld / 32);
         b.h = act_row_bf16(a, u->lo);
         kernels_matmul(r->k, u->path, w, &b, u->hi - u->lo, y + u->lo * ldy, ldy, o0, o1);
-        for (uint32_t t = u->lo; t < u->hi; t++) adapt(r, s, &p, t, a, y + t * ldy, o0, o1);
     }
+}
+
+/* The same, and then what adapters add. The weights are read once for rows with different adapters. */
+static void product(const runner *r, const row_set *s, place p, const mat *w, const act *a, float *y, size_t ldy, uint32_t o0, uint32_t o1)
+{
+    multiply(r, s, w, a, y, ldy, o0, o1);
+    for (uint32_t t = 0; o0 < o1 && t < s->n; t++) adapt(r, s, &p, t, a, y + t * ldy, o0, o1);
 }
 
 /* Rows [t0, t1) of the set in the form that their path wants for quantised weights. */
@@ -379,6 +384,42 @@ static void feed_forward(const worker *k)
     pool_barrier(r->pool);
 }
 
+/* h += B (A x) + b in place of an FFN: engine/stand_in.h. Adapters are of the FFN's own matrices, so none is added here. */
+static void low_rank_ffn(const worker *k, const low_rank *f)
+{
+    runner *r = k->r;
+    uint32_t lo, hi, D = r->m->shape.D;
+    act u = r->ffn;
+    u.n_in = f->a.n_out;
+    phase_norm(k, k->w->ffn_norm, any_quant(&f->a, 1));
+    pool_barrier(r->pool);
+    pool_part(f->a.n_out, KERNELS_GRAIN, k->tid, k->n, &lo, &hi);
+    multiply(r, k->s, &f->a, &r->in, r->x_ffn, r->ffn.ld, lo, hi);
+    pool_barrier(r->pool);
+    quantize(r, k->s, &u, any_quant(&f->b, 1), k->t0, k->t1);
+    pool_barrier(r->pool);
+    pool_part(D, KERNELS_GRAIN, k->tid, k->n, &lo, &hi);
+    multiply(r, k->s, &f->b, &u, r->out, D, lo, hi);
+    for (uint32_t t = 0; lo < hi && t < k->s->n; t++) {
+        float *y = r->out + (size_t)t * D + lo;
+        r->k->vec->add(y, f->bias + lo, hi - lo);
+        r->k->vec->add(r->h + (size_t)k->s->at[t] * D + lo, y, hi - lo);
+    }
+    pool_barrier(r->pool);
+}
+
+/* h *= s in place of a half: each thread its part of the step's rows. */
+static void scale_rows(const worker *k, int half)
+{
+    runner *r = k->r;
+    uint32_t lo, hi, D = r->m->shape.D;
+    if (!r->sets.scaled) return;
+    pool_part(r->T, 1, k->tid, k->n, &lo, &hi);
+    for (uint32_t t = lo; t < hi; t++)
+        if (row_sets_scales(&r->sets, k->l, half, t)) r->k->vec->scale(r->h + (size_t)t * D, D, stand_in_scale(r->stand, k->l, half == HALF_FFN));
+    pool_barrier(r->pool);
+}
+
 /* The rows of this half, and this thread's part of them; false: nobody runs it. Every thread sees the same. */
 static bool take_set(worker *k, int half)
 {
@@ -425,10 +466,16 @@ static void all_layers(void *arg, uint32_t tid, uint32_t n)
         k.w = &r->m->layer[k.l - r->m->part.first];
         add_inputs(&k);
         if (take_set(&k, HALF_ATTN)) attention(&k);
+        scale_rows(&k, HALF_ATTN);
         settle_ffn(&k);
         if (take_set(&k, HALF_FFN)) feed_forward(&k), look_at_ffn(&k);
+        scale_rows(&k, HALF_FFN);
+        const low_rank *f = stand_in_ffn(r->stand, k.l);
+        if (f && r->sets.masked && take_set(&k, HALF_LOW_RANK)) low_rank_ffn(&k, f);
     }
 }
+
+void runner_stand_ins(runner *r, const stand_ins *s) { r->stand = s; }
 
 void runner_listen(runner *r, const runner_tap *to)
 {

@@ -8,6 +8,7 @@
 #include "core/pool.h"
 #include "engine/lora.h"
 #include "engine/model.h"
+#include "engine/stand_in.h"
 #include "kvstore/kv.h"
 
 typedef struct {
@@ -40,6 +41,9 @@ typedef struct runner runner;
  * shard has no layers. */
 err_code runner_open(runner **out, const model *m, kv *store, pool *p, isa i, uint32_t max_rows, err *e);
 void runner_close(runner **r);
+/* What takes the place of halves that masks leave out, from the next runner_layers on; it outlives that. NULL: none, and a mask that wants
+ * one (core/mask.h: mask_stand) must not come. */
+void runner_stand_ins(runner *r, const stand_ins *s);
 
 /* What layers make of the rows of a step, for whoever maps or fits it: K behind its bias and before its norm and RoPE, V, and the
  * layer's input, [last - first][max_rows][width]; NULL: not wanted. Row t of the step is row t here. */

@@ -185,6 +185,19 @@ err_code profile_need(const profile *p, profile_section s, err *e)
                    profile_file(p), sections[s].name, v, sections[s].version, sections[s].name);
 }
 
+uint64_t profile_section_hash(const profile *p, profile_section s)
+{
+    uint64_t sum = 0;
+    for (uint64_t i = 0; i < gguf_n_tensors(p->g); i++) {
+        const gguf_tensor *t = gguf_tensor_at(p->g, i);
+        uint32_t layer;
+        int64_t hash = 0;
+        if (profile_owner(t->name, &layer) != s || !gguf_arr_i64(p->g, "profile.hash", i, &hash)) continue;
+        sum ^= XXH3_64bits_withSeed(t->name, strlen(t->name), (uint64_t)hash); /* whatever their order in the file */
+    }
+    return sum;
+}
+
 /* ---- values -------------------------------------------------------------------------------------------------------- */
 
 bool profile_number(const profile *p, profile_section s, const char *name, double *out)

@@ -20,7 +20,7 @@
 #include <stdio.h>
 
 /* Sections and the version that this build reads and writes. Another meaning, another version. */
-#define PROFILE_SECTION_MAP(X) X(KV, "kv", 1) X(ROUTE, "route", 1) X(PREDICT, "predict", 2) X(FIRST, "first", 1)
+#define PROFILE_SECTION_MAP(X) X(KV, "kv", 1) X(ROUTE, "route", 1) X(PREDICT, "predict", 2) X(FIRST, "first", 1) X(STAND, "stand", 1) X(LIMITS, "limits", 1)
 typedef enum {
 #define X(N, name, version) PROFILE_##N,
     PROFILE_SECTION_MAP(X)
@@ -56,6 +56,9 @@ uint32_t profile_version(const profile *p, profile_section s);
 bool profile_has(const profile *p, profile_section s);
 /* The same for whoever cannot do without it. ERR_CONFIG says what is missing, or both versions. */
 err_code profile_need(const profile *p, profile_section s, err *e);
+
+/* Of a section's tensors, names and bytes: another one where any is another. */
+uint64_t profile_section_hash(const profile *p, profile_section s);
 
 /* Numbers and texts of a section; false when there is none of that kind. profile_numbers wants exactly n. */
 bool profile_number(const profile *p, profile_section s, const char *name, double *out);

@@ -142,10 +142,11 @@ static double judge(route_probe *p, bool keep, double *kl)
     return nll / judged(p);
 }
 
+/* Layers below are left out in the run that goes on from here, so nothing may stand in. */
 static uint32_t first_off(const layer_mask *m)
 {
     uint32_t l = 0;
-    while (l + 1 < m->n && m->at[l].attn == MASK_NEVER && m->at[l].ffn == MASK_NEVER && !(m->calm.last && l >= m->calm.first)) l++;
+    while (!m->stand && l + 1 < m->n && m->at[l].attn == MASK_NEVER && m->at[l].ffn == MASK_NEVER && !(m->calm.last && l >= m->calm.first)) l++;
     return l;
 }
 
@@ -171,11 +172,23 @@ err_code route_probe_cost(route_probe *p, const layer_mask *m, probe_cost *out, 
     return rc;
 }
 
+static const float *at_prompt_end(route_probe *p, row_stats *st)
+{
+    return lab_logits(p->l, in_of(p, shape(p)->L) + (size_t)(p->prompt - 1) * shape(p)->D, 1, st);
+}
+
 bool route_probe_begins(route_probe *p)
 {
     row_stats st;
-    const float *logits = lab_logits(p->l, in_of(p, shape(p)->L) + (size_t)(p->prompt - 1) * shape(p)->D, 1, &st);
+    const float *logits = at_prompt_end(p, &st);
     return logits[p->ids[p->prompt]] >= st.max;
+}
+
+double route_probe_entropy(route_probe *p)
+{
+    row_stats st;
+    at_prompt_end(p, &st);
+    return (double)st.entropy;
 }
 
 /* ---- a text with all layers ---------------------------------------------------------------------------------------- */
@@ -235,6 +248,13 @@ err_code route_probe_adapt(route_probe *p, const lora *adapter, float scale, err
     return rc;
 }
 
+void route_probe_ffn(const route_probe *p, uint32_t layer, const float **in, const float **out, uint32_t *n)
+{
+    *in = mid_of(p, layer);
+    *out = in_of(p, layer + 1);
+    *n = p->n;
+}
+
 void route_probe_features(const route_probe *p, float *out)
 {
     for (uint32_t l = 0; l < shape(p)->L; l++) features(p, l, out + (size_t)l * shape(p)->D);
@@ -252,9 +272,7 @@ err_code route_probe_read(route_probe *p, const uint32_t *ids, uint32_t n, uint3
     p->nll = judge(p, true, NULL);
     if (!out) return ERR_OK;
     out->nll = p->nll;
-    row_stats end;
-    lab_logits(p->l, in_of(p, s->L) + (size_t)(prompt - 1) * s->D, 1, &end);
-    out->entropy = (double)end.entropy;
+    out->entropy = route_probe_entropy(p);
     for (uint32_t l = 0; l < s->L; l++) {
         compare(p, in_of(p, l), in_of(p, l + 1), &out->sim[PROBE_BOTH][l], &out->ratio[PROBE_BOTH][l]);
         compare(p, in_of(p, l), mid_of(p, l), &out->sim[PROBE_ATTN][l], &out->ratio[PROBE_ATTN][l]);

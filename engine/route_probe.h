@@ -34,8 +34,12 @@ typedef struct { double damage, kl; uint32_t said; } probe_cost;
 err_code route_probe_cost(route_probe *p, const layer_mask *m, probe_cost *out, err *e);
 /* Does the prompt's last row say the token behind the prompt? */
 bool route_probe_begins(route_probe *p);
+/* Entropy behind the prompt's last row, nats. */
+double route_probe_entropy(route_probe *p);
 /* The features of the text that was read last, [L][D] as in a report. */
 void route_probe_features(const route_probe *p, float *out);
+/* What went into the norm of a layer's FFN in the text that was read last, and what came out of the layer: [*n][D] each, row by row. */
+void route_probe_ffn(const route_probe *p, uint32_t layer, const float **in, const float **out, uint32_t *n);
 /* That text once more, prompt and all, with an adapter: features and costs are its from now on, but all costs are over the model
  * without it. Until the next read. */
 err_code route_probe_adapt(route_probe *p, const lora *adapter, float scale, err *e);

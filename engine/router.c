@@ -1,6 +1,7 @@
 #include "engine/router.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static err_code read_numbers(router *r, const profile *p, err *e)
 {
@@ -48,13 +49,32 @@ uint32_t router_exit(const router *r, double entropy, double q)
     return r->L - 1;
 }
 
-double router_calm(const router *r, bool all, double share)
+/* Between the measured points; `none` is what leaves out nothing. */
+static double between(const double *x, double none, double share)
 {
-    const double *theta = all ? r->calm_all : r->calm;
     double at = share / ROUTER_CALM_STEP;
-    uint32_t i = at < r->n_calm ? (uint32_t)at : r->n_calm;
-    double below = i ? theta[i - 1] : 1;
-    return i == r->n_calm ? below : below + (at - i) * (theta[i] - below);
+    uint32_t i = at < ROUTER_CALM ? (uint32_t)at : ROUTER_CALM;
+    double below = i ? x[i - 1] : none;
+    return i == ROUTER_CALM ? below : below + (at - i) * (x[i] - below);
+}
+
+double router_calm(const router *r, bool all, double share) { return between(all ? r->calm_all : r->calm, 1, share); }
+
+const char *const router_limit_names[ROUTER_LIMITS] = { [LIMIT_EXIT] = "exit", [LIMIT_DAMAGE] = "damage", [LIMIT_RHO] = "rho" };
+
+double router_limit_at(const router *r, router_limit which, double share) { return between(r->limit[which], which == LIMIT_EXIT ? 1 : 0, share); }
+
+/* Section limits, what it has of it. */
+static err_code read_limits(router *r, const profile *p, err *e)
+{
+    for (int i = 0; i < ROUTER_LIMITS && profile_has(p, PROFILE_LIMITS); i++) {
+        double x[ROUTER_CALM];
+        if (!profile_numbers(p, PROFILE_LIMITS, router_limit_names[i], x, ROUTER_CALM)) continue;
+        r->limit[i] = malloc(sizeof x);
+        if (!r->limit[i]) return err_set(e, ERR_NOMEM, "out of memory for limits");
+        memcpy(r->limit[i], x, sizeof x);
+    }
+    return ERR_OK;
 }
 
 /* Each layer once. */
@@ -116,6 +136,7 @@ err_code router_open(router **out, const profile *p, uint32_t L, uint32_t D, err
     if (!rc) rc = read_exits(r, p, e);
     if (!rc) rc = read_pairs(r, p, e);
     if (!rc) rc = read_trained(r, p, e);
+    if (!rc) rc = read_limits(r, p, e);
     for (uint32_t l = 0; !rc && l < L; l++) {
         rc = profile_floats(p, PROFILE_ROUTE, l, "w", D, 1, r->w + (size_t)l * D, e);
         if (!rc) rc = profile_floats(p, PROFILE_ROUTE, l, "gate", D, 1, r->gate + (size_t)l * D, e);
@@ -129,7 +150,7 @@ void router_close(router **rp)
 {
     router *r = *rp;
     if (!r) return;
-    void *mem[] = { r->exit_bias, r->calm, r->damage, r->sim_attn, r->sim_ffn, r->order, r->bias, r->gate_bias, r->w, r->gate, r->rho_w, r->rho_b, r->pairs };
+    void *mem[] = { r->exit_bias, r->calm, r->damage, r->sim_attn, r->sim_ffn, r->order, r->bias, r->gate_bias, r->w, r->gate, r->rho_w, r->rho_b, r->pairs, r->limit[LIMIT_EXIT], r->limit[LIMIT_DAMAGE], r->limit[LIMIT_RHO] };
     for (size_t i = 0; i < sizeof mem / sizeof *mem; i++) free(mem[i]);
     free(r);
     *rp = NULL;

@@ -46,8 +46,9 @@ void row_sets_all(row_sets *s, const forward_row *rows, uint32_t T)
 
 static bool runs_half(const forward_row *row, uint32_t layer, int half)
 {
-    if (!row->mask || layer >= row->mask->n) return true;
+    if (!row->mask || layer >= row->mask->n) return half != HALF_LOW_RANK;
     const mask_layer *l = &row->mask->at[layer];
+    if (half == HALF_LOW_RANK) return row->mask->stand == MASK_LOW_RANK && row->row >= l->ffn;
     return row->row < (half == HALF_ATTN ? l->attn : l->ffn);
 }
 
@@ -71,16 +72,23 @@ static void find_ends(row_sets *s)
     for (int i = 0; i < END_SETS; i++) find_runs(s, &s->end[i]);
 }
 
+bool row_sets_scales(const row_sets *s, uint32_t layer, int half, uint32_t t)
+{
+    const forward_row *row = &s->rows[t];
+    return row->mask && row->mask->stand == MASK_SCALED && !runs_half(row, layer, half);
+}
+
 void row_sets_find(row_sets *s, const forward_row *rows, uint32_t T)
 {
     row_sets_all(s, rows, T);
-    s->masked = s->calm = s->ends = false;
+    s->masked = s->calm = s->scaled = s->ends = false;
     bool some = false;
     for (uint32_t t = 0; t < T; t++) {
         s->carried[t] = (mask_row){ rows[t].calm, 0 };
         s->masked = s->masked || rows[t].mask;
         some = some || ends(&rows[t]);
         s->calm = s->calm || (rows[t].mask && rows[t].calm);
+        s->scaled = s->scaled || (rows[t].mask && rows[t].mask->stand == MASK_SCALED);
     }
     for (uint32_t i = 0; s->masked && i < (s->last - s->first) * HALVES; i++) {
         row_set *set = &s->half[i];
@@ -100,21 +108,24 @@ const row_set *row_sets_on(const row_sets *s, uint32_t layer)
 
 const row_set *row_sets_of(const row_sets *s, uint32_t layer, int half)
 {
-    if (s->ends && layer == s->last - 1) return &s->end[half == HALF_ATTN ? END_QKV : END_FFN];
+    if (s->ends && layer == s->last - 1 && half != HALF_LOW_RANK) return &s->end[half == HALF_ATTN ? END_QKV : END_FFN];
     return s->masked ? &s->half[(layer - s->first) * HALVES + (uint32_t)half] : &s->all;
 }
 
 void row_sets_settle(row_sets *s, uint32_t layer)
 {
-    row_set *set = &s->half[(layer - s->first) * HALVES + HALF_FFN];
+    row_set *set = &s->half[(layer - s->first) * HALVES + HALF_FFN], *low = set + (HALF_LOW_RANK - HALF_FFN);
     uint32_t n = 0;
     for (uint32_t i = 0; i < set->n; i++) {
         uint32_t t = set->at[i];
-        if (!s->rows[t].mask || !mask_calm_rests(&s->rows[t].mask->calm, layer, &s->carried[t])) set->at[n++] = t;
+        const layer_mask *m = s->rows[t].mask;
+        if (!m || !mask_calm_rests(&m->calm, layer, &s->carried[t])) set->at[n++] = t;
+        else if (m->stand == MASK_LOW_RANK) low->at[low->n++] = t;
     }
     if (n == set->n) return;
     set->n = n;
     find_runs(s, set);
+    find_runs(s, low);
 }
 
 /* The cosine of what went in and what came out, h - out and h, from three sums in the fixed order. */

@@ -8,10 +8,10 @@
 typedef struct { uint32_t lo, hi; path_id path; } row_run;   /* neighbouring rows of a set with the same path */
 typedef struct {               /* the rows of a step that run a half of a layer; scratch has them one after the other */
     uint32_t n, n_runs;
-    uint32_t *at;              /* [n] places in the step, ascending; where rows end: first those that go on, then those */
+    uint32_t *at;              /* [n] places in the step, ascending but for low ranks in place of calm FFNs, and where rows end: those behind the others */
     row_run *run;              /* [n_runs] */
 } row_set;
-enum { HALF_ATTN, HALF_FFN, HALVES };
+enum { HALF_ATTN, HALF_FFN, HALF_LOW_RANK, HALVES };          /* the last: in place of an FFN that they leave out */
 enum { END_QKV, END_ATTEND, END_FFN, END_SETS };   /* of the last layer: rows with K and V, those of them that go on, and the FFN's */
 
 typedef struct {
@@ -27,6 +27,7 @@ typedef struct {
     bool masked;               /* some row leaves out something here */
     bool ends;                 /* some row ends with the last layer's K and V */
     bool calm;                 /* for some row it depends on what FFNs do */
+    bool scaled;               /* for some row a number stands in */
 } row_sets;
 
 /* For steps of at most n rows on layers [first, last); pages of sets that no step needs are never touched. false: out of memory. */
@@ -39,6 +40,8 @@ void row_sets_find(row_sets *s, const forward_row *rows, uint32_t T);
 const row_set *row_sets_of(const row_sets *s, uint32_t layer, int half);
 /* Of the rows that run the layer's attention those that want more of it than K and V: the first ones of the set. */
 const row_set *row_sets_on(const row_sets *s, uint32_t layer);
+/* Does row t of the step have, in place of this half, its input times a number? */
+bool row_sets_scales(const row_sets *s, uint32_t layer, int half, uint32_t t);
 /* In a step with calm rows: now it is known who runs the layer's FFN. */
 void row_sets_settle(row_sets *s, uint32_t layer);
 /* The FFN of a layer did this to row t of the step: out [D] was added, h [D] is what came of it. Any thread, of its own rows. */

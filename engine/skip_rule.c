@@ -18,18 +18,21 @@ enum { WARM_TOKENS = 4 };         /* ffn-skip: the paper lets some run all layer
 /* ---- settings ------------------------------------------------------------------------------------------------------ */
 
 #define BIT(k) (1u << SKIP_##k)
-#define COUNTED (BIT(RANDOM) | BIT(UNIFIED) | BIT(FIXED) | BIT(ADASKIP) | BIT(FIRST))
-enum { KEY_COUNT, KEY_REAL, KEY_SEED, KEY_WHAT, KEY_ROWS, KEY_ORDER, KEY_ROUTERS, KEY_BACK };
+#define COUNTED (BIT(RANDOM) | BIT(UNIFIED) | BIT(FIXED) | BIT(ADASKIP) | BIT(FIRST) | BIT(DUO))
+enum { KEY_COUNT, KEY_REAL, KEY_SEED, KEY_WHAT, KEY_ROWS, KEY_ORDER, KEY_ROUTERS, KEY_SCALE, KEY_PATCH, KEY_BACK };
 static const struct { const char *name; int type; size_t at; double lo, hi; uint32_t of; } keys[] = {
     { "layers", KEY_COUNT, offsetof(skip_rule, layers), 0, MASK_LAYERS, COUNTED },
-    { "share", KEY_REAL, offsetof(skip_rule, share), 0, 0.95, COUNTED | BIT(FFN_SKIP) },
+    { "share", KEY_REAL, offsetof(skip_rule, share), 0, 0.95, COUNTED | BIT(FFN_SKIP) | BIT(EXIT) },
     { "what", KEY_WHAT, offsetof(skip_rule, what), 0, 0, BIT(RANDOM) | BIT(UNIFIED) | BIT(SKIPDECODE) | BIT(FIXED) | BIT(FIRST) },
     { "rows", KEY_ROWS, offsetof(skip_rule, decode), 0, 0, BIT(LIST) | BIT(RANDOM) | BIT(UNIFIED) | BIT(FIXED) | BIT(ADASKIP) },
     { "seed", KEY_SEED, offsetof(skip_rule, seed), 0, 0, BIT(RANDOM) },
     { "speed", KEY_REAL, offsetof(skip_rule, speed), 1, 10, BIT(FIXED) | BIT(FIRST) },
     { "damage", KEY_REAL, offsetof(skip_rule, damage), 0, 100, BIT(FIXED) | BIT(FIRST) },
+    { "mean", KEY_REAL, offsetof(skip_rule, mean), 0, 0.4, BIT(FIRST) },
     { "rho", KEY_REAL, offsetof(skip_rule, rho), 0, 1, BIT(FIRST) },
     { "routers", KEY_ROUTERS, offsetof(skip_rule, trained), 0, 0, BIT(FIRST) },
+    { "scale", KEY_SCALE, offsetof(skip_rule, bare), 0, 0, BIT(ADASKIP) },
+    { "patch", KEY_PATCH, offsetof(skip_rule, patch), 0, 0, BIT(FFN_SKIP) },
     { "max", KEY_COUNT, offsetof(skip_rule, most), 1, MASK_LAYERS, BIT(SKIPDECODE) },
     { "min", KEY_COUNT, offsetof(skip_rule, least), 1, MASK_LAYERS, BIT(SKIPDECODE) },
     { "warm", KEY_COUNT, offsetof(skip_rule, warm), 0, MASK_LAYERS, BIT(SKIPDECODE) | BIT(FFN_SKIP) },
@@ -81,7 +84,8 @@ static err_code take_word(skip_rule *r, size_t k, const char *rule, const char *
             if (!strcmp(value, whats[i])) return *(uint32_t *)to = i, ERR_OK;
         return bad(rule, "what is attn, ffn or both, not", value, e);
     }
-    static const char *const words[][2] = { [KEY_ROWS] = { "all", "decode" }, [KEY_ORDER] = { "paper", "learned" }, [KEY_ROUTERS] = { "fitted", "trained" } };
+    static const char *const words[][2] = { [KEY_ROWS] = { "all", "decode" }, [KEY_ORDER] = { "paper", "learned" }, [KEY_ROUTERS] = { "fitted", "trained" },
+                                            [KEY_SCALE] = { "on", "off" }, [KEY_PATCH] = { "off", "on" } };
     const char *no = words[keys[k].type][0], *yes = words[keys[k].type][1];
     if (strcmp(value, yes) && strcmp(value, no)) return err_set(e, ERR_CONFIG, "--skip %.100s: %s is %s or %s, not \"%.40s\"", rule, keys[k].name, no, yes, value);
     *(bool *)to = !strcmp(value, yes);
@@ -127,7 +131,7 @@ static err_code find_kind(skip_rule *r, const char *rule, const char *name, err 
 
 static err_code check(const skip_rule *r, const char *rule, err *e)
 {
-    int ways = (r->layers > 0) + (r->share > 0) + (r->speed > 0) + (r->damage > 0) + (r->rho > 0);
+    int ways = (r->layers > 0) + (r->share > 0) + (r->speed > 0) + (r->damage > 0) + (r->rho > 0) + (r->mean > 0);
     if (COUNTED >> r->kind & 1 && ways != 1)
         return err_set(e, ERR_CONFIG, "--skip %.100s: %s? (%s:4, or share=0.25%s)", rule, ways ? "which of these budgets" : "how many layers", kinds[r->kind],
                        (BIT(FIXED) | BIT(FIRST)) >> r->kind & 1 ? ", speed=1.25, damage=0.02" : "");

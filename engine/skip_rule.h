@@ -8,7 +8,8 @@
 #include "core/mask.h"
 
 #define SKIP_KIND_MAP(X) X(NONE, "none") X(LIST, "list") X(RANDOM, "random") X(UNIFIED, "unified") X(SKIPDECODE, "skipdecode") \
-    X(FIXED, "fixed") X(ADASKIP, "adaskip") X(FIRST, "first") X(FFN_SKIP, "ffn-skip") X(EXIT, "exit")
+    X(FIXED, "fixed") X(ADASKIP, "adaskip") X(FIRST, "first") X(FFN_SKIP, "ffn-skip") X(DUO, "duo") \
+    X(EXIT, "exit")
 typedef enum {
 #define X(N, n) SKIP_##N,
     SKIP_KIND_MAP(X)
@@ -29,12 +30,15 @@ typedef struct {
     bool decode;                  /* prompts go through all layers (rows=decode), else all rows leave them out (rows=all) */
     uint64_t seed;                /* random */
     uint32_t most, least, warm, over;   /* skipdecode: layers run at first and at last, bottom layers always run, rows from one to the other */
+    double mean;                  /* first: so great a share of all layers, mean over prompts: a limit of the profile decides for each */
     double speed, damage;         /* first, fixed: how many by this: the slowest stage so many times as fast; nats a token at most */
     double theta;                 /* ffn-skip: cosine from which on an FFN does little; 0: by share, from the profile */
     double q;                     /* exit: probability at which it is deep enough */
     uint32_t cold, last, next;    /* ffn-skip: lowest and topmost layers that always run, how many FFNs go behind a calm one, 0: all */
     uint32_t back;                /* back-off: 1 + alarm_kind, 0: none; and from which score on */
     double alarm;
+    bool bare;                    /* adaskip: halves go without the paper's number in their place */
+    bool patch;                   /* ffn-skip: low ranks in place of FFNs */
     bool trained;                 /* first: by the routers that were trained, not by those that were fitted */
     double rho;                   /* first: trained routers leave out what they want to keep less than this (the paper's 0.5); 0: by layers */
     bool ordered;                 /* skipdecode: by the profile's order, not the paper's bottom-up */

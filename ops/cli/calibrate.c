@@ -1,5 +1,7 @@
 #include "ops/cli/calibrate.h"
+#include "ops/cli/calibrate_limits.h"
 #include "ops/cli/calibrate_route.h"
+#include "ops/cli/calibrate_stand.h"
 #include "ops/cli/command.h"
 #include "ops/cli/paths.h"
 #include "ops/cli/show.h"
@@ -16,6 +18,8 @@ static calibrate_run *const run_of[PROFILE_SECTIONS] = {
     [PROFILE_KV] = calibrate_kv,
     [PROFILE_PREDICT] = calibrate_predict,
     [PROFILE_ROUTE] = calibrate_route,
+    [PROFILE_STAND] = calibrate_stand,
+    [PROFILE_LIMITS] = calibrate_limits,
 };
 /* A text of 64 MB has more tokens than any section needs. */
 enum { TEXT_MOST = 64 << 20, WINDOW_MOST = 2048, WINDOW_LEAST = 16 };
@@ -70,7 +74,7 @@ static err_code parse_only(const char *list, uint32_t *only, err *e)
             if (len == n && !memcmp(at, profile_section_name((profile_section)s), n)) break;
         }
         if (s == PROFILE_SECTIONS)
-            return err_set(e, ERR_USAGE, "--only \"%.*s\": sections are kv, route and predict", (int)(n < 40 ? n : 40), at);
+            return err_set(e, ERR_USAGE, "--only \"%.*s\": sections are kv, route, stand, limits and predict", (int)(n < 40 ? n : 40), at);
         if (!run_of[s]) return err_set(e, ERR_USAGE, "--only %s: this build cannot calibrate that section", profile_section_name((profile_section)s));
         *only |= 1u << s;
         at += n + (at[n] == ',');

@@ -1,9 +1,9 @@
 #include "ops/cli/calibrate_route.h"
 #include "ops/cli/calibrate_calm.h"
+#include "ops/cli/calibrate_docs.h"
 #include "ops/cli/calibrate_exit.h"
 #include "engine/route_probe.h"
 #include "engine/route_fit.h"
-#include "ops/cli/documents.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 /* Section route: what leaving out each layer costs, layer by layer and half by half; which can go together; and routers that see it in a
  * prompt. A document is a prompt and what follows (documents.h). */
 
-enum { DOC_LEAST = 16, DOC_MOST = 256, DOCS_MOST = 1024, DOCS_LEAST = 10, FOLDS = 5, JOINT_DOCS = 24, PAIR_DOCS = 48, JOINT_WIDTH = 6, CALM_DOCS = 16 };
+enum { FOLDS = 5, JOINT_DOCS = 24, PAIR_DOCS = 48, JOINT_WIDTH = 6, CALM_DOCS = 16 };
 #define DELTA 0.02               /* nats a token: what a layer may cost and still be called expendable */
 
 typedef struct {
@@ -32,32 +32,9 @@ typedef struct {
     double *pairs;               /* [L][L] what two layers cost more than their parts, mean over documents; the sum so far */
 } route;
 
-/* ---- documents ----------------------------------------------------------------------------------------------------- */
-
-/* A text without blank lines: stretches of it. */
-static err_code split_stretches(route *r, uint32_t longest, err *e)
-{
-    const token_list *t = &r->c->tokens;
-    documents *d = &r->docs;
-    bool ok = true;
-    d->n = 0;
-    d->tokens.n = 0;
-    for (size_t at = 0; ok && at + longest <= t->n && d->n < DOCS_MOST; at += longest) {
-        uint32_t first = (uint32_t)d->tokens.n;
-        ok = r->c->bos == TOKEN_NONE || token_list_add(&d->tokens, r->c->bos);
-        for (uint32_t i = 0; ok && d->tokens.n - first < longest; i++) ok = token_list_add(&d->tokens, t->id[at + i]);
-        d->doc[d->n++] = (document){ first, longest, longest / 2 };
-    }
-    if (!ok) return err_set(e, ERR_NOMEM, "out of memory for documents");
-    if (d->n < DOCS_LEAST) return err_set(e, ERR_INPUT, "%u documents of %d tokens or more: routers want %d at least", d->n, DOC_LEAST, DOCS_LEAST);
-    return ERR_OK;
-}
-
 static err_code split(route *r, err *e)
 {
-    const documents_limits limit = { DOC_LEAST, r->c->window < DOC_MOST ? r->c->window : DOC_MOST, DOCS_MOST };
-    err_code rc = documents_read(&r->docs, r->c->tok, r->c->text, &limit, e);
-    if (!rc && r->docs.n < 4 * DOCS_LEAST) rc = split_stretches(r, limit.longest, e);
+    err_code rc = calibrate_documents(r->c, &r->docs, e);
     r->n = r->docs.n;
     r->doc = r->docs.doc;
     return rc;
@@ -363,8 +340,8 @@ err_code calibrate_route(calibration *c, json_t *summary, err *e)
     err_code rc = r->L > 3 ? ERR_OK : err_set(e, ERR_MODEL, "a model of %u layers has none to leave out", r->L);
     if (!rc) rc = split(r, e);
     if (!rc && !open_blocks(r)) rc = err_set(e, ERR_NOMEM, "out of memory for what %u documents say", r->n);
-    if (!rc) rc = calibrate_lab(c, (lab_options){ .max_rows = DOC_MOST, .n_ctx = DOC_MOST }, &r->l, e);
-    if (!rc) rc = route_probe_open(&r->p, r->l, DOC_MOST, c->path, e);
+    if (!rc) rc = calibrate_lab(c, (lab_options){ .max_rows = CALIBRATE_DOC_MOST, .n_ctx = CALIBRATE_DOC_MOST }, &r->l, e);
+    if (!rc) rc = route_probe_open(&r->p, r->l, CALIBRATE_DOC_MOST, c->path, e);
     if (!rc) rc = read_all(r, e);
     if (!rc) rc = fit(r, summary, e);
     route_probe_close(&r->p);

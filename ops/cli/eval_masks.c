@@ -27,6 +27,7 @@ typedef struct {
     tokenizer *tok;
     profile *prof;
     router *known;                /* NULL: no profile */
+    stand_ins *stand;             /* likewise */
     lab *lab;
     route_probe *probe;
     lora *adapter;
@@ -36,7 +37,7 @@ typedef struct {
     size_t items;
     /* the item under way */
     float *pooled;                /* [L][D] sums over rows, divided */
-    double damage[MASK_LAYERS], rho[MASK_LAYERS];
+    double damage[MASK_LAYERS], rho[MASK_LAYERS], entropy;
     uint32_t judged;
     bool begins;
     progress bar;
@@ -169,7 +170,8 @@ static void take_cost(study *y, mask_trial *t, size_t item, const layer_mask *m,
         if (bound.at[l].attn != MASK_NEVER) bound.at[l].attn = 0;
         if (bound.at[l].ffn != MASK_NEVER) bound.at[l].ffn = 0;
     }
-    t->skipped += weight * mask_share(&bound, 0, 1, attn, ffn) / (double)y->items;
+    double read = m->stand == MASK_LOW_RANK ? 2.0 * stand_ins_rank(y->stand) : 0; /* of an FFN's stand-in */
+    t->skipped += weight * (mask_share(&bound, 0, 1, attn, ffn) - mask_share(&bound, 0, 1, 0, 1) * read / (attn + ffn)) / (double)y->items;
 }
 
 static err_code by_mask(study *y, mask_trial *t, size_t item, const layer_mask *m, double weight, err *e)
@@ -184,7 +186,8 @@ static err_code by_rule(study *y, mask_trial *t, size_t item, const char *text_o
 {
     skip_rule r;
     layer_mask m;
-    route_world w = { .L = y->shape.L, .answer = 64, .known = y->known, .damage = y->damage, .rho = y->known && y->known->rho_w ? y->rho : NULL };
+    route_world w = { .L = y->shape.L, .answer = 64, .known = y->known, .damage = y->damage, .entropy = &y->entropy, .rho = y->known && y->known->rho_w ? y->rho : NULL,
+                      .low_order = stand_ins_order(y->stand), .stand_id = { [MASK_LOW_RANK] = stand_ins_id(y->stand, MASK_LOW_RANK), [MASK_SCALED] = stand_ins_id(y->stand, MASK_SCALED) } };
     err_code rc = skip_rule_parse(&r, text_of_rule, e);
     if (!rc) rc = route_choose(&m, &r, &w, e);
     return rc ? rc : by_mask(y, t, item, &m, weight, e);
@@ -237,6 +240,7 @@ static void no_oracle(study *y, size_t item)
 static void look(study *y)
 {
     if (!y->known) return;
+    y->entropy = route_probe_entropy(y->probe);
     route_probe_features(y->probe, y->pooled);
     router_look(y->known, y->pooled, y->damage);
     if (y->known->rho_w) router_rho(y->known, y->pooled, y->rho);
@@ -309,6 +313,7 @@ static err_code open_profile(study *y, err *e)
     profile_binding want = { .model = gguf_digest(y->g), .path = path_name(PATH_I8B32) };
     err_code rc = profile_choose(&y->prof, y->s->profile, y->s->model, &want, e);
     if (!rc && y->prof && profile_has(y->prof, PROFILE_ROUTE)) rc = router_open(&y->known, y->prof, y->shape.L, y->shape.D, e);
+    if (!rc && y->prof) rc = stand_ins_open(&y->stand, y->prof, &y->shape, 0, y->shape.L, e);
     return rc;
 }
 
@@ -325,6 +330,7 @@ static err_code open_all(study *y, err *e)
     if (!rc) rc = open_profile(y, e);
     if (!rc) rc = open_adapter(y, e);
     if (!rc) rc = lab_open(&y->lab, y->g, &o, e);
+    if (!rc) runner_stand_ins(lab_runner(y->lab), y->stand);
     if (!rc) rc = route_probe_open(&y->probe, y->lab, LONGEST, PATH_I8B32, e);
     if (!rc && !(y->pooled = calloc((size_t)y->shape.L * y->shape.D, sizeof *y->pooled))) rc = err_set(e, ERR_NOMEM, "out of memory");
     return rc ? rc : add_trials(y, e);
@@ -336,6 +342,7 @@ static void close_all(study *y)
     lab_close(&y->lab);
     lora_close(&y->adapter);
     router_close(&y->known);
+    stand_ins_close(&y->stand);
     profile_close(&y->prof);
     tokenizer_close(&y->tok);
     gguf_close(&y->g);

@@ -74,7 +74,7 @@ def one(kind, rng, part, natural):
 
 
 def write(part, path, rounds, out):
-    natural = paragraphs(path)
+    natural = paragraphs(path) if path else iter(())
     for i in range(rounds or ROUNDS[part]):
         for k, kind in enumerate(ROUND):
             document = one(kind, random.Random(SEEDS[part] + i * len(ROUND) + k), part, natural)
@@ -91,14 +91,14 @@ def write_closed(path, out):
 def main():
     parser = argparse.ArgumentParser(description="Documents that say what leaving out layers costs.")
     parser.add_argument("part", choices=list(SEEDS) + ["closed"])
-    parser.add_argument("--natural", help="a natural text, a piece of it every few documents")
+    parser.add_argument("--natural", help="a natural text, a piece of it every few documents (without: none)")
     parser.add_argument("--questions", help="closed: the file to choose from")
     parser.add_argument("--rounds", type=int, help=f"of {len(ROUND)} documents each (default {ROUNDS})")
     args = parser.parse_args()
     if args.part == "closed":
         write_closed(args.questions or parser.error("--questions is missing"), sys.stdout)
     else:
-        write(args.part, args.natural or parser.error("--natural is missing"), args.rounds, sys.stdout)
+        write(args.part, args.natural, args.rounds, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,11 @@ void low_session(low_rig *r, uint64_t id)
     for (uint32_t i = 0; i < r->n; i++) expect(r, r->control, MSG_SESSION_READY);
 }
 
+void low_ask_session(low_rig *r, const message *m, view recs)
+{
+    for (uint32_t i = 0; i < r->n; i++) to_stage(r, i, m, recs);
+}
+
 void low_drop(low_rig *r, uint64_t id)
 {
     message m = msg_init(MSG_DROP);

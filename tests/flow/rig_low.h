@@ -24,6 +24,8 @@ void low_open(low_rig *r, const char *file, uint32_t n, isa use, uint32_t n_ctx)
 void low_close(low_rig *r);
 /* Open a session in every stage; DROP it. */
 void low_session(low_rig *r, uint64_t id);
+/* SESSION_OPEN as it stands to every stage, with a mask or without; what comes back is the test's to look at. */
+void low_ask_session(low_rig *r, const message *m, view recs);
 void low_drop(low_rig *r, uint64_t id);
 
 typedef struct {

@@ -88,6 +88,49 @@ Test(calibrate, the_same_text_gives_the_same_file_and_threads_do_not_matter)
     cr_assert_str_eq(two, one);
 }
 
+#define ROUTING(out, threads) \
+    SLUICE("calibrate", "-m", AUX, "-f", words, "-o", out, "-c", "96", "--sample", "0", "--no-pack", "--only", "route,stand,limits", "-t", threads, "--json")
+
+static double number_at(const json_t *o, const char *key, size_t i) { return json_number_value(json_array_get(json_object_get(o, key), i)); }
+
+/* A limit for a greater share leaves out no less, and what it leaves out is at most a step of one layer from what was wanted. */
+static void expect_limits(const json_t *section, const char *name)
+{
+    const json_t *o = json_object_get(section, name);
+    cr_assert_eq(json_array_size(json_object_get(o, "share")), 8, "%s", name);
+    for (size_t i = 0; i < 8; i++) {
+        double share = number_at(o, "share", i), before = i ? number_at(o, "share", i - 1) : 0;
+        cr_expect(share >= before && share <= 0.05 * (double)(i + 1) + 0.25, "%s %zu: %g behind %g", name, i, share, before);
+    }
+}
+
+Test(calibrate, stand_ins_and_limits_are_the_same_whatever_the_threads)
+{
+    char one[40], two[40], other[200];
+    make_text();
+    snprintf(other, sizeof other, "%s/b.profile.gguf", support_tmpdir());
+    result r = ROUTING(file, "1");
+    json_t *o = json_loads(r.out.ptr, 0, NULL), *sections = json_object_get(o, "sections"), *stand = json_object_get(sections, "stand");
+    cr_assert_not_null(stand, "%s%s", r.out.ptr, r.err.ptr);
+    for (size_t l = 1; l < 3; l++) cr_expect(number_at(stand, "error", l) > 0 && number_at(stand, "error", l) < 1, "layer %zu: %g", l, number_at(stand, "error", l));
+    expect_limits(json_object_get(sections, "limits"), "damage");
+    expect_limits(json_object_get(sections, "limits"), "exit");
+    cr_expect_null(json_object_get(json_object_get(sections, "limits"), "rho"), "there are no trained routers");
+    json_decref(o);
+    done(&r, 0);
+    r = ROUTING(other, "2");
+    done(&r, 0);
+    digest_of(file, one);
+    digest_of(other, two);
+    cr_expect_str_eq(two, one);
+    unlink(other);
+    r = SLUICE("calibrate", "-m", AUX, "-f", words, "-o", other, "-c", "96", "--sample", "0", "--no-pack", "--only", "limits");
+    cr_expect(strstr(r.err.ptr, "limits are of routers"), "%s", r.err.ptr);
+    cr_expect_neq(r.status, 0);
+    text_free(&r.out);
+    text_free(&r.err);
+}
+
 /* Stopped as soon as it may be; how far it came does not matter. */
 static void start_and_stop(double seconds)
 {

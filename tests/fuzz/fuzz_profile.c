@@ -1,7 +1,8 @@
-/* Any bytes as a model's profile: opened, printed, its sections looked at, its KV tables taken for a small model as stages do.
- * Parser: engine/profile.c engine/profile_kv.c engine/profile_info.c */
+/* Any bytes as a model's profile: opened, printed, its sections looked at, its KV tables and stand-ins taken for a small model as stages do.
+ * Parser: engine/profile.c engine/profile_kv.c engine/profile_info.c engine/stand_in.c */
 #include "engine/profile.h"
 #include "engine/profile_kv.h"
+#include "engine/stand_in.h"
 #include "tests/fuzz/kit.h"
 #include "tests/fuzz/made.h"
 #include <stdlib.h>
@@ -12,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed);
 
 #define DIGEST "0123456789abcdef0123456789abcdef"
-enum { KV = 1 << PROFILE_KV, ROUTE = 1 << PROFILE_ROUTE };
+enum { KV = 1 << PROFILE_KV, ROUTE = 1 << PROFILE_ROUTE, STAND = 1 << PROFILE_STAND, RANK = 8 };
 
 /* `pick` says which tables are there, and spoils some of their values. */
 static void put_kv(profile_writer *w, const model_shape *s, uint32_t pick)
@@ -35,6 +36,26 @@ static void put_kv(profile_writer *w, const model_shape *s, uint32_t pick)
     if (pick & 128) profile_put_floats(w, PROFILE_KV, PROFILE_WHOLE, "layer_error", WTYPE_F32, s->L, 1, x);
 }
 
+static void put_stand_ins(profile_writer *w, const model_shape *s, uint32_t pick)
+{
+    double order[256], ratio[256];
+    float *x = calloc((size_t)s->D * RANK, sizeof *x);
+    if (!x) abort();
+    for (uint32_t l = 0; l < s->L; l++) {
+        wtype t = pick % 23 == 7 ? WTYPE_F32 : stand_in_type(s, RANK);
+        order[l] = pick % 29 == 8 ? 0 : l;
+        ratio[l] = pick % 31 == 9 ? -1 : 1.5;
+        profile_put_floats(w, PROFILE_STAND, l, "a", t, s->D, RANK, x);
+        profile_put_floats(w, PROFILE_STAND, l, "b", t, RANK, s->D, x);
+        profile_put_floats(w, PROFILE_STAND, l, "bias", WTYPE_F32, s->D, 1, x);
+    }
+    profile_put_number(w, PROFILE_STAND, "rank", pick % 37 == 10 ? 1e6 : RANK);
+    profile_put_numbers(w, PROFILE_STAND, "order", order, s->L);
+    profile_put_numbers(w, PROFILE_ROUTE, "ratio_attn", ratio, s->L);
+    profile_put_numbers(w, PROFILE_ROUTE, "ratio_ffn", ratio, s->L);
+    free(x);
+}
+
 static size_t begin_with(uint32_t pick, uint8_t *out, size_t max)
 {
     model_shape s = made_shape();
@@ -44,8 +65,9 @@ static size_t begin_with(uint32_t pick, uint8_t *out, size_t max)
     snprintf(path, sizeof path, "%s", kit_path("begin.profile.gguf"));
     unlink(path);
     if (s.d * s.K > 256 || s.L > 256) abort();
-    kit_must(profile_writer_open(&w, path, &(profile_binding){ DIGEST, pick % 3 ? "" : DIGEST, "i8b32" }, s.L, KV | ROUTE, &e), &e);
+    kit_must(profile_writer_open(&w, path, &(profile_binding){ DIGEST, pick % 3 ? "" : DIGEST, "i8b32" }, s.L, KV | ROUTE | STAND, &e), &e);
     put_kv(w, &s, pick);
+    put_stand_ins(w, &s, pick);
     profile_put_numbers(w, PROFILE_ROUTE, "auc", (double[]){ 0.25, 0.5 }, 2);
     profile_put_text(w, PROFILE_ROUTE, "text", "words");
     profile_put_number(w, PROFILE_KV, "base", pick);
@@ -95,6 +117,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         rc = profile_kv_open(&t, p, &s, 0, s.L, &e);
         kit_said(rc, &e);
         if (!rc && t) profile_kv_close(&t);
+        stand_ins *x;
+        rc = stand_ins_open(&x, p, &s, 0, s.L, &e);
+        kit_said(rc, &e);
+        if (!rc) stand_ins_close(&x);
     }
     profile_close(&p);
     rc = profile_open(&p, path, &(profile_binding){ DIGEST, "", "i8b32" }, &e);

@@ -45,12 +45,14 @@ Test(route, a_mask_is_read_as_it_was_written)
             m.calm = (mask_calm){ first, first + 1 + (uint32_t)support_draw(seed, 4096 * i + 3003, L - first), 1 + (uint32_t)support_draw(seed, 4096 * i + 3004, MASK_CALM_ALL),
                                   row % 2 ? row : MASK_AFTER | row, (float)support_draw(seed, 4096 * i + 3005, 1 << 24) / (1 << 24) };
         }
+        if (!mask_is_none(&m) && i % 3) m.stand = (mask_stand)(i % 3), m.stand_id = 1 + (uint32_t)support_draw(seed, 4096 * i + 3006, UINT32_MAX - 1);
         text t = { 0 };
         err e = { 0 };
         cr_assert(mask_print(&m, &t));
         cr_assert_eq(mask_parse(&back, L, t.ptr, t.len, &e), ERR_OK, "%s", e.text);
         cr_assert_eq(memcmp(back.at, m.at, L * sizeof *m.at), 0, "%s", t.ptr);
         cr_assert_eq(memcmp(&back.calm, &m.calm, sizeof m.calm), 0, "%s", t.ptr);
+        cr_assert(back.stand == m.stand && back.stand_id == m.stand_id, "%s", t.ptr);
         text_free(&t);
     }
 }
@@ -58,7 +60,8 @@ Test(route, a_mask_is_read_as_it_was_written)
 Test(route, what_is_no_mask_is_quoted)
 {
     static const char *const wrong[] = { "attn=", "attn=99", "attn=1,,2", "ffn=1+", "both=1", "attn=1 ", "attn=-1", "attn=1@99999999999", "none attn=1",
-                                         "calm=", "calm=1.5,2-4,1+0", "calm=0.5,4-4,1+0", "calm=0.5,4-13,1+0", "calm=0.5,2-4,0+0", "calm=0.5,2-4,65535+0", "calm=0.5,2-4,1", "calm=nan,2-4,1+0" };
+                                         "calm=", "calm=1.5,2-4,1+0", "calm=0.5,4-4,1+0", "calm=0.5,4-13,1+0", "calm=0.5,2-4,0+0", "calm=0.5,2-4,65535+0", "calm=0.5,2-4,1", "calm=nan,2-4,1+0",
+                                         "ffn=1 stand=", "ffn=1 stand=0,5", "ffn=1 stand=3,5", "ffn=1 stand=1", "ffn=1 stand=1,0", "ffn=1 stand=1,4294967296" };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         layer_mask m;
         err e = { 0 };
@@ -94,6 +97,9 @@ Test(route, a_stage_is_idle_from_the_row_at_which_its_last_half_goes)
     cr_expect_eq(mask_idle(&m, 3, 3), 0u);
     m.at[2] = m.at[3] = (mask_layer){ 0, 0 };
     cr_expect_eq(mask_idle(&m, 2, 4), 0u);
+    m.stand = MASK_SCALED;
+    cr_expect_eq(mask_idle(&m, 2, 4), MASK_NEVER, "where something stands in there is work");
+    cr_expect_eq(mask_idle(&m, 3, 3), 0u);
 }
 
 Test(route, a_calm_ffn_leaves_out_the_next_ones_inside_its_layers)
@@ -124,6 +130,7 @@ Test(route, a_rule_that_cannot_be_is_refused_with_its_reason)
         { "fist", "none, list" }, { "unified", "how many" }, { "unified:layers=-1", "wants 0" }, { "unified:layers=2.5", "whole" }, { "list:3b", "3b" },
         { "list:600", "600" }, { "unified:colour=2", "colour" }, { "list:1,seed=3", "no setting seed" }, { "random:3,rows=some", "some" },
         { "skipdecode:min=9,max=4", "min=9" }, { "none:3", "3" }, { "ffn-skip", "theta" }, { "ffn-skip:theta=0.9,share=0.2", "theta" }, { "ffn-skip:share=0.2,next=3", "next=1" }, { "ffn-skip:theta=2", "wants 0 to 1" },
+        { "duo", "how many" }, { "duo:4,what=attn", "no setting what" }, { "adaskip:2,scale=maybe", "maybe" }, { "unified:2,scale=off", "no setting scale" }, { "ffn-skip:theta=0.9,patch=yes", "yes" },
         { "unified:2,what=all", "all" },
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
@@ -348,8 +355,72 @@ Test(route, a_budget_of_speed_counts_the_slowest_stage)
 
 Test(route, adaskip_takes_the_halves_that_change_least)
 {
-    layer_mask m = learned("adaskip:2", 0, NULL, 1);
+    layer_mask m = learned("adaskip:2,scale=off", 0, NULL, 1);
     goes(&m, "attn=2,4 ffn=3,5");
+}
+
+/* What the profile says leaves out a twentieth, two of them, ...; between them in proportion. */
+Test(route, a_share_over_prompts_goes_by_the_profiles_limits)
+{
+    double at[ROUTER_LIMITS][ROUTER_CALM], bias[8] = { 0 }, slope[8] = { 0 }, entropy = 1;
+    double damage[8] = { 9, 0.10, 0.20, 0.30, 0.40, 0.50, 0.60, 9 }, rho[8] = { 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0 };
+    static float weights[8];
+    for (uint32_t i = 0; i < ROUTER_CALM; i++) at[LIMIT_DAMAGE][i] = 0.1 * (i + 1), at[LIMIT_RHO][i] = 0.05 * (i + 1), at[LIMIT_EXIT][i] = 1 - 0.1 * (i + 1);
+    router known = { .L = 8, .damage = damage, .order = by_order, .exits = true, .exit_bias = bias, .exit_slope = slope, .rho_w = weights,
+                     .limit = { at[0], at[1], at[2] } };
+    route_world w = { .L = 8, .known = &known, .damage = damage, .rho = rho, .entropy = &entropy };
+    static const struct { const char *rule, *mask; } want[] = {
+        { "first:mean=0.16", "attn=1+0,2+0 ffn=1+0,2+0" },                       /* 0.32 nats: a tenth and two */
+        { "first:mean=0.325", "attn=1+0,2+0,3+0 ffn=1+0,2+0,3+0" },              /* 0.65 */
+        { "first:mean=0.25,routers=trained", "attn=1+0,2+0 ffn=1+0,2+0" },       /* below 0.25 */
+        { "exit:share=0.25", "attn=1+0,2+0,3+0,4+0,5+0,6+0 ffn=1+0,2+0,3+0,4+0,5+0,6+0" },   /* q 0.5: each hazard is a half */
+        { "exit:share=0.05", "attn=4+0,5+0,6+0 ffn=4+0,5+0,6+0" },               /* q 0.9: the fourth */
+    };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        skip_rule r;
+        layer_mask m;
+        err e = { 0 };
+        cr_assert_eq(skip_rule_parse(&r, want[i].rule, &e), ERR_OK, "%s", e.text);
+        cr_assert_eq(route_choose(&m, &r, &w, &e), ERR_OK, "%s: %s", want[i].rule, e.text);
+        goes(&m, want[i].mask);
+        known.limit[LIMIT_EXIT] = known.limit[LIMIT_DAMAGE] = known.limit[LIMIT_RHO] = NULL;
+        cr_expect_eq(route_choose(&m, &r, &w, &e), ERR_CONFIG, "%s", want[i].rule);
+        cr_expect(strstr(e.text, "--only limits"), "%s", e.text);
+        for (int k = 0; k < ROUTER_LIMITS; k++) known.limit[k] = at[k];
+    }
+}
+
+/* ---- what stands in --------------------------------------------------------------------------------------------------- */
+
+static err_code standing(const char *rule, const uint32_t *order, uint32_t low, uint32_t scaled, layer_mask *m, err *e)
+{
+    double theta[2 * ROUTER_CALM] = { 0 };
+    router known = { .L = 8, .damage = damages, .order = by_order, .sim_attn = similar[0], .sim_ffn = similar[1], .n_calm = ROUTER_CALM, .calm = theta, .calm_all = theta };
+    route_world w = { .L = 8, .known = &known, .low_order = order, .stand_id = { [MASK_LOW_RANK] = low, [MASK_SCALED] = scaled } };
+    skip_rule r;
+    err_code rc = skip_rule_parse(&r, rule, e);
+    return rc ? rc : route_choose(m, &r, &w, e);
+}
+
+Test(route, a_mask_names_the_stand_ins_that_it_wants)
+{
+    static const uint32_t order[8] = { 5, 3, 6, 1, 2, 4, 7, 0 };
+    layer_mask m;
+    err e = { 0 };
+    cr_assert_eq(standing("duo:3", order, 77, 88, &m, &e), ERR_OK, "%s", e.text);
+    goes(&m, "ffn=3+0,5+0,6+0 stand=1,77");
+    cr_assert_eq(standing("adaskip:2", order, 77, 88, &m, &e), ERR_OK, "%s", e.text);
+    goes(&m, "attn=2,4 ffn=3,5 stand=2,88");
+    cr_assert_eq(standing("ffn-skip:theta=0.5,patch=on", order, 77, 88, &m, &e), ERR_OK, "%s", e.text);
+    cr_expect(m.stand == MASK_LOW_RANK && m.stand_id == 77);
+    cr_assert_eq(standing("ffn-skip:theta=0.5", order, 77, 88, &m, &e), ERR_OK, "%s", e.text);
+    cr_expect(m.stand == MASK_BARE && !m.stand_id);
+    cr_expect_eq(standing("duo:7", order, 77, 88, &m, &e), ERR_INPUT, "the ends stay");
+    static const struct { const char *rule, *says; } lacking[] = { { "duo:3", "section stand" }, { "ffn-skip:theta=0.5,patch=on", "section stand" }, { "adaskip:2", "scale=off" } };
+    for (size_t i = 0; i < sizeof lacking / sizeof *lacking; i++) {
+        cr_expect_eq(standing(lacking[i].rule, NULL, 0, 0, &m, &e), ERR_CONFIG, "%s", lacking[i].rule);
+        cr_expect(strstr(e.text, lacking[i].says), "%s", e.text);
+    }
 }
 
 /* ---- depth ---------------------------------------------------------------------------------------------------------- */

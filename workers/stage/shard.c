@@ -65,9 +65,11 @@ err_code shard_open(shard_state **out, const gguf *g, const pack_file *packed, c
     shard part = { (uint32_t)plan->first, (uint32_t)plan->last, plan->embed, plan->head };
     rc = model_open_packed(&s->model, g, packed, part, e);
     if (!rc) rc = open_tables(s, prof, e);
+    if (!rc && prof) rc = stand_ins_open(&s->stand, prof, &s->model->shape, part.first, part.last, e);
     if (!rc) s->pools.D = s->model->shape.D;
     if (!rc) rc = open_store(s, i, e);
     if (!rc) rc = runner_open(&s->runner, s->model, s->store, p, i, (uint32_t)plan->max_rows, e);
+    if (!rc) runner_stand_ins(s->runner, s->stand);
     if (!rc) rc = open_scratch(s, e);
     if (!rc) rc = kept_open(&s->kept, (uint32_t)plan->in_flight, (size_t)plan->max_rows * s->model->shape.D, e);
     if (rc) shard_close(&s);
@@ -80,6 +82,7 @@ void shard_close(shard_state **sp)
     shard_state *s = *sp;
     if (!s) return;
     runner_close(&s->runner);
+    stand_ins_close(&s->stand);
     adapters_free(&s->adapters);
     masks_free(&s->masks);
     pools_free(&s->pools);

@@ -15,6 +15,7 @@ typedef struct shard_state {
     msg_plan plan;
     model *model;
     profile_kv *tables;          /* of its layers; NULL: none */
+    stand_ins *stand;            /* likewise */
     kv *store;                   /* NULL when the shard has no layers */
     runner *runner;
     adapters adapters;           /* of its sessions */

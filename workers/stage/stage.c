@@ -134,6 +134,17 @@ static void on_plan(stage *s)
 
 /* ---- sessions ------------------------------------------------------------------------------------------------------ */
 
+/* What a session wants in place of what it leaves out must be what this shard has. */
+static err_code take_stand(const shard_state *sh, const msg_session_open *m, layer_mask *out, err *e)
+{
+    out->stand = (mask_stand)m->stand;
+    out->stand_id = (uint32_t)m->stand_id;
+    if (!out->stand) return ERR_OK;
+    uint32_t have = stand_ins_id(sh->stand, out->stand);
+    if (have && have == out->stand_id) return ERR_OK;
+    return err_set(e, ERR_CONFIG, "session %" PRIu64 " wants stand-ins %08x of kind %u, and the profile of this stage has %08x", m->session, out->stand_id, (unsigned)out->stand, have);
+}
+
 /* n 0: nothing is left out. */
 static err_code take_mask(const shard_state *sh, const msg_session_open *m, view recs, layer_mask *out, err *e)
 {
@@ -149,6 +160,7 @@ static err_code take_mask(const shard_state *sh, const msg_session_open *m, view
         out->at[l] = (mask_layer){ r.attn, r.ffn };
     }
     out->calm = (mask_calm){ (uint32_t)m->calm_first, (uint32_t)m->calm_last, (uint32_t)m->calm_count, 0, (float)m->calm_theta };
+    if (take_stand(sh, m, out, e)) return e->code;
     if (m->calm_last > L) return err_set(e, ERR_PROTO, "session %" PRIu64 ": a rule about layer %" PRIu64 ", the model has %u", m->session, m->calm_last - 1, L);
     return ERR_OK;
 }
