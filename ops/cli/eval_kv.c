@@ -65,6 +65,14 @@ static err_code read_policies(kv_eval *v, err *e)
     return rc;
 }
 
+static err_code find_against(kv_eval *v, err *e)
+{
+    const char *name = v->s->against;
+    for (size_t i = 0; name && i < v->n; i++)
+        if (!strcmp(v->trial[i].name, name) && !v->trial[i].oracle) v->against = &v->trial[i];
+    return !name || v->against ? ERR_OK : err_set(e, ERR_USAGE, "--against \"%.60s\": not one of --kv, or an oracle", name);
+}
+
 /* What the profile lacks is said before anything is measured. */
 static err_code try_open(kv_eval *v, err *e)
 {
@@ -165,6 +173,7 @@ static err_code run_all(settings *s, json_t **out, err *e)
 {
     kv_eval v = { .s = s, .bar = progress_open("policies") };
     err_code rc = read_policies(&v, e);
+    if (rc == ERR_OK) rc = find_against(&v, e);
     if (rc == ERR_OK) rc = open_lab(&v, s, e);
     if (rc == ERR_OK) rc = check_sizes(&v, e);
     if (rc == ERR_OK) rc = choose_parts(&v, e);

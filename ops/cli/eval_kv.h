@@ -33,6 +33,7 @@ typedef struct {
     kv_trial *trial;           /* [n] */
     kv_policy *policy;         /* [n] of the trials, for kvlab_watch */
     size_t n;
+    const kv_trial *against;   /* --against, NULL: none */
     uint32_t prompt, windows, scored;  /* rows of a window's prompt; windows; rows scored in all */
     uint32_t needles, copies[2];       /* items; tokens to be copied at each distance */
     uint32_t parts;            /* KV_TEXT and on */

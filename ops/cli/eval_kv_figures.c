@@ -45,12 +45,25 @@ static err_code put_perplexity(json_t *row, const kv_eval *v, const kv_trial *t,
     return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
 }
 
+/* Window by window, so that what all policies find hard does not count. */
+static err_code put_against(json_t *row, const kv_eval *v, const kv_trial *t, err *e)
+{
+    if (!v->against || t == v->against) return ERR_OK;
+    double *more = calloc(v->windows, sizeof *more);
+    if (!more) return err_set(e, ERR_NOMEM, "out of memory");
+    for (uint32_t i = 0; i < v->windows; i++) more[i] = t->kl_window[i] - v->against->kl_window[i];
+    err_code rc = put_interval(row, "kl_more", more, v->windows, v->seed, 1, e);
+    free(more);
+    return rc;
+}
+
 static err_code put_text(json_t *row, const kv_eval *v, const kv_trial *t, err *e)
 {
     samples all = { 0 };
     bool ok = true;
     if (!v->windows || t->oracle) return ERR_OK;
     err_code rc = put_interval(row, "kl", t->kl_window, v->windows, v->seed, 1, e);
+    if (rc == ERR_OK) rc = put_against(row, v, t, e);
     for (uint32_t i = 0; ok && i < v->scored; i++) ok = samples_add(&all, t->kl[i]);
     json_object_set_new(row, "kl_99", real(samples_quantile(&all, 0.99)));
     json_object_set_new(row, "same_top", real(100.0 * (double)t->top_same / v->scored));

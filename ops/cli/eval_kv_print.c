@@ -16,7 +16,8 @@ static const char *const asked_names[] = { "inside", "after" };
 typedef struct { const char *key, *head; int digits; const char *lo, *hi, *se; } column;
 static const column columns[] = {
     { "bytes", "bytes/token", 0, NULL, NULL, NULL }, { "smaller", "smaller", 2, NULL, NULL, NULL },
-    { "rows_read", "rows read %", 1, NULL, NULL, NULL }, { "kl", "KL mean [95 %]", 4, "kl_lo", "kl_hi", NULL }, { "kl_99", "KL 99 %", 3, NULL, NULL, NULL },
+    { "rows_read", "rows read %", 1, NULL, NULL, NULL }, { "kl", "KL mean [95 %]", 4, "kl_lo", "kl_hi", NULL },
+    { "kl_more", "KL more than --against [95 %]", 4, "kl_more_lo", "kl_more_hi", NULL }, { "kl_99", "KL 99 %", 3, NULL, NULL, NULL },
     { "same_top", "same top %", 1, NULL, NULL, NULL }, { "dppl", "Δppl ± se", 2, NULL, NULL, "dppl_se" },
     { "near", "copy near %", 0, NULL, NULL, NULL }, { "far", "copy far %", 0, NULL, NULL, NULL },
     { "needles", "needles", 0, NULL, NULL, NULL }, { "inside", "needle %, question inside", 1, NULL, NULL, NULL }, { "inside_diff", "to exact [95 %]", 1, "inside_diff_lo", "inside_diff_hi", NULL },

@@ -217,14 +217,16 @@ Test(eval, kv_policies_are_held_against_the_exact_cache)
     const char *words = support_root("docs/PROTOCOL.md");
     char prefix[128], file[160];
     snprintf(prefix, sizeof prefix, "%s", programs_file("kv"));
-    ran r = program_run(0, 120, NULL, SLUICE("eval", "kv", "-m", model, "--threads", "1", "--kv", "q8_0,token2+h,window,oracle,tidal,tidal-random,tidal-random+oracle", "-f", words,
-                                             "--windows", "2", "-c", "128", "--needles", "10", "--seed", "3", "-o", prefix, "--json"));
+    const char *kv = "q8_0,token2+h,window,oracle,tidal,tidal-random,tidal-random+oracle";
+    ran r = program_run(0, 120, NULL, SLUICE("eval", "kv", "-m", model, "--threads", "1", "--kv", kv, "-f", words, "--windows",
+                                             "2", "-c", "128", "--needles", "10", "--seed", "3", "--against", "q8_0", "-o", prefix, "--json"));
     cr_assert_eq(r.status, 0);
     json_t *o = ran_json(&r);
     cr_expect_eq(figure(o, "f16", "kl"), 0);
     cr_expect_eq(figure(o, "f16", "same_top"), 100);
     cr_expect_gt(figure(o, "q8_0", "kl"), 0);
     cr_expect_lt(figure(o, "q8_0", "kl"), figure(o, "token2+h", "kl"));
+    cr_expect_float_eq(figure(o, "token2+h", "kl_more"), figure(o, "token2+h", "kl") - figure(o, "q8_0", "kl"), 1e-9);
     double exact = figure(o, "f16", "bytes"), half = figure(o, "q8_0", "bytes");
     cr_expect(exact > 6144 && exact < 6500, "12 layers, 4 heads of 32, K and V, 2 bytes: not %g", exact);
     cr_expect(half > 8.5 / 16 * 6144 && half < 0.6 * 6144, "%g bytes", half);
@@ -352,6 +354,10 @@ Test(eval, kv_says_what_it_cannot_try)
     ran r = program_run(0, 20, NULL, SLUICE("eval", "kv", "-m", model, "--kv", "q8_0,nonsense"));
     cr_expect(r.status == 3 || r.status == 2, "status %d", r.status);
     cr_expect_not_null(strstr(ran_errs(&r), "nonsense"));
+    ran_free(&r);
+    r = program_run(2, 20, NULL, SLUICE("eval", "kv", "-m", model, "--kv", "q8_0,oracle", "--against", "oracle"));
+    cr_expect_eq(r.status, 2);
+    cr_expect_not_null(strstr(ran_errs(&r), "oracle"));
     ran_free(&r);
     r = program_run(0, 20, NULL, SLUICE("eval", "kv", "-m", model, "--kv", "q8_0", "-f", support_root("LICENSE"), "-c", "4000"));
     cr_expect_neq(r.status, 0);
