@@ -161,6 +161,16 @@ void heads_copy_scores(heads *h, uint32_t period, float *echo, float *induction)
     }
 }
 
+void heads_received(heads *h, double *of)
+{
+    memset(of, 0, h->T * sizeof *of);
+    for (uint32_t head = 0; head < h->s.H; head++)
+        for (uint32_t i = 1; i < h->T; i++) {
+            heads_row(h, head, i, h->a);
+            for (uint32_t j = 0; j < i; j++) of[j] += (double)h->a[j];
+        }
+}
+
 void heads_sensitivity(heads *h, uint32_t kv_head, double *of_k, double *of_v)
 {
     uint32_t g = h->s.H / h->s.K, d = h->s.d;

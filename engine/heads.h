@@ -25,6 +25,9 @@ void heads_mix(const heads *h, uint32_t head, uint32_t n, const float *a, float 
  * copies, meant over rows. A kv head has the best of its query heads: out [K]. */
 void heads_copy_scores(heads *h, uint32_t period, float *echo, float *induction);
 
+/* Attention that row j gets from rows behind it, all query heads added up: of [T]. */
+void heads_received(heads *h, double *of);
+
 /* How much an error in row j's key and value hurts what attention gives, for kv head k:
  *   |d out_i / d v_j|^2 = a_ij^2,   |d out_i / d (q_i k_j)|^2 = a_ij^2 |v_j - out_i|^2,
  * summed over query rows and the group's query heads: added to of_v [T], of_k [T]. Stands in for the Fisher information of

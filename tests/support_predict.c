@@ -15,7 +15,8 @@ static err_code learn(const predict_made *m, const gguf *g, auxiliary *a, profil
         for (uint32_t k = 0; k < LEN; k++) ids[i][k] = 300 + (uint32_t)support_draw(5, i * LEN + k, 3000);
     }
     err_code rc = isa_pick(&use, e);
-    kvlearn_task t = { .base = g, .aux = a, .window = window, .len = len, .n_windows = WINDOWS, .inputs = m->inputs, .type = m->type,
+    kvlearn_task t = { .base = g, .aux = a, .window = window, .len = len, .n_windows = WINDOWS, .inputs = m->inputs, .by_attention = m->by_attention,
+                       .reweight = m->reweight, .rank = m->rank, .type = m->type,
                        .path = PATH_I8B32, .format = m->format, .isa = use, .pool = p, .bytes = SUMS };
     return rc ? rc : kvlearn(&t, w, notes, e);
 }

@@ -8,6 +8,8 @@ typedef struct {
     kvmap_inputs inputs;
     wtype type;
     kv_format format;
+    bool by_attention;
+    uint32_t reweight, rank;
 } predict_made;
 
 /* Learn and write `file`, a new one. notes may be NULL. false: e says why. */

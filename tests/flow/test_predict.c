@@ -16,7 +16,7 @@ static void make(const char *which, kvmap_inputs inputs, char *file, size_t n, c
 {
     err e = { 0 };
     snprintf(file, n, "%s/%s", support_tmpdir(), name);
-    predict_made m = { base, which, inputs, WTYPE_F16, KV_F16 };
+    predict_made m = { .base = base, .aux = which, .inputs = inputs, .type = WTYPE_F16, .format = KV_F16 };
     cr_assert(predict_make(&m, file, NULL, &e), "%s", e.text);
 }
 

@@ -337,7 +337,7 @@ static const char *maps_of(kvmap_inputs inputs, const char *name)
     err e = { 0 };
     const char *file = programs_file(name);
     snprintf(small, sizeof small, "%s", support_root("models/sluice-tiny-aux-Q8_0.gguf"));
-    predict_made made = { base, small, inputs, WTYPE_F16, KV_F16 };
+    predict_made made = { .base = base, .aux = small, .inputs = inputs, .type = WTYPE_F16, .format = KV_F16 };
     cr_assert(predict_make(&made, file, NULL, &e), "%s", e.text);
     return file;
 }

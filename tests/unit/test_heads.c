@@ -101,6 +101,24 @@ Test(heads, weights_are_the_softmax_of_turned_queries_and_keys)
     close_world(&w);
 }
 
+Test(heads, what_a_row_receives_is_what_later_ones_give_it)
+{
+    model_shape s = shape();
+    world w = open_world(&s, 40);
+    double a[40], want[40] = { 0 }, got[40];
+    randomly(&w, support_seed());
+    heads_load(w.h, 1, w.T, w.q, w.k, w.v);
+    heads_received(w.h, got);
+    for (uint32_t head = 0; head < H; head++)
+        for (uint32_t i = 0; i < w.T; i++) {
+            oracle(&w, head, i, 0, NULL, 0, a);
+            for (uint32_t j = 0; j < i; j++) want[j] += a[j];
+        }
+    for (uint32_t j = 0; j < 40; j++) cr_assert_float_eq(got[j], want[j], 1e-4, "row %u: %g, want %g", j, got[j], want[j]);
+    cr_assert(got[0] > 1 && got[39] == 0);
+    close_world(&w);
+}
+
 Test(heads, a_local_layer_looks_at_its_window)
 {
     model_shape s = shape();

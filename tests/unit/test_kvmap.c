@@ -9,6 +9,7 @@
 #include <string.h>
 
 enum { ROWS = 96 };
+static const kvfit_how plain;
 
 static kvmap_shape small(kvmap_inputs inputs)
 {
@@ -121,9 +122,9 @@ Test(kvmap, a_planted_linear_relation_is_recovered_to_rounding)
     runner_tap aux = made_tap(s.A, s.kv, s.D, seed), base = made_tap(s.L, s.out, 1, seed + 10);
     kvfit *f;
     plant(&s, &aux, &base, seed, 0);
-    cr_assert_eq(kvfit_open(&f, &s, 1, 4, NULL), ERR_OK);
-    kvfit_add(f, &aux, &base, ROWS, 0, 70, false);
-    kvfit_add(f, &aux, &base, ROWS, 70, ROWS, true);
+    cr_assert_eq(kvfit_open(&f, &s, plain, 1, 4, NULL), ERR_OK);
+    kvfit_add(f, &aux, &base, ROWS, 0, 70, false, NULL);
+    kvfit_add(f, &aux, &base, ROWS, 70, ROWS, true, NULL);
     for (uint32_t l = 1; l < 4; l++)
         for (int side = 0; side < KVMAP_SIDES; side++) check_planted(&s, f, l, side, seed);
     kvfit_close(&f);
@@ -177,9 +178,9 @@ Test(kvmap, the_fit_is_the_ridge_solution_and_noise_makes_lambda_larger)
     kvfit_note note;
     float w[64 * 48], b[48];
     plant(&s, &aux, &base, seed, 8);
-    cr_assert_eq(kvfit_open(&f, &s, 0, s.L, NULL), ERR_OK);
-    kvfit_add(f, &aux, &base, ROWS, 0, 66, false);
-    kvfit_add(f, &aux, &base, ROWS, 66, ROWS, true);
+    cr_assert_eq(kvfit_open(&f, &s, plain, 0, s.L, NULL), ERR_OK);
+    kvfit_add(f, &aux, &base, ROWS, 0, 66, false, NULL);
+    kvfit_add(f, &aux, &base, ROWS, 66, ROWS, true, NULL);
     for (int side = 0; side < KVMAP_SIDES; side++) {
         cr_assert_eq(kvfit_solve(f, 2, side, w, b, &note, NULL), ERR_OK);
         cr_assert(note.lambda >= 1e-3 && note.error > 1e-3 && note.rows == ROWS, "lambda %g, error %g", note.lambda, note.error);
@@ -204,8 +205,8 @@ Test(kvmap, a_fit_without_held_out_rows_is_refused)
     kvfit_note note;
     err e = { 0 };
     float w[32 * 48], b[48];
-    cr_assert_eq(kvfit_open(&f, &s, 0, 1, NULL), ERR_OK);
-    kvfit_add(f, &aux, &base, ROWS, 0, ROWS, false);
+    cr_assert_eq(kvfit_open(&f, &s, plain, 0, 1, NULL), ERR_OK);
+    kvfit_add(f, &aux, &base, ROWS, 0, ROWS, false, NULL);
     cr_assert_eq(kvfit_solve(f, 0, KVMAP_K, w, b, &note, &e), ERR_INPUT);
     cr_assert(strstr(e.text, "0 held out"), "%s", e.text);
     kvfit_close(&f);
@@ -216,9 +217,9 @@ Test(kvmap, a_fit_without_held_out_rows_is_refused)
 Test(kvmap, layers_are_fitted_in_as_many_goes_as_memory_wants)
 {
     kvmap_shape s = small(KVMAP_WIDE);
-    cr_assert_eq(kvfit_fits(&s, 0, UINT64_MAX), s.L);
-    cr_assert_eq(kvfit_fits(&s, 2, 0), 3, "one layer always fits");
-    uint32_t end = kvfit_fits(&s, 0, kvfit_bytes(&s, 0, 3));
+    cr_assert_eq(kvfit_fits(&s, plain, 0, UINT64_MAX), s.L);
+    cr_assert_eq(kvfit_fits(&s, plain, 2, 0), 3, "one layer always fits");
+    uint32_t end = kvfit_fits(&s, plain, 0, kvfit_bytes(&s, plain, 0, 3));
     cr_assert_eq(end, 3, "%u", end);
 }
 
