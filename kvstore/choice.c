@@ -88,8 +88,8 @@ static uint32_t seen_by(const kv_seq *q, uint32_t slot)
     return r.at + r.n;
 }
 
-/* What a choice by attention has to beat: anew for every row and layer that selects. Rows of a system segment come first, so that an
- * evaluation can name those that an answer needs; by then the prompt is committed. */
+/* What a choice by attention has to beat: anew for every row and layer that selects. Rows of a system segment come first, so that
+ * an evaluation can name those that an answer needs; by then the prompt is committed. */
 static void draw(const kv_seq *q, const kv_policy *p, uint32_t layer, uint32_t n, uint64_t *total)
 {
     for (uint32_t j = 0; j < n; j++) {

@@ -95,8 +95,8 @@ static void put_code(uint8_t *g, uint32_t bits, uint32_t i, uint32_t code)
     }
 }
 
-/* round((x - m) / s) within the codes; s 0: all the same. Floats from 2^23 on are whole numbers, so adding that much rounds as rintf
- * does, to even, without a call. */
+/* round((x - m) / s) within the codes; s 0: all the same. Floats from 2^23 on are whole numbers, so adding that much rounds as
+ * rintf does, to even, without a call. */
 static uint32_t code_of(float x, float s, float m, uint32_t bits)
 {
     const float whole = 0x1.8p23f;
@@ -155,7 +155,7 @@ static uint8_t small_above(float x)
     return lo;
 }
 
-/* A small scale has 3 bits of mantissa behind the point and a minimum is a multiple of a sixteenth of it, so code * s + m is exact. */
+/* A small scale has 3 bits of mantissa behind the point and a minimum is a multiple of a sixteenth of it: code * s + m is exact. */
 static float squared_error(const float *x, uint32_t n, size_t step, line l, uint32_t bits)
 {
     float sum = 0;

@@ -39,11 +39,12 @@ static rig_job *ask(rig *g, const char *policy, const uint32_t *ids, uint32_t n)
     return rig_submit(g, m, &(rig_input){ .ids = ids, .n = n });
 }
 
-/* Six jobs of two policies in turn (NULL: exact), the first `alike` tokens of all the same, without a budget and with one that two of
- * them overrun. In both so many rows go, and everybody's answer is the same to the last bit. */
+/* Six jobs of two policies in turn (NULL: exact), the first `alike` tokens of all the same, without a budget and with one that two
+ * of them overrun. In both so many rows go, and everybody's answer is the same to the last bit. */
 static void crowd(const char *const policy[2], uint32_t alike, json_int_t evicted)
 {
-    rig_options o = { .model = support_root("models/sluice-tiny-Q8_0.gguf"), .use = widest(), .threads = 1, .stages = 2, .chunk = 64, .ctx = 2048 };
+    rig_options o = { .model = support_root("models/sluice-tiny-Q8_0.gguf"), .use = widest(), .threads = 1, .stages = 2, .chunk = 64,
+                      .ctx = 2048 };
     uint32_t ids[JOBS][N];
     uint64_t seed = support_seed();
     rig *g[2];
@@ -56,13 +57,15 @@ static void crowd(const char *const policy[2], uint32_t alike, json_int_t evicte
         for (uint32_t i = 0; i < JOBS; i++) all[k][i] = ask(g[k], policy[i % 2], ids[i], N);
         rig_wait_all(g[k]);
         arena[k] = summed(g[k], "kv_arena");
-        cr_expect_eq(summed(g[k], "evicted_rows"), evicted, "%lld rows went, not %lld", (long long)summed(g[k], "evicted_rows"), (long long)evicted);
+        json_int_t went = summed(g[k], "evicted_rows");
+        cr_expect_eq(went, evicted, "%lld rows went, not %lld", (long long)went, (long long)evicted);
     }
     for (uint32_t i = 0; i < JOBS; i++) {
         cr_expect_eq(all[1][i]->choice[0].n_tok, NEW, "job %u: %s", i, all[1][i]->fail.text);
         cr_expect(rig_same_choice(&all[1][i]->choice[0], &all[0][i]->choice[0], "with little room"), "job %u", i);
     }
-    cr_expect(arena[0] > 2 * (BUDGET_MB << 20) && arena[1] <= 2 * (BUDGET_MB << 20), "%lld and %lld bytes", (long long)arena[0], (long long)arena[1]);
+    cr_expect(arena[0] > 2 * (BUDGET_MB << 20) && arena[1] <= 2 * (BUDGET_MB << 20), "%lld and %lld bytes", (long long)arena[0],
+              (long long)arena[1]);
     for (int k = 0; k < 2; k++) rig_close(&g[k]);
 }
 
@@ -78,7 +81,8 @@ Test(kv_room, jobs_under_a_policy_wait_too)
 /* CRITIC's budget: 300 rows are 14.6 % of the context, so r = 0.5 + 0.5 * 0.146 of them go; the exact jobs beside lose none. */
 Test(kv_room, jobs_shrink_under_pressure_and_those_beside_them_keep_all)
 {
-    static const char shrinks[] = "[keep]\nscore=critic\nbudget=pressure\nshare=0.5\nalpha=0.5\ntau=0.75\nsinks=4\nwindow=16\nqueries=8\n";
+    static const char shrinks[] = "[keep]\nscore=critic\nbudget=pressure\nshare=0.5\nalpha=0.5\ntau=0.75\nsinks=4\nwindow=16\n"
+                                  "queries=8\n";
     json_int_t kept = (json_int_t)((1 - (0.5 + 0.5 * N / 2048)) * N);
     crowd((const char *const[2]){ shrinks, NULL }, 0, JOBS / 2 * (N - kept) * HEADS * LAYERS);
 }

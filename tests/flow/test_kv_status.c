@@ -9,7 +9,7 @@
 TestSuite(kv_status, .init = programs_begin, .timeout = 300);
 
 enum { SECONDS = 120, HEADS = 4, KEPT = 64, PANES = KEPT / 32, BLOCK = 64 };
-enum { Q8_PANE = 32 * 34, TOKEN4_PANE = 32 * (16 + 4), EXACT_ROW = 2 * 32 * 2 };      /* bytes a head: 32 rows of K, of V, a row of both */
+enum { Q8_PANE = 32 * 34, TOKEN4_PANE = 32 * (16 + 4), EXACT_ROW = 2 * 32 * 2 };    /* bytes a head: 32 rows of K, of V, a row */
 /* Both of its outputs, of one stage: the text's line that begins so must hold these words. */
 static void expect_line(const char *words_of, int stage, const char *begin, const char *words)
 {
@@ -30,7 +30,16 @@ static json_int_t of_stage(const json_t *status, int stage, const char *key)
     return json_number_at(status, path);
 }
 
-static json_int_t heads_of(const json_t *status, int stage) { return HEADS * (of_stage(status, stage, "last") - of_stage(status, stage, "first")); }
+static json_int_t heads_of(const json_t *status, int stage)
+{
+    return HEADS * (of_stage(status, stage, "last") - of_stage(status, stage, "first"));
+}
+
+static void expect_number(const json_t *status, int stage, const char *key, json_int_t want)
+{
+    json_int_t is = of_stage(status, stage, key);
+    cr_expect_eq(is, want, "stage %d: %s is %lld, not %lld", stage, key, (long long)is, (long long)want);
+}
 
 /* When nothing runs: what went, what was reused, which blocks are kept for others. */
 static void expect_idle(const standing *c, json_int_t evicted, json_int_t reused, json_int_t blocks)
@@ -40,12 +49,12 @@ static void expect_idle(const standing *c, json_int_t evicted, json_int_t reused
     ran r = program_run(0, SECONDS, NULL, SLUICE("status", "--dir", c->dir));
     for (int s = 0; s < 2; s++) {
         json_int_t heads = heads_of(o, s), shared = blocks * BLOCK * heads * EXACT_ROW;
-        cr_expect_eq(of_stage(o, s, "kv.evicted_rows"), evicted * heads, "stage %d: %lld", s, (long long)of_stage(o, s, "kv.evicted_rows"));
-        cr_expect_eq(of_stage(o, s, "kv.prefix_rows"), reused, "stage %d: %lld", s, (long long)of_stage(o, s, "kv.prefix_rows"));
-        cr_expect_eq(of_stage(o, s, "kv.shared_bytes"), shared, "stage %d: %lld", s, (long long)of_stage(o, s, "kv.shared_bytes"));
-        cr_expect_eq(of_stage(o, s, "kv.packed_bytes"), 0);
-        snprintf(words, sizeof words, "(%s shared)  packed 0 B  scores 0 B  %lld rows evicted  %lld prompt rows reused", describe_bytes((uint64_t)shared, bytes),
-                 (long long)(evicted * heads), (long long)reused);
+        expect_number(o, s, "kv.evicted_rows", evicted * heads);
+        expect_number(o, s, "kv.prefix_rows", reused);
+        expect_number(o, s, "kv.shared_bytes", shared);
+        expect_number(o, s, "kv.packed_bytes", 0);
+        snprintf(words, sizeof words, "(%s shared)  packed 0 B  scores 0 B  %lld rows evicted  %lld prompt rows reused",
+                 describe_bytes((uint64_t)shared, bytes), (long long)(evicted * heads), (long long)reused);
         expect_line(ran_out(&r), s, "KV: exact", words);
     }
     ran_free(&r);
@@ -61,11 +70,11 @@ static bool look(const standing *c)
     const char *first = strstr(ran_out(&r), "KV packed:");
     bool seen = of_stage(o, 0, "kv.packed_bytes") && of_stage(o, 1, "kv.packed_bytes") && first && strstr(first + 1, "KV packed:");
     for (int s = 0; seen && s < 2; s++) {
-        json_int_t panes = PANES * heads_of(o, s);
-        cr_expect_eq(of_stage(o, s, "kv.packed.q8_0"), panes * Q8_PANE, "stage %d: %lld", s, (long long)of_stage(o, s, "kv.packed.q8_0"));
-        cr_expect_eq(of_stage(o, s, "kv.packed.token"), panes * TOKEN4_PANE, "stage %d: %lld", s, (long long)of_stage(o, s, "kv.packed.token"));
-        cr_expect_eq(of_stage(o, s, "kv.packed_bytes"), panes * (Q8_PANE + TOKEN4_PANE));
-        snprintf(words, sizeof words, "q8_0 %s  token %s", describe_bytes((uint64_t)panes * Q8_PANE, k), describe_bytes((uint64_t)panes * TOKEN4_PANE, v));
+        json_int_t panes = PANES * heads_of(o, s), keys = panes * Q8_PANE, values = panes * TOKEN4_PANE;
+        expect_number(o, s, "kv.packed.q8_0", keys);
+        expect_number(o, s, "kv.packed.token", values);
+        expect_number(o, s, "kv.packed_bytes", keys + values);
+        snprintf(words, sizeof words, "q8_0 %s  token %s", describe_bytes((uint64_t)keys, k), describe_bytes((uint64_t)values, v));
         expect_line(ran_out(&r), s, "KV packed:", words);
     }
     ran_free(&r);

@@ -244,10 +244,13 @@ Test(kv_retrieve, rows_that_answer_are_found_and_few_are_read)
     make = fill;
 }
 
+enum { DRAWS = CTX - PROMPT, SYSTEM = 3 };
+
+static bool of_system(uint32_t row) { return row >= 50 && row < 50 + SYSTEM; }
+
 /* Rows of a system segment are read, of the others each about as often as any other, whatever attention says. */
 Test(kv_retrieve, a_choice_that_is_drawn_has_no_favourites_but_the_system)
 {
-    enum { DRAWS = CTX - PROMPT, SYSTEM = 3 };
     kv_row rows[PROMPT];
     uint32_t slots[PROMPT], often[CTX] = { 0 }, n;
     double each = 0;
@@ -256,7 +259,8 @@ Test(kv_retrieve, a_choice_that_is_drawn_has_no_favourites_but_the_system)
     kv *s = store_of(0, L, KV_F16, ISA_PLAIN);
     kv_seq *q = seq_of(s, "");
     how = tidal;
-    for (uint32_t i = 0; i < PROMPT; i++) rows[i] = (kv_row){ i, i, i ? i - 1 : KV_ROW_NONE, i >= 50 && i < 50 + SYSTEM ? KV_SEGMENT_SYSTEM : KV_SEGMENT_USER, 0, 0 };
+    for (uint32_t i = 0; i < PROMPT; i++)
+        rows[i] = (kv_row){ i, i, i ? i - 1 : KV_ROW_NONE, of_system(i) ? KV_SEGMENT_SYSTEM : KV_SEGMENT_USER, 0, 0 };
     cr_assert_eq(kv_reserve(q, rows, PROMPT, slots, &e), ERR_OK, "%s", e.text);
     cr_assert_eq(kv_commit(q, PROMPT - 1, &e), ERR_OK, "%s", e.text);
     for (uint32_t at = PROMPT; at < CTX; at++) {
@@ -270,8 +274,8 @@ Test(kv_retrieve, a_choice_that_is_drawn_has_no_favourites_but_the_system)
         cr_assert_eq(kv_commit(q, at, &e), ERR_OK, "%s", e.text);
     }
     for (uint32_t i = 0; i < PROMPT - 4; i++) {
-        bool always = i < 2 || (i >= 50 && i < 50 + SYSTEM);
-        cr_expect(always ? often[i] == DRAWS : fabs(often[i] - each) < 5 * sqrt(each), "row %u was read %u times, others %.1f", i, often[i], each);
+        bool right = i < 2 || of_system(i) ? often[i] == DRAWS : fabs(often[i] - each) < 5 * sqrt(each);
+        cr_expect(right, "row %u was read %u times, others %.1f", i, often[i], each);
     }
     kv_close(&s);
 }
