@@ -354,7 +354,7 @@ Test(route, stand_ins_that_a_stage_has_not_are_refused)
         m.session_open.stand_id = 12345;
         low_ask_session(&r, &m, (view){ recs, w.L * sizeof *recs });
         for (uint32_t i = 0; i < r.n; i++) {
-            const msg_fail *f = low_fail(&r, 5000);
+            const msg_fail *f = low_fail(&r, 60000);
             cr_expect(f && f->code == ERR_CONFIG && strstr(f->text, "stand-ins 00003039"), "%s", f ? f->text : "no word");
         }
     }
