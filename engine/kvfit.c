@@ -29,7 +29,7 @@ typedef struct {
     double *yx[PARTS];     /* [out][P]: sum of y x' */
     double yy[PARTS];      /* sum of y'y */
     double *before;        /* [out][P]: the map that reweights, NULL: there is none yet */
-    double floor;
+    double floor, error;   /* of the first map: least a row's error counts as; its held-out error */
 } target;
 
 struct kvfit {
@@ -356,6 +356,7 @@ static err_code keep_map(const kvfit *f, target *t, uint32_t k, err *e)
     if (rc) return rc;
     rc = solve_target(f, &d, k, &note, e);
     double *had = t->before;
+    if (!rc && !had) t->error = note.error;
     if (!rc && !had) t->floor = FLOOR * sqrt(miss_of(&d, t, f->s.out) / t->g->xx[HELD][(size_t)t->g->P * t->g->P - 1]);
     free(had);
     t->before = d.w;
@@ -389,6 +390,7 @@ err_code kvfit_solve(kvfit *f, uint32_t layer, int side, float *w, float *b, kvf
     err_code rc = desk_of(f, t, k, &d, e);
     if (rc) return rc;
     rc = solve_target(f, &d, k, note, e);
+    if (t->before) note->error = t->error;
     for (uint32_t o = 0; !rc && o < out; o++) {
         for (uint32_t i = 0; i + 1 < P; i++) w[(size_t)o * (P - 1) + i] = (float)d.w[(size_t)o * P + i];
         b[o] = (float)d.w[(size_t)o * P + P - 1];

@@ -38,7 +38,8 @@ err_code kvfit_again(kvfit *f, err *e);
 typedef struct {
     double lambda;
     double error;    /* sum of squared errors on held-out rows / their variance around the mean: 0 perfect, 1 no better than the mean;
-                        weighted as the rows are */
+                        rows weighted as by kvfit_add; behind kvfit_again that of the first map, since rows that count less the more
+                        they err say little of errors */
     uint64_t rows;   /* that the map was solved over */
 } kvfit_note;
 /* w [out][kvmap_width], b [out]. ERR_INPUT: no rows, or none held out; ERR_STATE: no lambda makes the equations solvable. */

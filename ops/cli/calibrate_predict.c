@@ -48,13 +48,6 @@ static void summarize(const calibration *c, const predictor_notes *n, json_t *su
     json_object_set_new(summary, "rows", json_integer((json_int_t)n->note[0][0].rows));
 }
 
-static err_code parse_weights(const char *name, bool *by_attention, err *e)
-{
-    *by_attention = name && !strcmp(name, "attention");
-    if (!name || *by_attention || !strcmp(name, "none")) return ERR_OK;
-    return err_set(e, ERR_USAGE, "--map-weights is none or attention, not \"%.40s\"", name);
-}
-
 /* How the maps were fitted, for whoever finds the profile: using them needs none of it. */
 static void say_how(const calibration *c, const kvlearn_task *t)
 {
@@ -69,10 +62,10 @@ static err_code learn(calibration *c, auxiliary *a, const windows *w, json_t *su
     predictor_notes *notes = calloc(1, sizeof *notes);
     kvlearn_task t = { .base = c->g, .aux = a, .window = w->window, .len = w->len, .n_windows = (uint32_t)w->n, .inputs = KVMAP_NEAR,
                        .type = c->s->map_type && !strcmp(c->s->map_type, "q8_0") ? WTYPE_Q8_0 : WTYPE_F16, .path = c->path, .format = KV_F16,
-                       .reweight = (uint32_t)c->s->map_reweight, .rank = (uint32_t)c->s->map_rank, .bytes = SUMS_BYTES, .tick = tick, .arg = c,
+                       .by_attention = c->s->map_weights && !strcmp(c->s->map_weights, "attention"), .reweight = (uint32_t)c->s->map_reweight,
+                       .rank = (uint32_t)c->s->map_rank, .bytes = SUMS_BYTES, .tick = tick, .arg = c,
                        .pack = { .on = !c->s->no_pack, .dir = c->s->pack_dir, .max_bytes = c->s->pack_cap << 20 } };
     err_code rc = notes ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
-    if (!rc) rc = parse_weights(c->s->map_weights, &t.by_attention, e);
     if (!rc && c->s->inputs) rc = kvmap_inputs_parse(c->s->inputs, &t.inputs, e);
     if (!rc) rc = calibrate_lab(c, (lab_options){ .max_rows = 1 }, &l, e);
     if (!rc) {

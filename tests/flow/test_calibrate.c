@@ -188,6 +188,27 @@ Test(calibrate, what_cannot_be_is_said)
     unlink(file);
 }
 
+/* How maps of KV prediction were fitted stands beside them. */
+Test(calibrate, the_fit_of_maps_is_as_asked)
+{
+    profile *p;
+    err e;
+    double reweighted = 0, rank = 0;
+    view weights = { 0 };
+    make_text();
+    result r = CALIBRATE(file, "--only", "predict", "--aux", "layers:0,2", "--map-weights", "attention", "--map-reweight", "2", "--map-rank", "40");
+    done(&r, 0);
+    cr_assert_eq(profile_open(&p, file, NULL, &e), ERR_OK, "%s", e.text);
+    cr_expect(profile_number(p, PROFILE_PREDICT, "reweighted", &reweighted) && reweighted == 2, "%g", reweighted);
+    cr_expect(profile_number(p, PROFILE_PREDICT, "rank", &rank) && rank == 40, "%g", rank);
+    cr_expect(profile_text(p, PROFILE_PREDICT, "weights", &weights) && weights.len == 9 && !memcmp(weights.ptr, "attention", 9));
+    profile_close(&p);
+    r = CALIBRATE(file, "--only", "predict", "--aux", "layers:0,2", "--map-weights", "some");
+    cr_expect(strstr(r.err.ptr, "\"some\""), "%s", r.err.ptr);
+    done(&r, 2);
+    unlink(file);
+}
+
 Test(calibrate, role_scores_may_come_from_a_file)
 {
     char roles[200];
