@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { PROMPT = 70, NEW = 40, AT = 5, TOP = 8, LONG = 300 };
 
@@ -198,6 +199,32 @@ Test(predict, behind_a_refresh_under_a_mask_every_bit_is_the_exact_ones)
     }
     rig_close(&exact);
     rig_close(&r);
+}
+
+/* What a router has to see of a prompt, nobody sees who only predicts it: the prompt is computed, and DONE says so. */
+Test(predict, a_mask_that_a_router_chooses_takes_an_exact_prompt)
+{
+    char linked[128], file[128];
+    text bundled = { 0 };
+    err e = { 0 };
+    snprintf(linked, sizeof linked, "%s/route.gguf", support_tmpdir());
+    snprintf(file, sizeof file, "%s/route.profile.gguf", support_tmpdir()); /* beside the model: stages look there, too */
+    cr_assert_eq(symlink(base, linked), 0);
+    cr_assert_eq(text_read_file(&bundled, support_root("models/sluice-tiny-Q8_0.profile.gguf"), 1 << 24, &e), ERR_OK, "%s", e.text);
+    cr_assert(support_write(file, bundled.ptr, bundled.len));
+    make(aux, KVMAP_OWN, file, sizeof file, "route.profile.gguf"); /* its other sections stay */
+    rig *r = rig_open(&(rig_options){ .model = linked, .use = fast(), .prefill = "predict", .aux = aux });
+    static const char *const rules[] = { "first:2", "exit:q=0.5" };
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        message m = masked(8, rules[i]);
+        const rig_choice *got = &run(r, m)->choice[0];
+        cr_expect(got->end.prefill_mode == 0 && got->end.predicted == 0, "%s: mode %d", rules[i], (int)got->end.prefill_mode);
+        m.submit.prefill = 1;
+        cr_expect(rig_same_choice(got, &run(r, m)->choice[0], rules[i]));
+    }
+    cr_expect_eq(run(r, ask(8))->choice[0].end.prefill_mode, 2, "without such a rule it is predicted");
+    rig_close(&r);
+    text_free(&bundled);
 }
 
 /* ---- the log, choices, company ---- */
