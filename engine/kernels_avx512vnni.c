@@ -157,7 +157,7 @@ static many16_fn *const many[WTYPE_COUNT] = {
 static void tile16(const mat *w, const act *a, uint32_t T, float *y, size_t ldy, uint32_t o, uint32_t o1)
 {
     tile rows[2] = { tile_at(w, o, o1, WIDTH), tile_at(w, min_u32(o + TILE, o1 - 1), o1, WIDTH) };
-    __mmask16 keep = o1 - o >= WIDTH ? 0xffff : (__mmask16)((1u << (o1 - o)) - 1);
+    __mmask16 keep = (__mmask16)(o1 - o >= WIDTH ? 0xffffu : (1u << (o1 - o)) - 1);
     __m512 acc[PASS];
     for (uint32_t t0 = 0; t0 < T; t0 += PASS) {
         uint32_t n = min_u32(PASS, T - t0);
