@@ -514,7 +514,7 @@ static bool try_damaged(const text *whole, const char *path, uint64_t seed, uint
 {
     text t = { 0 };
     cr_assert(text_add(&t, whole->ptr, whole->len));
-    for (uint64_t k = 0; k < 1 + round % 12; k++) {
+    for (uint64_t k = 0; k < 1 + round % 4; k++) {
         uint64_t at = support_draw(seed, round * 64 + 2 * k, t.len), how = support_draw(seed, round * 64 + 2 * k + 1, 768);
         t.ptr[at] = (char)(how < 256 ? how : (unsigned)t.ptr[at] ^ 1u << how % 8);
     }
