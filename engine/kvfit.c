@@ -2,6 +2,7 @@
  * an upper triangle by rows is a lower one by columns, and [out][P] by rows is P x out by columns.
  * All of it on one thread: Debian's serial OpenBLAS shares its buffers between threads without a lock. */
 #include "engine/kvfit.h"
+#include "engine/ridge.h"
 #include <cblas.h>
 #include <lapacke.h>
 #include <math.h>
@@ -233,20 +234,10 @@ static void desk_close(desk *d)
     free(d->ev);
 }
 
-static double mean_variance(const double *xx, uint32_t P)
-{
-    double n = xx[(size_t)P * P - 1], sum = 0;
-    for (uint32_t i = 0; i + 1 < P; i++) {
-        double mean = xx[(size_t)i * P + P - 1] / n;
-        sum += xx[(size_t)i * P + i] / n - mean * mean;
-    }
-    return P > 1 ? sum * n / (P - 1) : 0;
-}
-
 /* d->w of (xx + lambda I) w = yx; false: not positive definite. */
 static bool ridge(const desk *d, const double *xx, const double *yx, uint32_t P, uint32_t out, double lambda)
 {
-    double add = lambda * mean_variance(xx, P);
+    double add = lambda * ridge_unit(xx, P);
     memcpy(d->a, xx, (size_t)P * P * sizeof *xx);
     memcpy(d->w, yx, (size_t)out * P * sizeof *yx);
     for (uint32_t i = 0; i + 1 < P; i++) d->a[(size_t)i * P + i] += add;

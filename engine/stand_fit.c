@@ -1,6 +1,7 @@
 /* Reduced-rank ridge: W of full rank by Cholesky, then the directions of the output in which W x varies most. Matrices are row-major; a
  * symmetric one has its upper triangle. The last of P = D + 1 inputs is always 1. */
 #include "engine/stand_fit.h"
+#include "engine/ridge.h"
 #include <cblas.h>
 #include <lapacke.h>
 #include <stdlib.h>
@@ -56,20 +57,10 @@ static bool desk_open(desk *d)
     return mem != NULL;
 }
 
-static double mean_variance(const sums_of *s, uint32_t P)
-{
-    double n = s->xx[(size_t)P * P - 1], sum = 0;
-    for (uint32_t i = 0; i + 1 < P; i++) {
-        double mean = s->xx[(size_t)i * P + P - 1] / n;
-        sum += s->xx[(size_t)i * P + i] / n - mean * mean;
-    }
-    return sum * n / (P - 1);
-}
-
 /* d->w of (xx + lambda I) w = xy; the constant is not penalised. */
 static bool ridge(const desk *d, const sums_of *s, double lambda)
 {
-    double add = lambda * mean_variance(s, d->P);
+    double add = lambda * ridge_unit(s->xx, d->P);
     memcpy(d->a, s->xx, (size_t)d->P * d->P * sizeof *d->a);
     memcpy(d->w, s->xy, (size_t)d->P * d->D * sizeof *d->w);
     for (uint32_t i = 0; i + 1 < d->P; i++) d->a[(size_t)i * d->P + i] += add;

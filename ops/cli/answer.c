@@ -110,3 +110,21 @@ err_code answer_take(answer *a, const packet *p, bool *fresh, err *e)
     default: return ERR_OK;
     }
 }
+
+/* Frames are bytes: what is in them lies as it comes. */
+err_code answer_rows(const packet *p, uint32_t V, answer_row *fn, void *me, size_t index, err *e)
+{
+    const msg_scored *m = &p->head.scored;
+    if (p->head.type != MSG_SCORED) return ERR_OK;
+    if (m->n_full != m->n || m->vocab != V) return err_set(e, ERR_PROTO, "rows came without their logits");
+    float *row = malloc(V * sizeof *row);
+    if (!row) return no_memory(e);
+    for (uint64_t i = 0; i < m->n; i++) {
+        score_rec r;
+        memcpy(&r, (const uint8_t *)p->frame[SCORED_ROWS].ptr + i * sizeof r, sizeof r);
+        memcpy(row, (const uint8_t *)p->frame[SCORED_FULL].ptr + i * V * sizeof *row, V * sizeof *row);
+        fn(me, index, m->first + i, row, &r);
+    }
+    free(row);
+    return ERR_OK;
+}

@@ -42,4 +42,8 @@ json_t *answer_error_json(const err *e);
 /* Any bytes as JSON text (what is no UTF-8 becomes U+FFFD); a number, or null where it is not finite. */
 json_t *json_bytes(const void *p, size_t n);
 json_t *json_finite(double x);
+/* Each row of a SCORED message with all its logits [V], V those of the model; other messages have none. `index` goes through to fn.
+ * ERR_PROTO: rows without logits, or of another vocabulary. */
+typedef void answer_row(void *me, size_t index, uint64_t row, const float *logits, const score_rec *r);
+err_code answer_rows(const packet *p, uint32_t V, answer_row *fn, void *me, size_t index, err *e);
 #endif

@@ -141,25 +141,17 @@ static void judge(study *y, size_t index, uint32_t i, const float *logits, const
 }
 
 /* Row prompt - 1 + i says token i. */
-static err_code scored(void *me, size_t index, const answer *a, const packet *p, err *e)
+static void take_row(void *me, size_t index, uint64_t at, const float *logits, const score_rec *r)
 {
     study *y = me;
-    (void)a;
-    if (p->head.type != MSG_SCORED) return ERR_OK;
-    const msg_scored *m = &p->head.scored;
     uint32_t before = y->r[index].prompt - 1;
-    if (m->n_full != m->n || m->vocab != y->V) return err_set(e, ERR_PROTO, "rows came without their logits");
-    float *row = malloc(y->V * sizeof *row);
-    for (uint32_t i = 0; row && i < m->n; i++) {
-        score_rec r;
-        uint64_t at = m->first + i;
-        memcpy(&r, (const uint8_t *)p->frame[SCORED_ROWS].ptr + i * sizeof r, sizeof r);
-        memcpy(row, (const uint8_t *)p->frame[SCORED_FULL].ptr + (size_t)i * y->V * sizeof *row, y->V * sizeof *row);
-        if (at >= before && at < before + MADE) judge(y, index, (uint32_t)at - before, row, &r);
-    }
-    bool ok = row != NULL;
-    free(row);
-    return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
+    if (at >= before && at < before + MADE) judge(y, index, (uint32_t)at - before, logits, r);
+}
+
+static err_code scored(void *me, size_t index, const answer *a, const packet *p, err *e)
+{
+    (void)a;
+    return answer_rows(p, ((study *)me)->V, take_row, me, index, e);
 }
 
 static err_code score_done(void *me, size_t index, answer *a, err *e)

@@ -68,8 +68,7 @@ static err_code feed_prompt(trial *t, kv_seq *q, uint32_t n, err *e)
     uint32_t to = n - t->newest;
     rc = predictor_begin(t->predictor, e);
     if (!rc) rc = lab_feed(t->lab, q, t->ids, SINKS, NULL, NULL, e);
-    if (!rc) rc = predictor_rows(t->predictor, NULL, NULL, t->ids, 0, SINKS, e);
-    for (uint32_t at = SINKS, k; !rc && at < to; at += k) {
+    for (uint32_t at = 0, k; !rc && at < to; at += k) {
         k = to - at < 256 ? to - at : 256;
         rc = predictor_rows(t->predictor, q, NULL, t->ids + at, at, k, e);
     }

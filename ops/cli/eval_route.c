@@ -173,8 +173,9 @@ static err_code next_doc(void *me, request *out, bool *more, err *e)
     return rc ? rc : request_set_tokens(out, y->docs.tokens.id + d->at, d->n, e);
 }
 
-static void judge_row(study *y, size_t index, uint32_t row, const float *logits, const score_rec *r)
+static void judge_row(void *me, size_t index, uint64_t row, const float *logits, const score_rec *r)
 {
+    study *y = me;
     const document *d = &y->docs.doc[index];
     double kl = 0, judged = d->n - 1 - d->prompt;
     if (row < d->prompt || row + 1 >= d->n) return;
@@ -190,21 +191,8 @@ static void judge_row(study *y, size_t index, uint32_t row, const float *logits,
 
 static err_code scored(void *me, size_t index, const answer *a, const packet *p, err *e)
 {
-    study *y = me;
     (void)a;
-    if (p->head.type != MSG_SCORED) return ERR_OK;
-    const msg_scored *m = &p->head.scored;
-    if (m->n_full != m->n || m->vocab != y->V) return err_set(e, ERR_PROTO, "rows came without their logits");
-    float *row = malloc(y->V * sizeof *row);
-    for (uint32_t i = 0; row && i < m->n; i++) {
-        score_rec r;
-        memcpy(&r, (const uint8_t *)p->frame[SCORED_ROWS].ptr + i * sizeof r, sizeof r);
-        memcpy(row, (const uint8_t *)p->frame[SCORED_FULL].ptr + (size_t)i * y->V * sizeof *row, y->V * sizeof *row);
-        judge_row(y, index, (uint32_t)m->first + i, row, &r);
-    }
-    bool ok = row != NULL;
-    free(row);
-    return ok ? ERR_OK : err_set(e, ERR_NOMEM, "out of memory");
+    return answer_rows(p, ((study *)me)->V, judge_row, me, index, e);
 }
 
 static err_code doc_done(void *me, size_t index, answer *a, err *e)

@@ -133,28 +133,36 @@ static const char *file_in(char *buf, size_t n, const char *name)
     return buf;
 }
 
+/* Squared error over squared length of what `aux` predicts of a prompt's exact rows. */
+static double off_by(base *b, const char *aux, const char *file)
+{
+    kv_seq *q;
+    size_t n;
+    err e = { 0 };
+    uint32_t *token = made_tokens(PROMPT, 77);
+    cr_assert_eq(kv_seq_open(b->store, 1, &q, &e), ERR_OK);
+    exact(b, q, token, PROMPT);
+    float *want = rows_of(b, q, KVLEARN_SINKS, &n), *got = predicted(b, aux, file, 64, token, &n);
+    double off = relative(got, want, n);
+    free(want);
+    free(got);
+    free(token);
+    return off;
+}
+
 Test(predictor, all_layers_of_the_base_predict_it_to_the_rounding_of_what_is_stored)
 {
     base b;
     predictor_notes notes;
     err e = { 0 };
     char file[200];
-    kv_seq *q;
-    size_t n;
     base_open(&b, 2);
     const char *all = "layers:0,1,2,3,4,5,6,7,8,9,10,11";
     cr_assert_eq(learn(&b, all, KVMAP_OWN, WTYPE_F16, file_in(file, sizeof file, "all.gguf"), &notes, &e), ERR_OK, "%s", e.text);
-    uint32_t *token = made_tokens(PROMPT, 77);
-    cr_assert_eq(kv_seq_open(b.store, 1, &q, &e), ERR_OK);
-    exact(&b, q, token, PROMPT);
-    float *want = rows_of(&b, q, KVLEARN_SINKS, &n), *got = predicted(&b, all, file, 64, token, &n);
-    double off = relative(got, want, n);
+    double off = off_by(&b, all, file);
     fprintf(stderr, "# squared error over squared length: %g\n", off);
     cr_assert(off < 1e-12, "%g", off); /* relative rounding of f32 is 6e-8, squared */
     for (uint32_t l = 0; l < 12; l++) cr_assert(notes.note[0][l].error < 1e-6 && notes.note[1][l].error < 1e-6, "layer %u", l);
-    free(want);
-    free(got);
-    free(token);
     base_close(&b);
 }
 
@@ -165,25 +173,17 @@ Test(predictor, other_objectives_find_the_base_in_itself_too)
     predictor_notes notes, plain;
     err e = { 0 };
     char file[200];
-    kv_seq *q;
-    size_t n;
     base_open(&b, 2);
     const char *all = "layers:0,1,2,3,4,5,6,7,8,9,10,11";
     predict_made m = { .base = gguf_path(b.file), .aux = all, .type = WTYPE_F16, .format = KV_F32, .by_attention = true, .reweight = 1 };
     cr_assert(predict_make(&m, file_in(file, sizeof file, "both.gguf"), &notes, &e), "%s", e.text);
-    uint32_t *token = made_tokens(PROMPT, 77);
-    cr_assert_eq(kv_seq_open(b.store, 1, &q, &e), ERR_OK);
-    exact(&b, q, token, PROMPT);
-    float *want = rows_of(&b, q, KVLEARN_SINKS, &n), *got = predicted(&b, all, file, 64, token, &n);
-    cr_assert_lt(relative(got, want, n), 1e-12, "%g", relative(got, want, n));
+    double off = off_by(&b, all, file);
+    cr_assert_lt(off, 1e-12, "%g", off);
     m.aux = "layers:0,6";
     m.reweight = 0;
     cr_assert(predict_make(&m, file_in(file, sizeof file, "att.gguf"), &notes, &e), "%s", e.text);
     cr_assert_eq(learn(&b, m.aux, KVMAP_OWN, WTYPE_F16, file_in(file, sizeof file, "plain.gguf"), &plain, &e), ERR_OK, "%s", e.text);
     for (uint32_t l = 7; l < 12; l++) cr_expect_neq(notes.note[0][l].error, plain.note[0][l].error, "layer %u: weights change nothing", l);
-    free(want);
-    free(got);
-    free(token);
     base_close(&b);
 }
 
